@@ -1,0 +1,1 @@
+//! What every front end adapts to: one small set of requests in bytes.

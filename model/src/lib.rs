@@ -1,0 +1,20 @@
+//! Trivet's vocabulary as types: identifiers, geometry, stamps, checksums, block buffers and the
+//! volume record. This crate does no I/O and reads no clock; every other crate builds on it.
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod buffer;
+pub mod checksum;
+pub mod geometry;
+pub mod ids;
+pub mod record;
+pub mod size;
+pub mod stamp;
+
+pub use authority::{Authority, AuthorityError, Revision};
+pub use buffer::BlockArena;
+pub use checksum::{BlockCrc, ZERO_BLOCK_CRC, block_crc};
+pub use geometry::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE, VOLUME_BLOCKS_MAX};
+pub use ids::{BootId, Epoch, Generation, NodeId, PoolId, ReplicaId, VolumeId};
+pub use record::{Member, MemberState, VolumeRecord};
+pub use stamp::Stamp;

@@ -1,0 +1,78 @@
+//! The volume record: the one key that membership, ownership and size are decided by.
+
+use crate::{Epoch, Generation, ReplicaId, Stamp, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// A member's standing in a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum MemberState {
+    /// Holds every acknowledged write; may be read from and acknowledge.
+    InSync,
+    /// Receives new writes while the copier brings the old; never read from.
+    Syncing,
+    /// Lacks writes after this stamp; never read from.
+    Stale {
+        /// The last stamp it is known to hold everything up to.
+        since: Stamp,
+    },
+}
+
+/// One replica of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// The pool that keeps this copy.
+    pub replica: ReplicaId,
+    /// Where its server listens: `host:port`.
+    pub address: String,
+    /// Its standing.
+    #[serde(flatten)]
+    pub state: MemberState,
+}
+
+/// A volume's record, changed only by compare-and-swap through an
+/// [`Authority`](crate::Authority).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// The volume's identity, for ever.
+    pub id: VolumeId,
+    /// What people call it.
+    pub name: String,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Counts openings for writing.
+    pub generation: Generation,
+    /// Who opened it last, for people to read; empty when closed.
+    pub owner: String,
+    /// Counts membership changes.
+    pub epoch: Epoch,
+    /// Every replica of the volume.
+    pub members: Vec<Member>,
+}
+
+/// The longest volume name, in bytes.
+pub const VOLUME_NAME_BYTES_MAX: usize = 63;
+
+/// Whether `name` may name a volume: 1 to 63 of `a-z 0-9 - _ .`, beginning with a letter or digit,
+/// so that it is a file name, a Kubernetes name and an NBD export name at once.
+#[must_use]
+pub fn is_volume_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    begins_well && name.len() <= VOLUME_NAME_BYTES_MAX && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["disk0", "a", "0-a_b.c"] {
+            assert!(is_volume_name(good), "{good}");
+        }
+        for bad in ["", "-a", "..", "a/b", "A", "a b", "é", &"a".repeat(64)] {
+            assert!(!is_volume_name(bad), "{bad}");
+        }
+    }
+}

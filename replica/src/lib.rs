@@ -1,0 +1,3 @@
+//! The replica server: keeps replicas of many volumes in one disk's pool.
+
+pub mod store;

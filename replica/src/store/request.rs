@@ -1,0 +1,272 @@
+//! What goes into and comes out of the store.
+
+use bytes::Bytes;
+use trivet_disk::{DiskOp, DiskToken};
+use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
+
+/// Names a request in flight; chosen by the caller, unique among those in flight.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// How far the whole volume is, as its engine said last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VolumeProgress {
+    /// Every in-sync member holds all writes up to it.
+    pub committed: Stamp,
+    /// Every in-sync member has them on its medium; tails reach down to it.
+    pub stable: Stamp,
+}
+
+/// A request. Every one is answered by exactly one [`Action::Complete`].
+#[derive(Debug)]
+pub enum Request {
+    /// Write whole blocks; `stamp` is the first block's.
+    Write {
+        /// Which volume.
+        volume: VolumeId,
+        /// First block.
+        start: u64,
+        /// The first block's stamp.
+        stamp: Stamp,
+        /// One checksum a block, already verified against the data by the caller.
+        crcs: Vec<BlockCrc>,
+        /// Whole blocks each, block-aligned in memory (`BlockArena`).
+        segments: Vec<Bytes>,
+        /// Complete only when stable.
+        stable: bool,
+    },
+    /// Leave tombstones and free the space.
+    Discard {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks.
+        range: BlockRange,
+        /// The first block's stamp.
+        stamp: Stamp,
+        /// Complete only when stable.
+        stable: bool,
+    },
+    /// Make everything completed before stable (of all volumes).
+    Flush {
+        /// Which volume's stable stamp to answer.
+        volume: VolumeId,
+    },
+    /// Read blocks; checksums are verified.
+    Read {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks.
+        range: BlockRange,
+    },
+    /// Which blocks hold data.
+    Allocation {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks; the answer may cover fewer, at least one.
+        range: BlockRange,
+    },
+    /// Writes and discards above `since`.
+    Tail {
+        /// Which volume.
+        volume: VolumeId,
+        /// Exclusive lower bound of the stamps.
+        since: Stamp,
+    },
+    /// Make a promise durable. Completes when it is stable and all requests on the volume that
+    /// were submitted before have completed. The caller has checked that it does not go back.
+    Promise {
+        /// Which volume.
+        volume: VolumeId,
+        /// The promised generation.
+        generation: Generation,
+        /// The epoch.
+        epoch: Epoch,
+        /// The opening's random number.
+        session: u64,
+    },
+    /// Make an empty replica. Stable when complete. Done already if it is there, same size.
+    CreateVolume {
+        /// Its identity.
+        volume: VolumeId,
+        /// Its size.
+        blocks: u64,
+    },
+    /// Delete a replica; its space is freed in the background. Stable when complete.
+    DeleteVolume {
+        /// Its identity.
+        volume: VolumeId,
+    },
+    /// Grow a volume. Stable when complete.
+    ResizeVolume {
+        /// Its identity.
+        volume: VolumeId,
+        /// New size.
+        blocks: u64,
+    },
+}
+
+/// A request's success.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Carried out.
+    Done,
+    /// `Flush`: every completed stamp up to here is stable.
+    Flushed {
+        /// The volume's highest stable stamp.
+        stable: Stamp,
+    },
+    /// `Read`.
+    Blocks(ReadBlocks),
+    /// `Allocation`: consecutive extents from the range's start.
+    Allocation(Vec<AllocationExtent>),
+    /// `Tail`: in order of first block.
+    Tail(Vec<TailExtent>),
+}
+
+/// Blocks read.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct ReadBlocks {
+    /// For every block of the range, its checksum, or `None` for a hole.
+    pub crcs: Vec<Option<BlockCrc>>,
+    /// The present blocks' contents, one after the other, in segments of whole blocks.
+    pub segments: Vec<Bytes>,
+}
+
+/// A run of blocks alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocationExtent {
+    /// How many blocks.
+    pub count: u32,
+    /// Whether they hold data.
+    pub allocated: bool,
+}
+
+/// A run of blocks in the tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailExtent {
+    /// The blocks.
+    pub range: BlockRange,
+    /// The first block's stamp; consecutive from there.
+    pub stamp: Stamp,
+    /// Whether they are tombstones.
+    pub discard: bool,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No replica of this volume is in the pool.
+    #[error("the pool has no replica of volume {0}")]
+    NoSuchVolume(VolumeId),
+    /// Beyond the volume, empty, or too long.
+    #[error("{range} do not lie within the volume's {blocks} blocks")]
+    OutOfRange {
+        /// What was asked for.
+        range: BlockRange,
+        /// The volume's size.
+        blocks: u64,
+    },
+    /// The stored bytes have changed on the medium.
+    #[error("block {block}: checksum {found:#010x} where {expected:#010x} was stored (pool block {physical})")]
+    Checksum {
+        /// The volume's block.
+        block: u64,
+        /// The pool's block.
+        physical: u64,
+        /// As recorded.
+        expected: u32,
+        /// As read.
+        found: u32,
+    },
+    /// The device failed this read.
+    #[error("{0}")]
+    Medium(String),
+    /// No space, after what can be freed was freed.
+    #[error("the pool is full: {used} of {total} blocks hold data")]
+    NoSpace {
+        /// Blocks in use.
+        used: u64,
+        /// The pool's capacity in blocks.
+        total: u64,
+    },
+    /// The volume is there with another size, or would shrink, or the size is not allowed.
+    #[error("size of {asked} blocks refused: {reason}")]
+    BadSize {
+        /// The size asked for.
+        asked: u64,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A write or flush failed earlier; the pool has stopped until it is reopened.
+    #[error("the pool has stopped: {0}")]
+    PoolFailed(String),
+}
+
+/// What the shell must do next, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Start an operation on the pool's device and bring back its completion.
+    Disk(DiskToken, DiskOp),
+    /// Look these groups up in the map's checkpoint, off this thread; answer `groups_loaded`.
+    LoadGroups(GroupLoad),
+    /// Merge and write a checkpoint, off this thread; answer `checkpoint_finished`.
+    Checkpoint(Box<CheckpointJob>),
+    /// A request is answered.
+    Complete(RequestId, Result<Reply, RequestError>),
+}
+
+/// Groups to look up. Opaque to the shell: give it to `MetaStore::load_groups`.
+#[derive(Debug)]
+pub struct GroupLoad {
+    pub(super) keys: Vec<u64>,
+}
+
+/// The answer to a [`GroupLoad`].
+#[derive(Debug)]
+pub struct GroupsLoaded {
+    pub(super) groups: Vec<u64>,
+}
+
+/// A checkpoint to merge and write. Opaque to the shell: call `run` on a background thread.
+#[derive(Debug)]
+pub struct CheckpointJob {}
+
+/// A finished checkpoint.
+#[derive(Debug)]
+pub struct CheckpointOutcome {}
+
+/// The pool's figures.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PoolStatistics {
+    /// Space for data, in blocks.
+    pub blocks_total: u64,
+    /// Blocks that hold data or are on their way to be free.
+    pub blocks_used: u64,
+    /// Reads whose checksum did not match, since opening.
+    pub checksum_errors: u64,
+    /// Why the pool has stopped, if it has.
+    pub failed: Option<String>,
+}
+
+/// A volume's figures and promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatistics {
+    /// Its identity.
+    pub volume: VolumeId,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Blocks that hold data.
+    pub blocks_used: u64,
+    /// Promised generation.
+    pub generation: Generation,
+    /// Promised epoch.
+    pub epoch: Epoch,
+    /// The promised opening's random number.
+    pub session: u64,
+    /// Highest stamp held.
+    pub last: Stamp,
+    /// Everything acknowledged up to here is there; below `last` only after the host lost power.
+    pub intact: Stamp,
+    /// Progress as last told.
+    pub progress: VolumeProgress,
+}

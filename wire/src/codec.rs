@@ -1,0 +1,5 @@
+//! placeholder
+/// x
+pub struct DecodeError;
+/// x
+pub struct Decoder;
