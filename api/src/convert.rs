@@ -1,0 +1,161 @@
+//! Volume records between the model's types and the wire's.
+
+use crate::v1;
+use trivet_model::{Epoch, Generation, Member, MemberState, PoolId, Revision, Stamp, VolumeId, VolumeRecord};
+
+/// A message whose fields do not make a volume record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a volume record's {field} is missing or out of range")]
+pub struct MalformedRecord {
+    /// Which field.
+    pub field: &'static str,
+}
+
+/// The wire's form of a record.
+#[must_use]
+pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
+    let member = |member: &Member| {
+        let (state, stale_since) = match member.state {
+            MemberState::InSync => (v1::MemberState::InSync, Stamp::ZERO),
+            MemberState::Syncing => (v1::MemberState::Syncing, Stamp::ZERO),
+            MemberState::Stale { since } => (v1::MemberState::Stale, since),
+        };
+        v1::Member {
+            replica: member.replica.as_bytes().to_vec(),
+            address: member.address.clone(),
+            state: state.into(),
+            stale_since: stale_since.as_u64(),
+        }
+    };
+    v1::VolumeRecord {
+        id: record.id.as_bytes().to_vec(),
+        name: record.name.clone(),
+        blocks: record.blocks,
+        generation: record.generation.get(),
+        owner: record.owner.clone(),
+        epoch: record.epoch.0,
+        members: record.members.iter().map(member).collect(),
+    }
+}
+
+/// The model's form of a record.
+///
+/// # Errors
+/// [`MalformedRecord`] names the first field that is wrong.
+pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, MalformedRecord> {
+    let generation = Generation::new(record.generation).ok_or(MalformedRecord { field: "generation" })?;
+    Ok(VolumeRecord {
+        id: volume_id(&record.id)?,
+        name: record.name,
+        blocks: record.blocks,
+        generation,
+        owner: record.owner,
+        epoch: Epoch(record.epoch),
+        members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A record with the revision it was read at.
+///
+/// # Errors
+/// [`MalformedRecord`] when the record is missing or wrong.
+pub fn versioned_from_wire(
+    message: v1::VersionedVolumeRecord,
+) -> Result<(VolumeRecord, Revision), MalformedRecord> {
+    let record = message.record.ok_or(MalformedRecord { field: "record" })?;
+    Ok((record_from_wire(record)?, Revision(message.revision)))
+}
+
+/// A volume's id from its 16 bytes.
+///
+/// # Errors
+/// [`MalformedRecord`] when there are not 16.
+pub fn volume_id(bytes: &[u8]) -> Result<VolumeId, MalformedRecord> {
+    <[u8; 16]>::try_from(bytes).map(VolumeId::from_bytes).or(Err(MalformedRecord { field: "id" }))
+}
+
+/// A pool's id from its 16 bytes.
+///
+/// # Errors
+/// [`MalformedRecord`] when there are not 16.
+pub fn pool_id(bytes: &[u8]) -> Result<PoolId, MalformedRecord> {
+    <[u8; 16]>::try_from(bytes).map(PoolId::from_bytes).or(Err(MalformedRecord { field: "replica id" }))
+}
+
+fn member_from_wire(member: v1::Member) -> Result<Member, MalformedRecord> {
+    let state = match member.state() {
+        v1::MemberState::InSync => MemberState::InSync,
+        v1::MemberState::Syncing => MemberState::Syncing,
+        v1::MemberState::Stale => MemberState::Stale { since: Stamp::from_u64(member.stale_since) },
+        v1::MemberState::Unspecified => return Err(MalformedRecord { field: "member state" }),
+    };
+    Ok(Member { replica: pool_id(&member.replica)?, address: member.address, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn state() -> impl Strategy<Value = MemberState> {
+        prop_oneof![
+            Just(MemberState::InSync),
+            Just(MemberState::Syncing),
+            any::<u64>().prop_map(|since| MemberState::Stale { since: Stamp::from_u64(since) }),
+        ]
+    }
+
+    prop_compose! {
+        fn record()(
+            id in any::<[u8; 16]>(),
+            name in "[a-z0-9][a-z0-9._-]{0,62}",
+            blocks in any::<u64>(),
+            generation in 0..=Generation::MAX.get(),
+            owner in ".{0,20}",
+            epoch in any::<u64>(),
+            members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
+        ) -> VolumeRecord {
+            VolumeRecord {
+                id: VolumeId::from_bytes(id),
+                name,
+                blocks,
+                generation: Generation::new(generation).unwrap(),
+                owner,
+                epoch: Epoch(epoch),
+                members: members
+                    .into_iter()
+                    .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
+                    .collect(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_as_it_went(record in record()) {
+            prop_assert_eq!(record_from_wire(record_to_wire(&record)), Ok(record));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let good = VolumeRecord {
+            id: VolumeId::from_bytes([1; 16]),
+            name: "disk0".into(),
+            blocks: 1,
+            generation: Generation::ZERO,
+            owner: String::new(),
+            epoch: Epoch(0),
+            members: vec![],
+        };
+        let mut wire = record_to_wire(&good);
+        wire.generation = u32::MAX;
+        assert_eq!(record_from_wire(wire.clone()), Err(MalformedRecord { field: "generation" }));
+        wire.generation = 0;
+        wire.id.pop();
+        assert_eq!(record_from_wire(wire.clone()), Err(MalformedRecord { field: "id" }));
+        wire.id.push(0);
+        wire.members.push(v1::Member::default());
+        assert_eq!(record_from_wire(wire), Err(MalformedRecord { field: "member state" }));
+    }
+}
