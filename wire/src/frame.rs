@@ -1,7 +1,8 @@
 //! What engine and replica say to each other, as types.
 
 use bytes::Bytes;
-use trivet_model::{BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::checksum::block_crcs;
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
 
 /// A message with the header fields that every message carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -215,6 +216,63 @@ pub struct BlockData {
     pub segments: Vec<Bytes>,
 }
 
+impl BlockData {
+    /// Takes blocks whose checksums are known already.
+    ///
+    /// # Panics
+    /// When there is not exactly one checksum a block, or a segment is not of whole blocks.
+    #[must_use]
+    pub fn new(crcs: Vec<BlockCrc>, segments: Vec<Bytes>) -> Self {
+        let data = Self { crcs, segments };
+        assert!(data.is_consistent(), "{} checksums for {} segments", data.crcs.len(), data.segments.len());
+        data
+    }
+
+    /// Takes blocks and makes their checksums.
+    ///
+    /// # Panics
+    /// When a segment is not of whole blocks.
+    #[must_use]
+    pub fn checksummed(segments: Vec<Bytes>) -> Self {
+        let crcs = segments.iter().flat_map(|segment| block_crcs(segment)).collect();
+        Self { crcs, segments }
+    }
+
+    /// How many blocks.
+    #[must_use]
+    pub const fn blocks(&self) -> usize {
+        self.crcs.len()
+    }
+
+    /// Length of the blocks in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.crcs.len() * BLOCK_SIZE
+    }
+
+    /// Whether every block still has the contents its checksum was made of.
+    ///
+    /// # Errors
+    /// The index of the first block that has not.
+    ///
+    /// # Panics
+    /// When there is not exactly one checksum a block.
+    pub fn verify(&self) -> Result<(), usize> {
+        assert!(self.is_consistent(), "{} checksums for {} segments", self.crcs.len(), self.segments.len());
+        let found = self.segments.iter().flat_map(|segment| block_crcs(segment));
+        match self.crcs.iter().zip(found).position(|(expected, found)| *expected != found) {
+            Some(index) => Err(index),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_consistent(&self) -> bool {
+        let bytes: usize = self.segments.iter().map(Bytes::len).sum();
+        let whole = self.segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
+        whole && bytes == self.bytes()
+    }
+}
+
 /// A run of blocks alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
@@ -301,6 +359,37 @@ pub enum ErrorCode {
     Busy = 14,
     /// The server is stopping; connect again later.
     Stopping = 15,
+}
+
+impl ErrorCode {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::Malformed,
+            2 => Self::Version,
+            3 => Self::Unexpected,
+            4 => Self::Fenced,
+            5 => Self::NoSuchVolume,
+            6 => Self::OutOfRange,
+            7 => Self::ChecksumOnWire,
+            8 => Self::ChecksumOnMedium,
+            9 => Self::Medium,
+            10 => Self::NoSpace,
+            11 => Self::PoolFailed,
+            12 => Self::BadSize,
+            13 => Self::TooMuch,
+            14 => Self::Busy,
+            15 => Self::Stopping,
+            _ => return None,
+        })
+    }
 }
 
 /// Most extents in an `AllocationReply`.

@@ -1,15 +1,21 @@
 //! The data protocol between an engine and a replica: frames and their codec. No I/O here.
 //!
-//! One TCP connection per engine and replica. Every frame is a fixed [`header`] and a body; all
-//! integers are little-endian. `docs/wire-format.md` explains the reasons, this crate owns the bytes.
+//! One TCP connection per engine and replica. Every frame is a fixed [`header`], a fixed part and
+//! block payload; all integers are little-endian. `docs/wire-format.md` explains the reasons, this
+//! crate owns the bytes.
 #![forbid(unsafe_code)]
 
-pub mod codec;
+mod body;
+mod decode;
+mod encode;
 pub mod frame;
 pub mod header;
+mod kind;
 
-pub use codec::{DecodeError, Decoder};
+pub use decode::{DecodeError, Decoder};
+pub use encode::{Encoder, Envelope, encode};
 pub use frame::{
-    BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PoolReport,
-    TailEntry, VolumeReport,
+    BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
+    PoolReport, Progress, TailEntry, VolumeReport,
 };
+pub use kind::Kind;

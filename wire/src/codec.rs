@@ -1,5 +1,0 @@
-//! placeholder
-/// x
-pub struct DecodeError;
-/// x
-pub struct Decoder;

@@ -1,0 +1,103 @@
+//! One frame of every message, for tests that go through all of them.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use bytes::Bytes;
+use trivet_model::{BLOCK_SIZE, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_wire::{
+    BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
+    PoolReport, Progress, TailEntry, VolumeReport,
+};
+
+pub(crate) fn generation(value: u32) -> Generation {
+    Generation::new(value).unwrap()
+}
+
+pub(crate) fn stamp(in_generation: u32, sequence: u64) -> Stamp {
+    Stamp::new(generation(in_generation), sequence).unwrap()
+}
+
+pub(crate) fn blocks(fills: &[u8]) -> BlockData {
+    let bytes: Vec<u8> = fills.iter().flat_map(|&fill| [fill; BLOCK_SIZE]).collect();
+    BlockData::checksummed(vec![Bytes::from(bytes)])
+}
+
+pub(crate) fn frame(message: Message) -> Frame {
+    Frame { request: 0x0102_0304_0506_0708, generation: generation(7), epoch: Epoch(9), message }
+}
+
+/// Every message once, in order of its number on the wire.
+pub(crate) fn frames() -> Vec<Frame> {
+    let volume = VolumeId::from_bytes([0x11; 16]);
+    let pool = PoolId::from_bytes([0x22; 16]);
+    let progress = Progress { committed: stamp(7, 5), stable: stamp(6, 4) };
+    let messages = vec![
+        Message::Hello(Hello { version_min: PROTOCOL_VERSION, version_max: 3 }),
+        Message::HelloReply(HelloReply { version: PROTOCOL_VERSION, pool }),
+        Message::Error { code: ErrorCode::Fenced, detail: "generation 8 was promised".into() },
+        Message::Done,
+        Message::Open { volume, writable: true, session: 0xfeed_beef },
+        Message::OpenReply(OpenReply {
+            blocks: 1 << 20,
+            last: stamp(7, 6),
+            intact: stamp(7, 3),
+            progress,
+            boot: BootId::from_bytes([0x33; 16]),
+        }),
+        Message::Close { progress },
+        Message::Progress(progress),
+        Message::Write {
+            start: 0x1000,
+            stamp: stamp(7, 10),
+            progress,
+            force_unit_access: true,
+            data: blocks(&[0xaa, 0xbb]),
+        },
+        Message::Discard {
+            range: BlockRange::new(64, 1 << 20),
+            stamp: stamp(7, 12),
+            progress,
+            force_unit_access: false,
+        },
+        Message::Flush { progress },
+        Message::FlushReply(FlushReply { stable: stamp(7, 11) }),
+        Message::Read { range: BlockRange::new(5, 256) },
+        Message::ReadReply { present: Bytes::from_static(&[0b0000_0101, 1]), data: blocks(&[1, 2, 3]) },
+        Message::Allocation { range: BlockRange::new(0, u32::MAX) },
+        Message::AllocationReply {
+            extents: vec![Extent { count: 10, allocated: true }, Extent { count: 99, allocated: false }],
+        },
+        Message::Tail { since: stamp(6, 4), skip: 4096 },
+        Message::TailReply {
+            entries: vec![
+                TailEntry { range: BlockRange::new(3, 2), stamp: stamp(7, 1), discard: false },
+                TailEntry { range: BlockRange::new(9, 1), stamp: stamp(7, 3), discard: true },
+            ],
+            more: true,
+        },
+        Message::CreateVolume { volume, blocks: 1 << 18 },
+        Message::DeleteVolume { volume },
+        Message::ResizeVolume { volume, blocks: 1 << 19 },
+        Message::PoolStatus,
+        Message::PoolReport(PoolReport {
+            pool,
+            blocks_total: 1000,
+            blocks_used: 10,
+            checksum_errors: 1,
+            failed: "flush: EIO".into(),
+            volumes: vec![VolumeReport {
+                volume,
+                blocks: 1 << 20,
+                blocks_used: 10,
+                generation: generation(7),
+                last: stamp(7, 11),
+            }],
+        }),
+    ];
+    messages.into_iter().map(frame).collect()
+}
+
+pub(crate) fn encoded(frame: &Frame) -> Vec<u8> {
+    let mut segments = Vec::new();
+    trivet_wire::encode(frame, &mut segments);
+    segments.concat()
+}
