@@ -1,0 +1,197 @@
+//! A local cluster in a directory of its own, as `trivet up` makes it.
+
+use crate::command::{self, Outcome};
+use crate::process::{self, Process, Role};
+use crate::{NbdClient, Scratch, patience};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The binary under test: `$TRIVET_BIN`, else `trivet` in the folder above the test executable's
+/// (`target/release/deps/…`), where `cargo build` puts it.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("TRIVET_BIN").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("a process knows its executable");
+            test.parent().and_then(Path::parent).expect("target/release/deps").join("trivet")
+        },
+        PathBuf::from,
+    );
+    path.canonicalize().unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}. Build it first: cargo build --release (make test does), or set TRIVET_BIN",
+            path.display()
+        )
+    })
+}
+
+/// A `trivet` command with no cluster chosen.
+#[must_use]
+pub fn trivet() -> Command {
+    let mut command = Command::new(binary());
+    command.env_remove("TRIVET_DIR").env_remove("RUST_LOG");
+    command
+}
+
+/// A cluster. Dropping it stops it, kills what did not stop, and removes its directory.
+#[derive(Debug)]
+pub struct Cluster {
+    scratch: Scratch,
+    directory: PathBuf,
+    replicas: u32,
+    size: String,
+    uri: String,
+}
+
+impl Cluster {
+    /// Starts a cluster with volume `disk0` of `size` on `replicas` replicas.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(replicas: u32, size: &str) -> Self {
+        let scratch = Scratch::new();
+        let directory = scratch.join("c");
+        Self::start_in(scratch, directory, replicas, size)
+    }
+
+    /// The same in a directory of the caller's choice, which may not exist yet.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_in(scratch: Scratch, directory: PathBuf, replicas: u32, size: &str) -> Self {
+        let mut cluster = Self { scratch, directory, replicas, size: size.to_owned(), uri: String::new() };
+        cluster.uri = cluster.up();
+        cluster
+    }
+
+    /// `trivet up`: brings up whatever does not run. Answers the volume's URI.
+    ///
+    /// # Panics
+    /// When it fails, or prints no URI, or another than before.
+    pub fn up(&self) -> String {
+        let replicas = self.replicas.to_string();
+        let outcome = self.trivet(&["up", "--replicas", &replicas, "--size", &self.size]).succeeded();
+        let uri = uri_in(&outcome);
+        assert!(self.uri.is_empty() || self.uri == uri, "the URI was {}, then {uri}", self.uri);
+        uri
+    }
+
+    /// `trivet down`.
+    ///
+    /// # Panics
+    /// When it fails or leaves a process behind.
+    pub fn down(&self) {
+        let outcome = self.trivet(&["down"]).succeeded();
+        patience::wait_for(&format!("no process to be left after {outcome}"), patience::SOON, || {
+            self.processes().is_empty().then_some(())
+        });
+    }
+
+    /// Runs `trivet` on this cluster.
+    ///
+    /// # Panics
+    /// When it does not end soon.
+    #[must_use]
+    pub fn trivet(&self, arguments: &[&str]) -> Outcome {
+        command::run(trivet().args(arguments).env("TRIVET_DIR", &self.directory), 2 * patience::SOON)
+    }
+
+    /// Runs `trivet … -o json` and parses what it prints.
+    ///
+    /// # Panics
+    /// When it fails or prints no JSON.
+    #[must_use]
+    pub fn trivet_json(&self, arguments: &[&str]) -> serde_json::Value {
+        let outcome = self.trivet(&[arguments, &["-o", "json"]].concat()).succeeded();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|e| panic!("not JSON: {e}: {outcome}"))
+    }
+
+    /// The URI of volume `disk0`.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// A new connection to volume `disk0`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn connect(&self) -> NbdClient {
+        NbdClient::connect(&self.uri).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.uri))
+    }
+
+    /// The cluster's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The test's scratch directory, which the cluster's lies in.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The pool directories, in order.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PathBuf> {
+        (1..=self.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
+    }
+
+    /// Its running processes.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        process::of_cluster(&binary(), &self.directory)
+    }
+
+    /// Its running processes of one role.
+    ///
+    /// # Panics
+    /// When there is none: a test that kills nothing proves nothing.
+    #[must_use]
+    pub fn processes_of(&self, role: Role) -> Vec<Process> {
+        let all = self.processes();
+        let found: Vec<Process> = all.iter().filter(|process| process.is(role)).cloned().collect();
+        assert!(!found.is_empty(), "no {role:?} runs, only {all:?}");
+        found
+    }
+}
+
+fn uri_in(outcome: &Outcome) -> String {
+    let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
+    let found = outcome.stdout.split(end).find(|word| word.starts_with("nbd+unix://"));
+    found.unwrap_or_else(|| panic!("it should print the volume's nbd+unix:// URI: {outcome}")).to_owned()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        process::kill_hard(&self.processes());
+    }
+}
+
+impl Cluster {
+    /// The last lines of each log: what one wants to see first when a test has failed.
+    fn show_logs(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        let folders = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
+        let files =
+            std::iter::once(self.directory.clone()).chain(folders).filter_map(|f| std::fs::read_dir(f).ok());
+        for path in files.flatten().filter_map(Result::ok).map(|entry| entry.path()) {
+            if path.extension().is_some_and(|e| e == "log")
+                && let Ok(text) = std::fs::read_to_string(&path)
+            {
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(20)..].join("\n"));
+            }
+        }
+    }
+}
