@@ -1,3 +1,5 @@
 //! The replica server: keeps replicas of many volumes in one disk's pool.
+#![forbid(unsafe_code)]
 
+pub mod meta;
 pub mod store;

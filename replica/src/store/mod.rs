@@ -1,10 +1,321 @@
 //! The pool: thin, checksummed, journaled block storage for many volumes, as a synchronous state
 //! machine. It holds no clock, socket or thread: requests, disk completions and checkpoint results
 //! go in; [`Action`]s come out.
+//!
+//! ```text
+//!  Write ─► queue ─► batch ─┬─► data, to free blocks ──┐
+//!                           └─► journal, what went where┴─► apply to the memtable ─► acknowledge
+//!  memtable ─ frozen, stable ─► merged into the map, one atomic commit ─► journal's tail moves
+//!  Read  ─► memtable, frozen memtable, cached map ─► read runs ─► verify checksums ─► answer
+//! ```
+//!
+//! Copy-on-write: data goes only to free blocks, so a torn data write is harmless. The journal is
+//! written in parallel with the data; replay verifies unstable data by checksum ([`recovery`]).
 
+mod allocator;
+mod cache;
+mod checkpoint;
+mod entry;
+mod flush;
+mod header;
+mod journal;
+mod layout;
+mod maintenance;
+mod memtable;
+mod read;
+mod record;
+mod recovery;
 mod request;
+mod token;
+mod verify;
+mod volume;
+mod write;
 
+use std::sync::Arc;
+
+use trivet_disk::{DiskCompletion, DiskOp, DiskToken};
+use trivet_model::geometry::IO_BLOCKS_MAX;
+use trivet_model::{BlockArena, BlockRange, VOLUME_BLOCKS_MAX, VolumeId};
+
+use allocator::Allocator;
+use cache::MapCache;
+use flush::Flushing;
+use header::Header;
+use journal::Journal;
+use layout::Superblock;
+use maintenance::Maintenance;
+use memtable::Memtable;
+use read::Reads;
+use record::{Record, Slot};
+use volume::{TAIL_EXTENTS_MAX, VolumeTable};
+use write::{Batch, QueuedRecord, QueuedWrite};
+
+pub use checkpoint::{CheckpointError, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+pub use entry::GroupError;
+pub use header::HeaderError;
+pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
+pub use recovery::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
 pub use request::{
-    Action, AllocationExtent, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded, PoolStatistics,
-    ReadBlocks, Reply, Request, RequestError, RequestId, TailExtent, VolumeProgress, VolumeStatistics,
+    Action, AllocationExtent, PoolStatistics, ReadBlocks, Reply, Request, RequestError, RequestId,
+    TailExtent, VolumeProgress, VolumeStatistics,
 };
+pub use verify::{Finding, VerifyReport, verify};
+pub use volume::VolumeDecodeError;
+
+/// An open pool.
+#[derive(Debug)]
+pub struct Store {
+    superblock: Superblock,
+    /// As last committed.
+    header: Header,
+    volumes: VolumeTable,
+    active: Memtable,
+    memtable_entries_max: usize,
+    /// Being merged into the map; in front of the cache until the cache knows.
+    frozen: Option<Arc<Memtable>>,
+    cache: MapCache,
+    allocator: Allocator,
+    journal: Journal,
+    arena: BlockArena,
+    writes: std::collections::VecDeque<QueuedWrite>,
+    records: std::collections::VecDeque<QueuedRecord>,
+    /// Promises that wait for their volume's earlier requests.
+    held: Vec<(RequestId, Slot, Record)>,
+    batches: std::collections::VecDeque<Batch>,
+    next_batch: u64,
+    /// Checksum of the journal block before `flushing.completed`.
+    completed_crc: u32,
+    flushing: Flushing,
+    reads: Reads,
+    maintenance: Maintenance,
+    /// Checkpoints finished since opening.
+    checkpoints: u64,
+    checksum_errors: u64,
+    failed: Option<String>,
+    actions: Vec<Action>,
+}
+
+impl Store {
+    /// Takes a request. It is answered by an [`Action::Complete`], never before
+    /// [`Store::poll_actions`].
+    pub fn submit(&mut self, id: RequestId, request: Request) {
+        self.note_busy();
+        if let Err(error) = self.accept(id, request) {
+            self.complete(id, Err(error));
+        }
+    }
+
+    /// An operation on the device has ended.
+    pub fn disk_completed(&mut self, completion: DiskCompletion) {
+        let (kind, number, part) = token::parse(completion.token);
+        match kind {
+            Some(token::Kind::Read) => self.read_completed(number, part, completion.result),
+            Some(token::Kind::Extend) => self.extend_completed(completion.result.map(drop)),
+            _ if self.failed.is_some() => {}
+            Some(token::Kind::Batch) => match completion.result {
+                Ok(_) => self.batch_completed(number),
+                Err(error) => self.fail(&error.to_string()),
+            },
+            Some(token::Kind::Flush) => match completion.result {
+                Ok(_) => self.flush_completed(),
+                Err(error) => self.fail(&error.to_string()),
+            },
+            None => unreachable!("a completion of somebody else's operation"),
+        }
+    }
+
+    /// Makes the next batch of what is queued and hands out everything to do, in order.
+    pub fn poll_actions(&mut self, out: &mut Vec<Action>) {
+        self.maintain();
+        self.release_held();
+        self.start_batches();
+        self.start_flush();
+        out.append(&mut self.actions);
+    }
+
+    /// Notes how far a volume is. What is stable on all members leaves the tail.
+    pub fn note_progress(&mut self, volume: VolumeId, progress: VolumeProgress) {
+        if let Some(volume) = self.volumes.find(volume).and_then(|slot| self.volumes.get_mut(slot)) {
+            volume.note_progress(progress);
+        }
+    }
+
+    /// A volume's figures and promises.
+    #[must_use]
+    pub fn volume(&self, volume: VolumeId) -> Option<VolumeStatistics> {
+        let slot = self.volumes.find(volume)?;
+        self.volumes.get(slot).map(|volume| volume.statistics())
+    }
+
+    /// Every volume's figures.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeStatistics> {
+        let live = self.volumes.iter().filter(|(_, volume)| !volume.deleted);
+        live.map(|(_, volume)| volume.statistics()).collect()
+    }
+
+    /// The pool's figures.
+    #[must_use]
+    pub fn statistics(&self) -> PoolStatistics {
+        PoolStatistics {
+            blocks_total: self.superblock.geometry.zones() * ZONE_BLOCKS,
+            blocks_used: self.allocator.taken(),
+            checksum_errors: self.checksum_errors,
+            failed: self.failed.clone(),
+        }
+    }
+
+    /// Whether nothing is queued, in flight or waited for.
+    #[must_use]
+    pub fn is_quiescent(&self) -> bool {
+        let writing = !self.writes.is_empty() || !self.records.is_empty() || !self.batches.is_empty();
+        let idle = !writing && self.held.is_empty() && self.reads.is_empty() && self.actions.is_empty();
+        idle && (self.failed.is_some() || (self.flushing.is_idle() && self.maintenance_is_idle()))
+    }
+
+    fn accept(&mut self, id: RequestId, request: Request) -> Result<(), RequestError> {
+        if let Some(cause) = &self.failed
+            && !matches!(request, Request::Read { .. } | Request::Allocation { .. } | Request::Tail { .. })
+        {
+            return Err(RequestError::PoolFailed(cause.clone()));
+        }
+        match request {
+            Request::Write { volume, start, stamp, crcs, segments, stable } => {
+                let count = u32::try_from(crcs.len()).unwrap_or(u32::MAX);
+                let slot = self.admit_change(volume, BlockRange::new(start, count), IO_BLOCKS_MAX)?;
+                self.writes.push_back(QueuedWrite { id, slot, start, stamp, crcs, segments, stable });
+            }
+            Request::Discard { volume, range, stamp, stable } => {
+                let slot = self.admit_change(volume, range, u32::MAX)?;
+                let record = Record::Discard { slot, range, stamp };
+                self.records.push_back(QueuedRecord { id, record, stable });
+            }
+            Request::Flush { volume } => {
+                let slot = self.find(volume)?;
+                self.flush(id, slot);
+            }
+            Request::Read { volume, range } => {
+                let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
+                self.read(id, slot, range);
+            }
+            Request::Allocation { volume, range } => {
+                let slot = self.find_range(volume, range, u32::MAX)?;
+                self.allocation(id, slot, range);
+            }
+            Request::Tail { volume, since } => {
+                let slot = self.find(volume)?;
+                let tail = self.volumes.get(slot).map(|volume| volume.tail_above(since)).unwrap_or_default();
+                self.complete(id, Ok(Reply::Tail(tail)));
+            }
+            Request::Promise { volume, generation, epoch, session } => {
+                let slot = self.find(volume)?;
+                self.held.push((id, slot, Record::Promise { slot, generation, epoch, session }));
+            }
+            Request::CreateVolume { volume, blocks } => self.create_volume(id, volume, blocks)?,
+            Request::DeleteVolume { volume } => match self.volumes.find(volume) {
+                Some(slot) => self.held.push((id, slot, Record::Delete { slot })),
+                None => self.wait_stable(id, self.flushing.completed, Reply::Done),
+            },
+            Request::ResizeVolume { volume, blocks } => self.resize_volume(id, volume, blocks)?,
+        }
+        Ok(())
+    }
+
+    fn create_volume(&mut self, id: RequestId, volume: VolumeId, blocks: u64) -> Result<(), RequestError> {
+        let refuse = |reason| Err(RequestError::BadSize { asked: blocks, reason });
+        if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
+            return refuse("a volume has from one block to 64 TiB");
+        }
+        let present = self.volumes.find(volume).and_then(|slot| self.volumes.get(slot));
+        if let Some(present) = present {
+            if present.blocks != blocks {
+                return refuse("the volume is there with another size");
+            }
+            self.wait_stable(id, self.flushing.completed, Reply::Done);
+            return Ok(());
+        }
+        let queued = self
+            .records
+            .iter()
+            .any(|queued| matches!(queued.record, Record::Create { volume: other, .. } if other == volume));
+        if queued {
+            return refuse("the volume is being created");
+        }
+        let slot = self.volumes.take_slot();
+        let record = Record::Create { slot, volume, blocks };
+        self.records.push_back(QueuedRecord { id, record, stable: true });
+        Ok(())
+    }
+
+    fn resize_volume(&mut self, id: RequestId, volume: VolumeId, blocks: u64) -> Result<(), RequestError> {
+        let slot = self.find(volume)?;
+        let present = self.volumes.get(slot).map_or(0, |volume| volume.blocks);
+        if blocks < present || blocks > VOLUME_BLOCKS_MAX {
+            let reason = "a volume can only grow, up to 64 TiB";
+            return Err(RequestError::BadSize { asked: blocks, reason });
+        }
+        let record = Record::Resize { slot, blocks };
+        self.records.push_back(QueuedRecord { id, record, stable: true });
+        Ok(())
+    }
+
+    fn find(&self, volume: VolumeId) -> Result<Slot, RequestError> {
+        self.volumes.find(volume).ok_or(RequestError::NoSuchVolume(volume))
+    }
+
+    fn find_range(&self, volume: VolumeId, range: BlockRange, most: u32) -> Result<Slot, RequestError> {
+        let slot = self.find(volume)?;
+        let blocks = self.volumes.get(slot).map_or(0, |volume| volume.blocks);
+        if !range.fits(blocks) || range.count > most {
+            return Err(RequestError::OutOfRange { range, blocks });
+        }
+        Ok(slot)
+    }
+
+    fn admit_change(&mut self, volume: VolumeId, range: BlockRange, most: u32) -> Result<Slot, RequestError> {
+        let slot = self.find_range(volume, range, most)?;
+        if let Some(volume) = self.volumes.get_mut(slot) {
+            if volume.tail.len() >= TAIL_EXTENTS_MAX {
+                return Err(RequestError::TailTooLong { extents: volume.tail.len() });
+            }
+            volume.outstanding += 1;
+        }
+        Ok(slot)
+    }
+
+    /// Lets promises and deletions go whose volume has nothing outstanding from before.
+    fn release_held(&mut self) {
+        let mut at = 0;
+        while at < self.held.len() {
+            let slot = self.held[at].1;
+            if self.volumes.get(slot).is_some_and(|volume| volume.outstanding > 0) {
+                at += 1;
+                continue;
+            }
+            let (id, _, record) = self.held.remove(at);
+            self.records.push_back(QueuedRecord { id, record, stable: true });
+        }
+    }
+
+    fn submit_disk(&mut self, token: DiskToken, operation: DiskOp) {
+        self.actions.push(Action::Disk(token, operation));
+    }
+
+    fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
+        self.actions.push(Action::Complete(id, result));
+    }
+
+    /// Stops the pool: nothing is written any more until it is reopened. Reads go on.
+    fn fail(&mut self, cause: &str) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(cause.to_owned());
+        self.fail_writes(cause);
+        let mut waiting = self.fail_flushes();
+        waiting.extend(self.held.drain(..).map(|(id, ..)| id));
+        for id in waiting {
+            self.complete(id, Err(RequestError::PoolFailed(cause.to_owned())));
+        }
+    }
+}

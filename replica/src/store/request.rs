@@ -4,6 +4,8 @@ use bytes::Bytes;
 use trivet_disk::{DiskOp, DiskToken};
 use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
 
+use super::checkpoint::{CheckpointJob, GroupLoad};
+
 /// Names a request in flight; chosen by the caller, unique among those in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
@@ -167,7 +169,9 @@ pub enum RequestError {
         blocks: u64,
     },
     /// The stored bytes have changed on the medium.
-    #[error("block {block}: checksum {found:#010x} where {expected:#010x} was stored (pool block {physical})")]
+    #[error(
+        "block {block}: checksum {found:#010x} where {expected:#010x} was stored (pool block {physical})"
+    )]
     Checksum {
         /// The volume's block.
         block: u64,
@@ -197,6 +201,12 @@ pub enum RequestError {
         /// Why not.
         reason: &'static str,
     },
+    /// The engine lets too much pile up above the volume's stable stamp.
+    #[error("{extents} writes are above the volume's stable stamp; flush first")]
+    TailTooLong {
+        /// How many.
+        extents: usize,
+    },
     /// A write or flush failed earlier; the pool has stopped until it is reopened.
     #[error("the pool has stopped: {0}")]
     PoolFailed(String),
@@ -207,33 +217,13 @@ pub enum RequestError {
 pub enum Action {
     /// Start an operation on the pool's device and bring back its completion.
     Disk(DiskToken, DiskOp),
-    /// Look these groups up in the map's checkpoint, off this thread; answer `groups_loaded`.
+    /// Look these groups up in the map's checkpoint, off this thread; answer `Store::groups_loaded`.
     LoadGroups(GroupLoad),
-    /// Merge and write a checkpoint, off this thread; answer `checkpoint_finished`.
+    /// Merge and write a checkpoint, off this thread; answer `Store::checkpoint_finished`.
     Checkpoint(Box<CheckpointJob>),
     /// A request is answered.
     Complete(RequestId, Result<Reply, RequestError>),
 }
-
-/// Groups to look up. Opaque to the shell: give it to `MetaStore::load_groups`.
-#[derive(Debug)]
-pub struct GroupLoad {
-    pub(super) keys: Vec<u64>,
-}
-
-/// The answer to a [`GroupLoad`].
-#[derive(Debug)]
-pub struct GroupsLoaded {
-    pub(super) groups: Vec<u64>,
-}
-
-/// A checkpoint to merge and write. Opaque to the shell: call `run` on a background thread.
-#[derive(Debug)]
-pub struct CheckpointJob {}
-
-/// A finished checkpoint.
-#[derive(Debug)]
-pub struct CheckpointOutcome {}
 
 /// The pool's figures.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -255,7 +245,7 @@ pub struct VolumeStatistics {
     pub volume: VolumeId,
     /// Size in blocks.
     pub blocks: u64,
-    /// Blocks that hold data.
+    /// Blocks that held data at the last checkpoint: about a second ago when it is quiet.
     pub blocks_used: u64,
     /// Promised generation.
     pub generation: Generation,

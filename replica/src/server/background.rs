@@ -1,0 +1,100 @@
+//! The threads that speak to the map's key-value store, whose calls block.
+//!
+//! Loading groups and writing checkpoints have a thread each: a read that waits for a group must
+//! not wait for a checkpoint, which takes seconds.
+
+use crate::meta::MetaStore;
+use crate::store::{CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use trivet_reactor::Waker;
+
+/// What a background thread has done.
+#[derive(Debug)]
+pub(super) enum Finished {
+    Groups(GroupsLoaded),
+    Checkpoint(CheckpointOutcome),
+}
+
+/// Both threads. Dropping it waits until they have finished what they were given.
+#[derive(Debug)]
+pub(super) struct Background {
+    loads: Worker<GroupLoad>,
+    checkpoints: Worker<Box<CheckpointJob>>,
+    finished: Receiver<Finished>,
+}
+
+impl Background {
+    /// Starts the threads; `waker` tells the loop that [`Background::finished`] has something.
+    pub(super) fn start(meta: &Arc<dyn MetaStore>, waker: &Waker) -> io::Result<Self> {
+        let (done, finished) = channel();
+        let loader = Arc::clone(meta);
+        let loads = Worker::start("map-load", done.clone(), waker.clone(), move |load: GroupLoad| {
+            Finished::Groups(load.run(&*loader))
+        })?;
+        let writer = Arc::clone(meta);
+        let checkpoints = Worker::start("checkpoint", done, waker.clone(), move |job: Box<CheckpointJob>| {
+            Finished::Checkpoint(job.run(&*writer))
+        })?;
+        Ok(Self { loads, checkpoints, finished })
+    }
+
+    pub(super) fn load(&self, load: GroupLoad) {
+        self.loads.give(load);
+    }
+
+    pub(super) fn checkpoint(&self, job: Box<CheckpointJob>) {
+        self.checkpoints.give(job);
+    }
+
+    /// What has been finished since.
+    pub(super) fn finished(&self) -> impl Iterator<Item = Finished> + '_ {
+        self.finished.try_iter()
+    }
+}
+
+#[derive(Debug)]
+struct Worker<Job> {
+    /// `None` only while dropping.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<Job: Send + 'static> Worker<Job> {
+    fn start(
+        name: &str,
+        done: Sender<Finished>,
+        waker: Waker,
+        work: impl Fn(Job) -> Finished + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, given) = channel();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            for job in given {
+                if done.send(work(job)).is_err() {
+                    // The loop is gone, and nobody wants the rest.
+                    return;
+                }
+                waker.wake();
+            }
+        })?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    fn give(&self, job: Job) {
+        let jobs = self.jobs.as_ref().expect("taken only while dropping");
+        jobs.send(job).expect("a background thread ends only when it panics");
+    }
+}
+
+impl<Job> Drop for Worker<Job> {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a background thread of the pool has panicked");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! One server per pool directory: a lock that the kernel gives back however its holder ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "lock";
+
+/// Why a directory could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error(
+        "the pool in {} is in use by process {holder}; stop that one, or choose another directory",
+        directory.display()
+    )]
+    Held {
+        /// The pool's.
+        directory: PathBuf,
+        /// Its process id, as it wrote it.
+        holder: String,
+    },
+    /// The lock file cannot be used.
+    #[error("the lock file {} cannot be used: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A directory taken; dropping it gives it back.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes a directory, which must exist, and leaves this process's id in its lock file.
+    ///
+    /// # Errors
+    /// [`LockError`] with the cause and the next step.
+    pub fn take(directory: &Path) -> Result<Self, LockError> {
+        let path = directory.join(NAME);
+        let fail = |source| LockError::File { path: path.clone(), source };
+        // Not truncated: until it is locked, what it says is about its holder.
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.take(32).read_to_string(&mut holder).map_err(fail)?;
+                let holder = holder.trim().to_owned();
+                return Err(LockError::Held { directory: directory.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
+        writeln!(file, "{}", std::process::id()).map_err(fail)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_holder_and_the_next_is_told_which() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = DirectoryLock::take(directory.path()).unwrap();
+        let refused = DirectoryLock::take(directory.path()).unwrap_err();
+        assert!(matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string()));
+        drop(first);
+        DirectoryLock::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = DirectoryLock::take(Path::new("/nowhere/pool")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/pool/lock"), "{error}");
+    }
+}

@@ -1,0 +1,193 @@
+//! One accepted connection: its socket, what is received and what is to be sent.
+
+use crate::session::ConnectionId;
+use bytes::BytesMut;
+use std::net::Shutdown;
+use std::time::Duration;
+use trivet_reactor::{Handle, Reactor, Source};
+use trivet_wire::{Decoder, Encoder};
+
+/// Frames not yet handed to the kernel above which nothing more is received: a peer that asks
+/// and does not listen stops being heard.
+const UNSENT_BYTES_HIGH: usize = 8 << 20;
+/// What is received from a peer that has been told why its connection ends is thrown away.
+const DISCARD_BYTES: usize = 16 * 1024;
+/// How long a peer may take to say `Hello`.
+const GREETING_MAX: Duration = Duration::from_secs(10);
+/// How long one send may take: after it, the peer takes nothing.
+const SEND_MAX: Duration = Duration::from_secs(60);
+/// How long to go on listening after the last word, so that the peer reads it: closing a socket
+/// with bytes unread resets the connection, and the peer's kernel drops what had arrived there.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// ```text
+///       session says close            sent           peer closes, or time is up
+/// Live ---------------------> Ending ------> Lingering ----------------------+
+///   |                            |                                            v
+///   +--- peer closes, error -----+------------------------------------------> Gone
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    Live,
+    /// The last frames are being sent.
+    Ending,
+    /// All is said; the peer's rest is thrown away.
+    Lingering,
+    /// Shut down; its operations are coming back.
+    Gone,
+}
+
+/// What to do with a peer whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Keep,
+    /// It would receive, and may not yet: ask again later.
+    Paused,
+    /// No operation of it is in flight any more.
+    Remove,
+}
+
+/// The operations of peers, as part of their tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Operation {
+    Receive,
+    Send,
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: ConnectionId,
+    pub(super) decoder: Decoder,
+    pub(super) encoder: Encoder,
+    pub(super) phase: Phase,
+    socket: Handle,
+    receiving: bool,
+    sending: bool,
+    /// When the phase or the send in flight began.
+    since: Duration,
+    /// Whether it is in the list of those to look at.
+    pub(super) listed: bool,
+}
+
+impl Peer {
+    pub(super) fn new(id: ConnectionId, socket: Handle, now: Duration) -> Self {
+        Self {
+            id,
+            decoder: Decoder::new(),
+            encoder: Encoder::new(),
+            phase: Phase::Live,
+            socket,
+            receiving: false,
+            sending: false,
+            since: now,
+            listed: false,
+        }
+    }
+
+    /// A receive has ended. Returns what is to be decoded, if anything.
+    pub(super) fn received(&mut self, buffer: Option<BytesMut>) -> Option<BytesMut> {
+        self.receiving = false;
+        match buffer {
+            Some(buffer) if !buffer.is_empty() => (self.phase == Phase::Live).then_some(buffer),
+            _ => {
+                self.give_up();
+                None
+            }
+        }
+    }
+
+    /// A send has ended.
+    pub(super) fn sent(&mut self, successful: bool) {
+        self.sending = false;
+        if !successful {
+            self.give_up();
+        }
+    }
+
+    /// Sends what is queued, then ends the connection.
+    pub(super) fn end(&mut self, now: Duration) {
+        if self.phase == Phase::Live {
+            self.phase = Phase::Ending;
+            self.since = now;
+        }
+    }
+
+    /// Ends the connection as it stands.
+    pub(super) fn give_up(&mut self) {
+        if self.phase == Phase::Gone {
+            return;
+        }
+        self.phase = Phase::Gone;
+        self.shut_down(Shutdown::Both);
+    }
+
+    /// Starts what is to be started: one send of all that is queued, and a receive if it may.
+    pub(super) fn advance(
+        &mut self,
+        reactor: &Reactor,
+        source: Source,
+        token: impl Fn(Operation) -> u64,
+        may_receive: bool,
+        now: Duration,
+    ) -> Verdict {
+        let unsent = self.encoder.bytes();
+        if self.phase != Phase::Gone && !self.sending && unsent > 0 {
+            self.sending = true;
+            self.since = now;
+            reactor.send(source, token(Operation::Send), &self.socket, self.encoder.take());
+        }
+        if self.phase == Phase::Ending && !self.sending {
+            self.phase = Phase::Lingering;
+            self.since = now;
+            self.shut_down(Shutdown::Write);
+        }
+        let verdict = match self.phase {
+            _ if self.receiving => Verdict::Keep,
+            Phase::Live if !may_receive => Verdict::Paused,
+            // The send's end brings it back.
+            Phase::Live if self.encoder.bytes() > UNSENT_BYTES_HIGH => Verdict::Keep,
+            Phase::Live => {
+                self.receive(reactor, source, token(Operation::Receive));
+                Verdict::Keep
+            }
+            Phase::Ending | Phase::Lingering => {
+                self.receive(reactor, source, token(Operation::Receive));
+                Verdict::Keep
+            }
+            Phase::Gone if !self.sending => Verdict::Remove,
+            Phase::Gone => Verdict::Keep,
+        };
+        debug_assert!(verdict != Verdict::Remove || !(self.receiving || self.sending));
+        verdict
+    }
+
+    /// Why the connection must end for its slowness, if it must.
+    pub(super) fn overdue(&self, greeted: bool, now: Duration) -> Option<&'static str> {
+        let age = now.saturating_sub(self.since);
+        match self.phase {
+            Phase::Live if !greeted && age > GREETING_MAX => Some("no Hello within 10 seconds"),
+            Phase::Live | Phase::Ending if self.sending && age > SEND_MAX => {
+                Some("nothing taken for 60 seconds")
+            }
+            Phase::Lingering if age > LINGER_MAX => Some("the peer does not close"),
+            _ => None,
+        }
+    }
+
+    fn receive(&mut self, reactor: &Reactor, source: Source, token: u64) {
+        let buffer = match self.phase {
+            Phase::Live => self.decoder.buffer(),
+            _ => BytesMut::with_capacity(DISCARD_BYTES),
+        };
+        self.receiving = true;
+        reactor.receive(source, token, &self.socket, buffer);
+    }
+
+    fn shut_down(&self, how: Shutdown) {
+        match self.socket.shut_down(how) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {}
+            Err(error) => tracing::warn!(%error, "a connection cannot be shut down"),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Map entries, and the groups that the checkpointed map keeps them in.
+//!
+//! A group is [`GROUP_BLOCKS`] consecutive blocks of a volume. Its value in the map, little-endian:
+//! a 16-bit mask of the blocks that have an entry, then for each of those the stamp (8 bytes),
+//! the pool block (5 bytes; 0 is a tombstone) and the checksum (4 bytes).
+
+use bytes::{Buf, BufMut};
+use trivet_model::{BlockCrc, Stamp};
+
+use super::record::Slot;
+
+/// Blocks in a group.
+pub(crate) const GROUP_BLOCKS: u64 = 16;
+const GROUP_LEN: usize = 16;
+const ENTRY_BYTES: usize = 8 + 5 + 4;
+
+/// Where a version of a block lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) stamp: Stamp,
+    /// The pool's block; [`TOMBSTONE`] for a discarded one.
+    pub(crate) physical: u64,
+    pub(crate) crc: BlockCrc,
+}
+
+/// In place of a pool block: the volume's block was discarded and reads as zeros. (Block 0 of a
+/// pool is its superblock, so no data lies there.)
+pub(crate) const TOMBSTONE: u64 = 0;
+
+impl Entry {
+    pub(crate) fn tombstone(stamp: Stamp) -> Self {
+        Self { stamp, physical: TOMBSTONE, crc: BlockCrc(0) }
+    }
+
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.physical == TOMBSTONE
+    }
+}
+
+/// Names a block of a volume of this pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct BlockKey {
+    pub(crate) slot: Slot,
+    pub(crate) block: u64,
+}
+
+/// The entries of a group; `None` for blocks never written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Group(pub(crate) [Option<Entry>; GROUP_LEN]);
+
+/// A stored group makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("map value of {found} bytes where its mask asks for {expected}")]
+pub struct GroupError {
+    expected: usize,
+    found: usize,
+}
+
+impl Group {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut mask = 0u16;
+        let mut out = Vec::with_capacity(2 + GROUP_LEN * ENTRY_BYTES);
+        out.put_u16_le(0);
+        for (at, entry) in self.0.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            mask |= 1 << at;
+            out.put_u64_le(entry.stamp.as_u64());
+            assert!(entry.physical < 1 << 40, "a pool block number has 40 bits");
+            out.put_uint_le(entry.physical, 5);
+            out.put_u32_le(entry.crc.0);
+        }
+        out[..2].copy_from_slice(&mask.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(mut value: &[u8]) -> Result<Self, GroupError> {
+        let found = value.len();
+        if found < 2 {
+            return Err(GroupError { expected: 2, found });
+        }
+        let mask = value.get_u16_le();
+        let expected = 2 + mask.count_ones() as usize * ENTRY_BYTES;
+        if expected != found {
+            return Err(GroupError { expected, found });
+        }
+        let mut group = Self::default();
+        for (at, place) in group.0.iter_mut().enumerate() {
+            if mask & (1 << at) != 0 {
+                *place = Some(Entry {
+                    stamp: Stamp::from_u64(value.get_u64_le()),
+                    physical: value.get_uint_le(5),
+                    crc: BlockCrc(value.get_u32_le()),
+                });
+            }
+        }
+        Ok(group)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+}
+
+/// The checkpointed map's keys. Big-endian, so that byte order is the order of blocks; layers
+/// descend, so that a seek to (volume, group, layer) finds the newest version not above it.
+pub(crate) mod key {
+    use super::{Buf, BufMut, Slot};
+
+    pub(crate) const HEADER: &[u8] = b"c";
+    pub(crate) const VOLUMES: u8 = b'v';
+    pub(crate) const ZONES: u8 = b'z';
+    const GROUPS: u8 = b'g';
+
+    /// The layer that a volume without snapshots writes.
+    pub(crate) const LAYER_HEAD: u32 = 0;
+
+    pub(crate) fn group(slot: Slot, group: u64) -> [u8; 17] {
+        let mut key = [0; 17];
+        let mut out = &mut key[..];
+        out.put_u8(GROUPS);
+        out.put_u32(slot.0);
+        out.put_u64(group);
+        out.put_u32(u32::MAX - LAYER_HEAD);
+        key
+    }
+
+    /// The slot and group of a key made by [`group`].
+    pub(crate) fn parse_group(mut key: &[u8]) -> Option<(Slot, u64)> {
+        if key.len() != 17 || key.get_u8() != GROUPS {
+            return None;
+        }
+        Some((Slot(key.get_u32()), key.get_u64()))
+    }
+
+    pub(crate) fn numbered(kind: u8, number: u32) -> [u8; 5] {
+        let mut key = [kind, 0, 0, 0, 0];
+        key[1..].copy_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    pub(crate) fn parse_number(key: &[u8]) -> Option<u32> {
+        key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn group_round_trip(entries in prop::collection::vec(
+            prop::option::of((any::<u64>(), 0u64..1 << 40, any::<u32>())), GROUP_LEN))
+        {
+            let mut group = Group::default();
+            for (place, entry) in group.0.iter_mut().zip(entries) {
+                *place = entry.map(|(stamp, physical, crc)| Entry {
+                    stamp: Stamp::from_u64(stamp), physical, crc: BlockCrc(crc),
+                });
+            }
+            let bytes = group.encode();
+            prop_assert_eq!(Group::decode(&bytes), Ok(group));
+            prop_assert!(Group::decode(&bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn golden_bytes_and_key_order() {
+        let mut group = Group::default();
+        group.0[1] = Some(Entry { stamp: Stamp::from_u64(2), physical: 0x0102, crc: BlockCrc(3) });
+        assert_eq!(group.encode(), [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 3, 0, 0, 0]);
+        let keys = [key::group(Slot(0), 1), key::group(Slot(0), 256), key::group(Slot(1), 0)];
+        assert!(keys.is_sorted());
+        assert_eq!(key::parse_group(&keys[1]), Some((Slot(0), 256)));
+    }
+}

@@ -1,0 +1,250 @@
+//! What the store does for itself: checkpoints, growth of the pool file, space under pressure.
+//!
+//! ```text
+//!        freeze               stable              committed
+//!  Idle ─────────► Flushing ─────────► Merging ─────────────► Idle
+//! ```
+
+use std::sync::Arc;
+
+use trivet_disk::{DiskError, DiskOp};
+use trivet_model::BLOCK_SIZE_U64;
+
+use super::Store;
+use super::cache::LEAF_BLOCKS;
+use super::checkpoint::{CheckpointJob, CheckpointOutcome};
+use super::header::{Header, Segment};
+use super::layout::ZONE_BLOCKS;
+use super::memtable::Memtable;
+use super::request::{Action, RequestError};
+use super::token::{Kind, token};
+
+/// The pool file grows by at least this many zones (64 MiB) ...
+const EXTEND_ZONES_MIN: u64 = 16;
+/// ... and at most this many (256 MiB) at a time.
+const EXTEND_ZONES_MAX: u64 = 64;
+/// Blocks kept free ahead of the writers (256 MiB), and a quarter of what is in use besides: the
+/// more free space there is, the longer the runs that batches find.
+const FREE_BLOCKS_MIN: u64 = (256 << 20) / BLOCK_SIZE_U64;
+/// Quiet turns after which changes are checkpointed though nothing presses.
+const QUIET_TURNS: u32 = 20;
+
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Idle,
+    /// The frozen changes wait until they are stable.
+    Flushing(Box<CheckpointJob>),
+    /// The job is with the background thread.
+    Merging,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Maintenance {
+    pub(super) phase: Phase,
+    /// Somebody asked for a checkpoint.
+    pub(super) requested: bool,
+    spare: Option<Memtable>,
+    extending: Option<u64>,
+    /// The last growth was refused for want of space; tried again after a quiet turn.
+    extend_refused: bool,
+    quiet_turns: u32,
+}
+
+impl Store {
+    /// Nothing has been asked of the store for a while: writes what is only lazily written. The
+    /// shell calls it every 50 ms or so of quiet.
+    pub fn idle(&mut self) {
+        self.maintenance.extend_refused = false;
+        if self.failed.is_some() {
+            return;
+        }
+        self.maintenance.quiet_turns += 1;
+        let behind = self.volumes.iter().any(|(_, volume)| volume.progress != volume.progress_recorded);
+        let unmarked = self.journal.stable_recorded() < self.flushing.stable
+            && self.flushing.stable > self.journal.stable_recorded() + 1;
+        if self.batches.is_empty() && (behind || unmarked) && self.journal.room() > 1 {
+            self.start_mark();
+        }
+        if self.maintenance.quiet_turns >= QUIET_TURNS {
+            self.maintenance.quiet_turns = 0;
+            self.maintenance.requested |= !self.active.is_empty();
+        }
+    }
+
+    /// Checkpoints as soon as possible: before a stop, or to give space back.
+    pub fn request_checkpoint(&mut self) {
+        self.maintenance.requested = true;
+    }
+
+    pub(super) fn note_busy(&mut self) {
+        self.maintenance.quiet_turns = 0;
+    }
+
+    pub(super) fn maintain(&mut self) {
+        self.allocator.release(self.flushing.stable, self.reads.oldest());
+        if self.failed.is_some() {
+            return;
+        }
+        self.grow_ahead();
+        self.relieve_pressure();
+        if matches!(self.maintenance.phase, Phase::Idle) && self.wants_checkpoint() {
+            self.maintenance.phase = Phase::Flushing(self.freeze());
+        }
+        self.start_flush();
+        if let Phase::Flushing(job) = &self.maintenance.phase
+            && job.header.tail <= self.flushing.stable
+            && let Phase::Flushing(job) = std::mem::replace(&mut self.maintenance.phase, Phase::Merging)
+        {
+            self.actions.push(Action::Checkpoint(job));
+        }
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let journal_half = self.superblock.geometry.journal_blocks / 2;
+        self.maintenance.requested
+            || self.active.len() >= self.memtable_entries_max
+            || self.journal.length() > journal_half
+    }
+
+    /// Sets the present changes apart for a checkpoint that ends at what has completed.
+    pub(super) fn freeze(&mut self) -> Box<CheckpointJob> {
+        assert!(self.frozen.is_none(), "one checkpoint at a time");
+        self.maintenance.requested = false;
+        let spare = self.maintenance.spare.take().unwrap_or_default();
+        let frozen = Arc::new(std::mem::replace(&mut self.active, spare));
+        self.frozen = Some(Arc::clone(&frozen));
+        let tail = self.flushing.completed;
+        self.flushing.wanted = self.flushing.wanted.max(tail);
+        let mut segments = self.header.segments.clone();
+        while segments.get(1).is_some_and(|next: &Segment| next.first <= tail) {
+            segments.remove(0);
+        }
+        let header = Header {
+            boot_epoch: self.journal.epoch(),
+            boot: self.header.boot,
+            zones: self.allocator.zones(),
+            next_slot: self.volumes.next_slot(),
+            tail,
+            tail_previous_crc: self.completed_crc,
+            segments,
+            dropped: self.header.dropped.iter().filter(|dropped| dropped.sequence >= tail).copied().collect(),
+            intact_limits: Vec::new(),
+        };
+        let volumes = self.volumes.iter().map(|(slot, volume)| (slot, volume.clone())).collect();
+        Box::new(CheckpointJob { geometry: self.superblock.geometry, frozen, header, volumes })
+    }
+
+    /// The background thread has ended what [`Action::Checkpoint`] asked for.
+    pub fn checkpoint_finished(&mut self, outcome: CheckpointOutcome) {
+        let done = match outcome.result {
+            Ok(done) => done,
+            Err(error) => return self.fail(&format!("checkpoint: {error}")),
+        };
+        self.checkpoints += 1;
+        self.header = done.header;
+        self.journal.move_tail(self.header.tail);
+        self.allocator.quarantine_zones(done.freed, self.reads.next());
+        for (slot, used) in done.used {
+            if let Some(volume) = self.volumes.get_mut(slot) {
+                volume.blocks_used = used;
+            }
+        }
+        for slot in done.removed {
+            self.volumes.remove(slot);
+            self.cache.remove_where(|key| key.slot == slot);
+        }
+        if let Some(frozen) = &self.frozen {
+            let ranges: Vec<_> = frozen.ranges().collect();
+            if !ranges.is_empty() {
+                self.cache.remove_where(|key| {
+                    let first = key.index * LEAF_BLOCKS;
+                    ranges.iter().any(|(slot, start, end)| {
+                        *slot == key.slot && *start < first + LEAF_BLOCKS && first < *end
+                    })
+                });
+            }
+        }
+        self.cache.update(&done.merged);
+        self.maintenance.phase = Phase::Idle;
+        if let Some(mut table) = self.frozen.take().and_then(Arc::into_inner) {
+            table.clear();
+            self.maintenance.spare = Some(table);
+        }
+    }
+
+    /// Whether the store has work of its own that the next turn goes on with.
+    pub(super) fn maintenance_is_idle(&self) -> bool {
+        matches!(self.maintenance.phase, Phase::Idle) && !self.maintenance.requested
+    }
+
+    /// Grows the pool file before it is full, so that writers find space that is already written.
+    fn grow_ahead(&mut self) {
+        let wanted = FREE_BLOCKS_MIN + self.allocator.taken() / 4;
+        if self.allocator.free() + self.allocator.quarantined() < wanted {
+            self.extend();
+        }
+    }
+
+    fn extend(&mut self) -> bool {
+        let geometry = self.superblock.geometry;
+        let zones = self.allocator.zones();
+        if self.maintenance.extending.is_some()
+            || self.maintenance.extend_refused
+            || zones >= geometry.zones()
+        {
+            return false;
+        }
+        let step = (zones / 8).clamp(EXTEND_ZONES_MIN, EXTEND_ZONES_MAX);
+        let target = (zones + step).min(geometry.zones());
+        self.maintenance.extending = Some(target);
+        let length = (geometry.data_start + target * ZONE_BLOCKS) * BLOCK_SIZE_U64;
+        self.submit_disk(token(Kind::Extend, target, 0), DiskOp::Extend { length });
+        true
+    }
+
+    pub(super) fn extend_completed(&mut self, result: Result<(), DiskError>) {
+        let Some(target) = self.maintenance.extending.take() else { return };
+        match result {
+            Ok(()) => self.allocator.extend(target),
+            Err(DiskError::NoSpace { .. }) => self.maintenance.extend_refused = true,
+            Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    /// The first queued write does not fit: frees what can be freed, or refuses it.
+    fn relieve_pressure(&mut self) {
+        let Some(write) = self.writes.front() else { return };
+        if write.crcs.len() as u64 <= self.allocator.free() {
+            return;
+        }
+        // Each of these ends in a completion, after which the write is looked at again.
+        if self.maintenance.extending.is_some()
+            || !self.batches.is_empty()
+            || !matches!(self.maintenance.phase, Phase::Idle)
+            || self.extend()
+        {
+            return;
+        }
+        if self.allocator.quarantined() > 0 && self.flushing.completed > self.flushing.stable {
+            self.flushing.wanted = self.flushing.completed;
+            return;
+        }
+        let deleting = self.volumes.iter().any(|(_, volume)| volume.deleted);
+        if !self.active.is_empty() || deleting {
+            self.maintenance.requested = true;
+            return;
+        }
+        if self.allocator.quarantined() > 0 && !self.reads.is_empty() {
+            return;
+        }
+        let Some(write) = self.writes.pop_front() else { return };
+        if let Some(volume) = self.volumes.get_mut(write.slot) {
+            volume.outstanding = volume.outstanding.saturating_sub(1);
+        }
+        self.maintenance.extend_refused = false;
+        let total = self.allocator.zones() * ZONE_BLOCKS;
+        let used = self.allocator.taken();
+        self.complete(write.id, Err(RequestError::NoSpace { used, total }));
+    }
+}

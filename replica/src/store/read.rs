@@ -1,0 +1,246 @@
+//! The read path: look up, read runs, verify every block's checksum.
+//!
+//! Invariants
+//! - A pool block that a read in flight looks at is not reused before the read has ended: reads
+//!   are numbered, and the allocator waits for those that began before a block was superseded.
+//! - Only applied changes are visible.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use hashbrown::HashSet;
+use trivet_disk::{DiskError, DiskOp};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, block_crc};
+
+use super::Store;
+use super::cache::{LEAF_BLOCKS, LeafKey};
+use super::checkpoint::{GroupLoad, GroupsLoaded};
+use super::entry::{BlockKey, Entry};
+use super::record::Slot;
+use super::request::{Action, AllocationExtent, ReadBlocks, Reply, RequestError, RequestId};
+use super::token::{Kind, token};
+
+/// An allocation query answers at most so many blocks at once: what it makes us load is bounded.
+const ALLOCATION_BLOCKS_MAX: u64 = 64 * LEAF_BLOCKS;
+
+/// A read or allocation query whose leaves are being looked up.
+#[derive(Debug)]
+pub(super) struct PendingLookup {
+    id: RequestId,
+    slot: Slot,
+    range: BlockRange,
+    wants_data: bool,
+}
+
+#[derive(Debug)]
+struct ReadInFlight {
+    id: RequestId,
+    start: u64,
+    entries: Vec<Option<Entry>>,
+    /// The runs being read, and what came of them.
+    runs: Vec<(u64, Option<Bytes>)>,
+    left: usize,
+    failure: Option<RequestError>,
+}
+
+/// Reads by number; those that ended leave a gap until they are the oldest.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    in_flight: VecDeque<Option<ReadInFlight>>,
+    oldest: u64,
+    waiting: Vec<PendingLookup>,
+    loading: HashSet<LeafKey>,
+}
+
+impl Reads {
+    /// The number that the next read gets.
+    pub(super) fn next(&self) -> u64 {
+        self.oldest + self.in_flight.len() as u64
+    }
+
+    /// Every read numbered below this has ended.
+    pub(super) fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty() && self.waiting.is_empty()
+    }
+
+    fn end(&mut self, number: u64) -> Option<ReadInFlight> {
+        let index = usize::try_from(number.checked_sub(self.oldest)?).unwrap_or(usize::MAX);
+        let read = self.in_flight.get_mut(index)?.take();
+        while self.in_flight.front().is_some_and(Option::is_none) {
+            self.in_flight.pop_front();
+            self.oldest += 1;
+        }
+        read
+    }
+}
+
+impl Store {
+    pub(super) fn read(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
+        self.lookup(PendingLookup { id, slot, range, wants_data: true });
+    }
+
+    pub(super) fn allocation(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
+        let until = range.end().min((range.start / LEAF_BLOCKS + 1) * LEAF_BLOCKS + ALLOCATION_BLOCKS_MAX);
+        let count = u32::try_from(until - range.start).unwrap_or(u32::MAX);
+        self.lookup(PendingLookup {
+            id,
+            slot,
+            range: BlockRange::new(range.start, count),
+            wants_data: false,
+        });
+    }
+
+    /// Goes on with a lookup if everything it needs is in memory; asks for what is not.
+    fn lookup(&mut self, lookup: PendingLookup) {
+        let mut entries = Vec::with_capacity(lookup.range.count as usize);
+        let mut missing = Vec::new();
+        for block in lookup.range.blocks() {
+            let key = BlockKey { slot: lookup.slot, block };
+            match self.newest(key) {
+                Ok(entry) => entries.push(entry),
+                Err(leaf) if missing.last() == Some(&leaf) => {}
+                Err(leaf) => missing.push(leaf),
+            }
+        }
+        if missing.is_empty() {
+            return self.looked_up(lookup, entries);
+        }
+        missing.retain(|leaf| self.reads.loading.insert(*leaf));
+        if !missing.is_empty() {
+            let load = GroupLoad { keys: missing, checkpoints: self.checkpoints };
+            self.actions.push(Action::LoadGroups(load));
+        }
+        self.reads.waiting.push(lookup);
+    }
+
+    /// The newest applied version of a block; the leaf to load when memory does not tell.
+    fn newest(&mut self, key: BlockKey) -> Result<Option<Entry>, LeafKey> {
+        if let Some(entry) = self.active.lookup(key) {
+            return Ok(Some(entry));
+        }
+        if let Some(entry) = self.frozen.as_ref().and_then(|frozen| frozen.lookup(key)) {
+            return Ok(Some(entry));
+        }
+        let leaf = LeafKey::of(key);
+        self.cache.get(leaf).map(|found| found.get(key.block)).ok_or(leaf)
+    }
+
+    fn looked_up(&mut self, lookup: PendingLookup, entries: Vec<Option<Entry>>) {
+        let entries: Vec<Option<Entry>> =
+            entries.into_iter().map(|entry| entry.filter(|entry| !entry.is_tombstone())).collect();
+        if lookup.wants_data {
+            self.start_read(lookup.id, lookup.range.start, entries);
+        } else {
+            let extents = extents_of(&entries);
+            self.complete(lookup.id, Ok(Reply::Allocation(extents)));
+        }
+    }
+
+    fn start_read(&mut self, id: RequestId, start: u64, entries: Vec<Option<Entry>>) {
+        let number = self.reads.next();
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for entry in entries.iter().flatten() {
+            match runs.last_mut() {
+                Some((first, count)) if *first + *count == entry.physical => *count += 1,
+                _ => runs.push((entry.physical, 1)),
+            }
+        }
+        if runs.is_empty() {
+            let blocks = ReadBlocks { crcs: vec![None; entries.len()], segments: Vec::new() };
+            return self.complete(id, Ok(Reply::Blocks(blocks)));
+        }
+        for (part, (first, count)) in runs.iter().enumerate() {
+            let buffer = self.arena.allocate(usize::try_from(*count).unwrap_or(usize::MAX));
+            let part = u32::try_from(part).unwrap_or(u32::MAX);
+            let operation = DiskOp::Read { offset: first * BLOCK_SIZE_U64, buffer };
+            self.submit_disk(token(Kind::Read, number, part), operation);
+        }
+        let left = runs.len();
+        let runs = runs.into_iter().map(|(first, _)| (first, None)).collect();
+        let read = ReadInFlight { id, start, entries, runs, left, failure: None };
+        self.reads.in_flight.push_back(Some(read));
+    }
+
+    pub(super) fn read_completed(&mut self, number: u64, run: usize, result: Result<BytesMut, DiskError>) {
+        let Some(index) = number.checked_sub(self.reads.oldest) else { return };
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let Some(Some(read)) = self.reads.in_flight.get_mut(index) else { return };
+        match result {
+            Ok(data) => read.runs[run].1 = Some(data.freeze()),
+            Err(error) => read.failure = Some(RequestError::Medium(error.to_string())),
+        }
+        read.left -= 1;
+        if read.left > 0 {
+            return;
+        }
+        let Some(read) = self.reads.end(number) else { return };
+        let id = read.id;
+        let result = verify(read);
+        if matches!(result, Err(RequestError::Checksum { .. })) {
+            self.checksum_errors += 1;
+        }
+        self.complete(id, result.map(Reply::Blocks));
+    }
+
+    /// The background thread has looked up what [`Action::LoadGroups`] asked for.
+    pub fn groups_loaded(&mut self, loaded: GroupsLoaded) {
+        let mut failures = Vec::new();
+        for (key, leaf) in loaded.leaves {
+            self.reads.loading.remove(&key);
+            match leaf {
+                // Read before a checkpoint that has finished since: it may be outdated.
+                Ok(_) if loaded.checkpoints != self.checkpoints => {}
+                Ok(leaf) => self.cache.insert(key, leaf),
+                Err(error) => failures.push((key, error.to_string())),
+            }
+        }
+        for lookup in std::mem::take(&mut self.reads.waiting) {
+            let leaves = lookup.range.start / LEAF_BLOCKS..=(lookup.range.end() - 1) / LEAF_BLOCKS;
+            let failed =
+                failures.iter().find(|(key, _)| key.slot == lookup.slot && leaves.contains(&key.index));
+            match failed {
+                Some((_, cause)) => self.complete(lookup.id, Err(RequestError::Medium(cause.clone()))),
+                None => self.lookup(lookup),
+            }
+        }
+    }
+}
+
+fn extents_of(entries: &[Option<Entry>]) -> Vec<AllocationExtent> {
+    let mut extents: Vec<AllocationExtent> = Vec::new();
+    for allocated in entries.iter().map(Option::is_some) {
+        match extents.last_mut() {
+            Some(last) if last.allocated == allocated => last.count += 1,
+            _ => extents.push(AllocationExtent { count: 1, allocated }),
+        }
+    }
+    extents
+}
+
+/// Checks every block against its entry's checksum.
+fn verify(read: ReadInFlight) -> Result<ReadBlocks, RequestError> {
+    if let Some(failure) = read.failure {
+        return Err(failure);
+    }
+    let segments: Vec<Bytes> = read.runs.into_iter().filter_map(|(_, data)| data).collect();
+    let mut blocks = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
+    for (at, entry) in read.entries.iter().enumerate() {
+        let Some(entry) = entry else { continue };
+        let Some(block) = blocks.next() else { unreachable!("a read fills what it asked for") };
+        let found = block_crc(block);
+        if found != entry.crc {
+            return Err(RequestError::Checksum {
+                block: read.start + at as u64,
+                physical: entry.physical,
+                expected: entry.crc.0,
+                found: found.0,
+            });
+        }
+    }
+    let crcs = read.entries.iter().map(|entry| entry.map(|entry| entry.crc)).collect();
+    Ok(ReadBlocks { crcs, segments })
+}

@@ -1,0 +1,285 @@
+//! Journal records: what changed, in the order it was carried out.
+//!
+//! A record never spans journal blocks. Layout, little-endian: kind (1 byte), volume slot (4),
+//! then the fields in the order of the enum.
+
+use bytes::{Buf, BufMut, TryGetError};
+use trivet_model::geometry::IO_BLOCKS_MAX;
+use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
+
+use super::request::VolumeProgress;
+
+/// A volume's number within its pool; never given to another volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Slot(pub(crate) u32);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Record {
+    /// Consecutive blocks of a volume now lie in consecutive blocks of the pool.
+    Write {
+        slot: Slot,
+        start: u64,
+        stamp: Stamp,
+        physical: u64,
+        crcs: Vec<BlockCrc>,
+    },
+    Discard {
+        slot: Slot,
+        range: BlockRange,
+        stamp: Stamp,
+    },
+    Create {
+        slot: Slot,
+        volume: VolumeId,
+        blocks: u64,
+    },
+    Delete {
+        slot: Slot,
+    },
+    Resize {
+        slot: Slot,
+        blocks: u64,
+    },
+    Promise {
+        slot: Slot,
+        generation: Generation,
+        epoch: Epoch,
+        session: u64,
+    },
+    Progress {
+        slot: Slot,
+        progress: VolumeProgress,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("record is cut short")]
+    Short,
+    #[error("record of unknown kind {0}")]
+    Kind(u8),
+    #[error("record field out of range: {0}")]
+    Field(&'static str),
+}
+
+impl From<TryGetError> for RecordError {
+    fn from(_: TryGetError) -> Self {
+        Self::Short
+    }
+}
+
+const KIND_WRITE: u8 = 1;
+const KIND_DISCARD: u8 = 2;
+const KIND_CREATE: u8 = 3;
+const KIND_DELETE: u8 = 4;
+const KIND_RESIZE: u8 = 5;
+const KIND_PROMISE: u8 = 6;
+const KIND_PROGRESS: u8 = 7;
+
+const PREFIX_BYTES: usize = 1 + 4;
+
+/// Appends a `Write` record without needing an owned list of checksums.
+pub(crate) fn encode_write(
+    out: &mut Vec<u8>,
+    slot: Slot,
+    start: u64,
+    stamp: Stamp,
+    physical: u64,
+    crcs: &[BlockCrc],
+) {
+    put_prefix(out, KIND_WRITE, slot);
+    out.put_u64_le(start);
+    out.put_u64_le(stamp.as_u64());
+    out.put_u64_le(physical);
+    let Ok(count) = u16::try_from(crcs.len()) else { unreachable!("a record holds at most IO_BLOCKS_MAX") };
+    out.put_u16_le(count);
+    for crc in crcs {
+        out.put_u32_le(crc.0);
+    }
+}
+
+/// The length of a `Write` record of `blocks` blocks.
+pub(crate) const fn write_record_bytes(blocks: usize) -> usize {
+    PREFIX_BYTES + 8 + 8 + 8 + 2 + 4 * blocks
+}
+
+/// No record but a `Write` is longer.
+pub(crate) const OTHER_RECORD_BYTES_MAX: usize = PREFIX_BYTES + 16 + 8;
+
+fn put_prefix(out: &mut Vec<u8>, kind: u8, slot: Slot) {
+    out.put_u8(kind);
+    out.put_u32_le(slot.0);
+}
+
+impl Record {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Write { slot, start, stamp, physical, crcs } => {
+                encode_write(out, *slot, *start, *stamp, *physical, crcs);
+            }
+            Self::Discard { slot, range, stamp } => {
+                put_prefix(out, KIND_DISCARD, *slot);
+                out.put_u64_le(range.start);
+                out.put_u32_le(range.count);
+                out.put_u64_le(stamp.as_u64());
+            }
+            Self::Create { slot, volume, blocks } => {
+                put_prefix(out, KIND_CREATE, *slot);
+                out.put_slice(volume.as_bytes());
+                out.put_u64_le(*blocks);
+            }
+            Self::Delete { slot } => put_prefix(out, KIND_DELETE, *slot),
+            Self::Resize { slot, blocks } => {
+                put_prefix(out, KIND_RESIZE, *slot);
+                out.put_u64_le(*blocks);
+            }
+            Self::Promise { slot, generation, epoch, session } => {
+                put_prefix(out, KIND_PROMISE, *slot);
+                out.put_u32_le(generation.get());
+                out.put_u64_le(epoch.0);
+                out.put_u64_le(*session);
+            }
+            Self::Progress { slot, progress } => {
+                put_prefix(out, KIND_PROGRESS, *slot);
+                out.put_u64_le(progress.committed.as_u64());
+                out.put_u64_le(progress.stable.as_u64());
+            }
+        }
+    }
+
+    pub(crate) fn decode(input: &mut &[u8]) -> Result<Self, RecordError> {
+        let kind = input.try_get_u8()?;
+        let slot = Slot(input.try_get_u32_le()?);
+        Ok(match kind {
+            KIND_WRITE => {
+                let start = input.try_get_u64_le()?;
+                let stamp = Stamp::from_u64(input.try_get_u64_le()?);
+                let physical = input.try_get_u64_le()?;
+                let count = input.try_get_u16_le()?;
+                if count == 0 || u32::from(count) > IO_BLOCKS_MAX {
+                    return Err(RecordError::Field("count of a write"));
+                }
+                if input.len() < usize::from(count) * 4 {
+                    return Err(RecordError::Short);
+                }
+                let crcs = (0..count).map(|_| BlockCrc(input.get_u32_le())).collect();
+                Self::Write { slot, start, stamp, physical, crcs }
+            }
+            KIND_DISCARD => Self::Discard {
+                slot,
+                range: BlockRange::new(input.try_get_u64_le()?, input.try_get_u32_le()?),
+                stamp: Stamp::from_u64(input.try_get_u64_le()?),
+            },
+            KIND_CREATE => {
+                if input.len() < 16 {
+                    return Err(RecordError::Short);
+                }
+                let mut volume = [0; 16];
+                input.copy_to_slice(&mut volume);
+                Self::Create { slot, volume: VolumeId::from_bytes(volume), blocks: input.try_get_u64_le()? }
+            }
+            KIND_DELETE => Self::Delete { slot },
+            KIND_RESIZE => Self::Resize { slot, blocks: input.try_get_u64_le()? },
+            KIND_PROMISE => Self::Promise {
+                slot,
+                generation: Generation::new(input.try_get_u32_le()?)
+                    .ok_or(RecordError::Field("generation"))?,
+                epoch: Epoch(input.try_get_u64_le()?),
+                session: input.try_get_u64_le()?,
+            },
+            KIND_PROGRESS => Self::Progress {
+                slot,
+                progress: VolumeProgress {
+                    committed: Stamp::from_u64(input.try_get_u64_le()?),
+                    stable: Stamp::from_u64(input.try_get_u64_le()?),
+                },
+            },
+            unknown => return Err(RecordError::Kind(unknown)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let slot = any::<u32>().prop_map(Slot);
+        prop_oneof![
+            (
+                slot.clone(),
+                any::<u64>(),
+                any::<u64>(),
+                any::<u64>(),
+                prop::collection::vec(any::<u32>(), 1..=256)
+            )
+                .prop_map(|(slot, start, stamp, physical, crcs)| Record::Write {
+                    slot,
+                    start,
+                    stamp: Stamp::from_u64(stamp),
+                    physical,
+                    crcs: crcs.into_iter().map(BlockCrc).collect(),
+                }),
+            (slot.clone(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
+                |(slot, start, count, stamp)| {
+                    Record::Discard {
+                        slot,
+                        range: BlockRange::new(start, count),
+                        stamp: Stamp::from_u64(stamp),
+                    }
+                }
+            ),
+            (slot.clone(), any::<[u8; 16]>(), any::<u64>()).prop_map(|(slot, id, blocks)| Record::Create {
+                slot,
+                volume: VolumeId::from_bytes(id),
+                blocks,
+            }),
+            slot.clone().prop_map(|slot| Record::Delete { slot }),
+            (slot.clone(), any::<u64>()).prop_map(|(slot, blocks)| Record::Resize { slot, blocks }),
+            (slot.clone(), 0u32..1 << 24, any::<u64>(), any::<u64>()).prop_map(
+                |(slot, generation, epoch, session)| Record::Promise {
+                    slot,
+                    generation: Generation::new(generation).unwrap(),
+                    epoch: Epoch(epoch),
+                    session,
+                }
+            ),
+            (slot, any::<u64>(), any::<u64>()).prop_map(|(slot, committed, stable)| Record::Progress {
+                slot,
+                progress: VolumeProgress {
+                    committed: Stamp::from_u64(committed),
+                    stable: Stamp::from_u64(stable),
+                },
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(records in prop::collection::vec(any_record(), 0..8)) {
+            let mut bytes = Vec::new();
+            for record in &records {
+                let before = bytes.len();
+                record.encode(&mut bytes);
+                let length = bytes.len() - before;
+                match record {
+                    Record::Write { crcs, .. } => prop_assert_eq!(length, write_record_bytes(crcs.len())),
+                    _ => prop_assert!(length <= OTHER_RECORD_BYTES_MAX),
+                }
+            }
+            let mut input = &bytes[..];
+            for record in &records {
+                let decoded = Record::decode(&mut input);
+                prop_assert_eq!(decoded.as_ref(), Ok(record));
+            }
+            prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut input = &bytes[..];
+            while !input.is_empty() && Record::decode(&mut input).is_ok() {}
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The offline proof of a pool's invariants: what `trivet check` runs.
+//!
+//! Every entry of the map names a data block within the file; no block has two owners; the
+//! free-space bitmaps say exactly what the entries say; every volume's count of blocks in use is
+//! right; and, when asked for, every block's stored bytes match its checksum.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
+
+use trivet_disk::{Disk, read_blocking};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, PoolId, VolumeId, block_crc};
+
+use super::allocator::{ZoneBits, count_set};
+use super::checkpoint::{CheckpointError, scan_groups};
+use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
+use super::layout::ZONE_BLOCKS;
+use super::record::Slot;
+use super::recovery::{Loaded, OpenError, load};
+use crate::meta::MetaStore;
+
+/// Something wrong with a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// One copy of the superblock is damaged; the next opening repairs it from the other.
+    Superblock(String),
+    /// The pool does not open: superblock, journal or map.
+    Unopenable(String),
+    /// The map cannot be read to its end.
+    Map(String),
+    /// A block of data does not match its checksum, or cannot be read.
+    Data {
+        /// Whose.
+        volume: VolumeId,
+        /// The volume's block.
+        block: u64,
+        /// The pool's block.
+        physical: u64,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A pool block has two owners.
+    TwoOwners {
+        /// The pool's block.
+        physical: u64,
+    },
+    /// An entry names a block outside the data region.
+    OutOfPlace {
+        /// Whose.
+        volume: VolumeId,
+        /// The volume's block.
+        block: u64,
+        /// What the entry names.
+        physical: u64,
+    },
+    /// Blocks that a bitmap calls used and no entry names, or the other way round.
+    Bitmap {
+        /// Which zone.
+        zone: u32,
+        /// Called used, named by nobody.
+        leaked: u32,
+        /// Named, called free.
+        unprotected: u32,
+    },
+    /// A volume's count of blocks in use is wrong.
+    Count {
+        /// Whose.
+        volume: VolumeId,
+        /// As recorded.
+        recorded: u64,
+        /// As counted.
+        counted: u64,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Superblock(what) => write!(f, "superblock: {what}; the next opening repairs it"),
+            Self::Unopenable(what) => write!(f, "the pool does not open: {what}"),
+            Self::Map(what) => write!(f, "map: {what}"),
+            Self::Data { volume, block, physical, cause } => {
+                write!(f, "data: volume {volume} block {block} (pool block {physical}): {cause}")
+            }
+            Self::TwoOwners { physical } => write!(f, "map: pool block {physical} has two owners"),
+            Self::OutOfPlace { volume, block, physical } => {
+                write!(
+                    f,
+                    "map: volume {volume} block {block} names pool block {physical}, which holds no data"
+                )
+            }
+            Self::Bitmap { zone, leaked, unprotected } => write!(
+                f,
+                "free space: zone {zone} has {leaked} blocks that nobody owns and {unprotected} that are owned and called free"
+            ),
+            Self::Count { volume, recorded, counted } => {
+                write!(f, "volume {volume}: {recorded} blocks in use recorded, {counted} counted")
+            }
+        }
+    }
+}
+
+/// What a verification saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Which pool, if that much could be read.
+    pub pool: Option<PoolId>,
+    /// Volumes seen.
+    pub volumes: u64,
+    /// Blocks in use, by the map and the journal.
+    pub blocks_used: u64,
+    /// Blocks whose data was read and matched.
+    pub blocks_verified: u64,
+    /// What is wrong; empty when all is well.
+    pub findings: Vec<Finding>,
+}
+
+/// More findings than this are not listed: the pool is to be rebuilt.
+const FINDINGS_MAX: usize = 1000;
+
+/// Proves a closed pool's invariants without changing it. With `data`, reads every block in use;
+/// `progress` is called with blocks verified and blocks to verify.
+#[must_use]
+pub fn verify(
+    disk: &mut dyn Disk,
+    meta: &dyn MetaStore,
+    data: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> VerifyReport {
+    let mut report = VerifyReport::default();
+    let loaded = match load(disk, meta) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            report.findings.push(unopenable(&error));
+            return report;
+        }
+    };
+    report.pool = Some(loaded.superblock.pool);
+    report.findings.extend(loaded.superblock_damage.clone().map(Finding::Superblock));
+    let mut walk = Walk {
+        loaded: &loaded,
+        report,
+        owned: BTreeMap::new(),
+        journaled: BTreeMap::new(),
+        used: BTreeMap::new(),
+        blocks: Vec::new(),
+        wants_data: data,
+    };
+    for (slot, volume) in loaded.volumes.iter() {
+        walk.report.volumes += u64::from(!volume.deleted);
+        if let Err(error) = walk.volume(meta, slot) {
+            walk.find(Finding::Map(error.to_string()));
+        }
+    }
+    walk.bitmaps();
+    walk.counts();
+    if data {
+        walk.data(disk, progress);
+    }
+    walk.report
+}
+
+fn unopenable(error: &OpenError) -> Finding {
+    Finding::Unopenable(error.to_string())
+}
+
+struct Walk<'a> {
+    loaded: &'a Loaded,
+    report: VerifyReport,
+    /// Blocks that an entry of the map names.
+    owned: BTreeMap<u32, ZoneBits>,
+    /// Blocks that an entry of the journal names.
+    journaled: BTreeMap<u32, ZoneBits>,
+    used: BTreeMap<Slot, u64>,
+    /// The newest version of every block, kept when data is to be verified.
+    blocks: Vec<(u64, BlockKey, Entry)>,
+    wants_data: bool,
+}
+
+impl Walk<'_> {
+    fn find(&mut self, finding: Finding) {
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(finding);
+        }
+    }
+
+    fn volume(&mut self, meta: &dyn MetaStore, slot: Slot) -> Result<(), CheckpointError> {
+        let mut stored: Vec<(BlockKey, Entry)> = Vec::new();
+        scan_groups(meta, slot, 0, u64::MAX, &mut |group, entries| {
+            for (at, entry) in entries.0.into_iter().enumerate() {
+                if let Some(entry) = entry {
+                    stored.push((BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 }, entry));
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        let deleted = self.loaded.volumes.get(slot).is_some_and(|volume| volume.deleted);
+        for (key, entry) in stored {
+            if entry.is_tombstone() {
+                continue;
+            }
+            self.own(key, entry, true);
+            if !deleted && self.loaded.active.lookup(key).is_none() {
+                self.newest(key, entry);
+            }
+        }
+        // Entries of the journal own blocks that the checkpointed bitmaps do not know yet.
+        let journaled: Vec<_> = self
+            .loaded
+            .active
+            .points()
+            .filter(|(key, entry)| key.slot == slot && !entry.is_tombstone())
+            .collect();
+        for (key, entry) in journaled {
+            self.own(key, entry, false);
+            self.newest(key, entry);
+        }
+        Ok(())
+    }
+
+    fn newest(&mut self, key: BlockKey, entry: Entry) {
+        self.report.blocks_used += 1;
+        if self.wants_data {
+            self.blocks.push((entry.physical, key, entry));
+        }
+    }
+
+    fn own(&mut self, key: BlockKey, entry: Entry, checkpointed: bool) {
+        let geometry = self.loaded.superblock.geometry;
+        let in_file = geometry.data_start + self.loaded.zones * ZONE_BLOCKS;
+        if !geometry.is_data(entry.physical) || entry.physical >= in_file {
+            let volume = self.volume_id(key.slot);
+            return self.find(Finding::OutOfPlace { volume, block: key.block, physical: entry.physical });
+        }
+        if checkpointed {
+            *self.used.entry(key.slot).or_default() += 1;
+        }
+        let (zone, at) = geometry.zone_of(entry.physical);
+        let zone = u32::try_from(zone).unwrap_or(u32::MAX);
+        let (word, bit) = ((at / 64) as usize, 1 << (at % 64));
+        let has = |bits: Option<&ZoneBits>| bits.is_some_and(|bits| bits[word] & bit != 0);
+        // What the journal names, the checkpointed bitmaps must still call free.
+        let twice = has(self.owned.get(&zone))
+            || has(self.journaled.get(&zone))
+            || (!checkpointed && has(self.loaded.bitmaps.get(&zone)));
+        let owned = if checkpointed { &mut self.owned } else { &mut self.journaled };
+        owned.entry(zone).or_default()[word] |= bit;
+        if twice {
+            self.find(Finding::TwoOwners { physical: entry.physical });
+        }
+    }
+
+    fn volume_id(&self, slot: Slot) -> VolumeId {
+        self.loaded.volumes.get(slot).map_or(VolumeId::from_bytes([0; 16]), |volume| volume.id)
+    }
+
+    fn bitmaps(&mut self) {
+        let empty = ZoneBits::default();
+        let zones: std::collections::BTreeSet<u32> =
+            self.owned.keys().chain(self.loaded.bitmaps.keys()).copied().collect();
+        for zone in zones {
+            let owned = self.owned.get(&zone).unwrap_or(&empty);
+            let known = self.loaded.bitmaps.get(&zone).unwrap_or(&empty);
+            let (mut leaked, mut unprotected) = (empty, empty);
+            for (at, (owned, known)) in owned.iter().zip(known).enumerate() {
+                leaked[at] = known & !owned;
+                unprotected[at] = owned & !known;
+            }
+            let (leaked, unprotected) = (count_set(&leaked), count_set(&unprotected));
+            if leaked + unprotected > 0 {
+                self.find(Finding::Bitmap { zone, leaked, unprotected });
+            }
+        }
+    }
+
+    fn counts(&mut self) {
+        let volumes: Vec<_> =
+            self.loaded.volumes.iter().map(|(slot, v)| (slot, v.id, v.blocks_used, v.deleted)).collect();
+        for (slot, volume, recorded, deleted) in volumes {
+            let counted = self.used.get(&slot).copied().unwrap_or(0);
+            if !deleted && recorded != counted {
+                self.find(Finding::Count { volume, recorded, counted });
+            }
+        }
+    }
+
+    /// Reads every block in use in the order of the pool, in runs.
+    fn data(&mut self, disk: &mut dyn Disk, progress: &mut dyn FnMut(u64, u64)) {
+        let mut blocks = std::mem::take(&mut self.blocks);
+        blocks.sort_unstable_by_key(|(physical, ..)| *physical);
+        let total = blocks.len() as u64;
+        let mut done = 0;
+        for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {
+            for run in run.chunks(256) {
+                self.verify_run(disk, run);
+                done += run.len() as u64;
+                progress(done, total);
+            }
+        }
+    }
+
+    fn verify_run(&mut self, disk: &mut dyn Disk, run: &[(u64, BlockKey, Entry)]) {
+        match read_blocking(disk, run[0].0 * BLOCK_SIZE_U64, run.len() * BLOCK_SIZE) {
+            Ok(data) => {
+                for (block, (_, key, entry)) in data.chunks_exact(BLOCK_SIZE).zip(run) {
+                    let found = block_crc(block);
+                    if found == entry.crc {
+                        self.report.blocks_verified += 1;
+                    } else {
+                        let cause =
+                            format!("checksum {:#010x} where {:#010x} is recorded", found.0, entry.crc.0);
+                        self.bad_data(*key, entry.physical, cause);
+                    }
+                }
+            }
+            Err(error) if run.len() == 1 => self.bad_data(run[0].1, run[0].0, error.to_string()),
+            // One bad block fails a whole run: find out which.
+            Err(_) => run.chunks(1).for_each(|single| self.verify_run(disk, single)),
+        }
+    }
+
+    fn bad_data(&mut self, key: BlockKey, physical: u64, cause: String) {
+        let volume = self.volume_id(key.slot);
+        self.find(Finding::Data { volume, block: key.block, physical, cause });
+    }
+}

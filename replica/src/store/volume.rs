@@ -1,0 +1,321 @@
+//! A volume's state within the pool, and its image in a checkpoint.
+//!
+//! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
+//! (4), epoch (8), session (8), last (8), committed (8), stable (8), intact limit (8; all ones for
+//! none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
+//! discard (1).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Buf, BufMut, TryGetError};
+use hashbrown::HashMap;
+use trivet_model::{BlockRange, Epoch, Generation, Stamp, VolumeId};
+
+use super::record::Slot;
+use super::request::{TailExtent, VolumeProgress, VolumeStatistics};
+
+/// Most writes that may be above the volume's stable stamp: what a hostile engine can make us keep.
+pub(crate) const TAIL_EXTENTS_MAX: usize = 1 << 18;
+
+const NO_LIMIT: u64 = u64::MAX;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) id: VolumeId,
+    pub(crate) blocks: u64,
+    /// Blocks referenced by the checkpointed map.
+    pub(crate) blocks_used: u64,
+    pub(crate) generation: Generation,
+    pub(crate) epoch: Epoch,
+    pub(crate) session: u64,
+    pub(crate) last: Stamp,
+    pub(crate) progress: VolumeProgress,
+    /// After a loss of power: nothing above is known to be whole.
+    pub(crate) intact_limit: Option<Stamp>,
+    /// Deleted; its blocks are being freed.
+    pub(crate) deleted: bool,
+    /// Writes and discards above the stable stamp, in the order they were carried out.
+    pub(crate) tail: VecDeque<TailExtent>,
+    /// The progress that the journal knows. Not part of the image.
+    pub(crate) progress_recorded: VolumeProgress,
+    /// Writes and discards submitted and not completed. Not part of the image.
+    pub(crate) outstanding: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("volume record in the map makes no sense: {0}")]
+pub struct VolumeDecodeError(&'static str);
+
+impl From<TryGetError> for VolumeDecodeError {
+    fn from(_: TryGetError) -> Self {
+        Self("cut short")
+    }
+}
+
+impl Volume {
+    pub(crate) fn new(id: VolumeId, blocks: u64) -> Self {
+        Self {
+            id,
+            blocks,
+            blocks_used: 0,
+            generation: Generation::ZERO,
+            epoch: Epoch(0),
+            session: 0,
+            last: Stamp::ZERO,
+            progress: VolumeProgress::default(),
+            intact_limit: None,
+            deleted: false,
+            tail: VecDeque::new(),
+            progress_recorded: VolumeProgress::default(),
+            outstanding: 0,
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> VolumeStatistics {
+        VolumeStatistics {
+            volume: self.id,
+            blocks: self.blocks,
+            blocks_used: self.blocks_used,
+            generation: self.generation,
+            epoch: self.epoch,
+            session: self.session,
+            last: self.last,
+            intact: self.intact_limit.map_or(self.last, |limit| limit.min(self.last)),
+            progress: self.progress,
+        }
+    }
+
+    pub(crate) fn note_written(&mut self, extent: TailExtent) {
+        self.last = self.last.max(extent.stamp.plus(u64::from(extent.range.count) - 1));
+        if let Some(back) = self.tail.back_mut()
+            && back.discard == extent.discard
+            && back.range.end() == extent.range.start
+            && back.stamp.plus(u64::from(back.range.count)) == extent.stamp
+            && let Some(count) = back.range.count.checked_add(extent.range.count)
+        {
+            back.range.count = count;
+            return;
+        }
+        self.tail.push_back(extent);
+    }
+
+    pub(crate) fn note_progress(&mut self, progress: VolumeProgress) {
+        self.progress.committed = self.progress.committed.max(progress.committed);
+        self.progress.stable = self.progress.stable.max(progress.stable);
+        let stable = self.progress.stable;
+        if self.intact_limit.is_some_and(|limit| stable > limit) {
+            self.intact_limit = None;
+        }
+        while let Some(front) = self.tail.front() {
+            if front.stamp.plus(u64::from(front.range.count) - 1) > stable {
+                break;
+            }
+            self.tail.pop_front();
+        }
+    }
+
+    /// The newest version of each block in the tail above `since`, in order of blocks.
+    pub(crate) fn tail_above(&self, since: Stamp) -> Vec<TailExtent> {
+        let mut newest: BTreeMap<u64, TailExtent> = BTreeMap::new();
+        let mut in_order: Vec<&TailExtent> = self.tail.iter().collect();
+        in_order.sort_by_key(|extent| extent.stamp);
+        for extent in in_order {
+            overlay(&mut newest, *extent);
+        }
+        newest.into_values().filter_map(|extent| above(extent, since)).collect()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.tail.len() * 21);
+        out.put_slice(self.id.as_bytes());
+        out.put_u64_le(self.blocks);
+        out.put_u64_le(self.blocks_used);
+        out.put_u32_le(self.generation.get());
+        out.put_u64_le(self.epoch.0);
+        out.put_u64_le(self.session);
+        out.put_u64_le(self.last.as_u64());
+        out.put_u64_le(self.progress.committed.as_u64());
+        out.put_u64_le(self.progress.stable.as_u64());
+        out.put_u64_le(self.intact_limit.map_or(NO_LIMIT, Stamp::as_u64));
+        out.put_u8(u8::from(self.deleted));
+        out.put_u32_le(u32::try_from(self.tail.len()).unwrap_or(u32::MAX));
+        for extent in &self.tail {
+            out.put_u64_le(extent.range.start);
+            out.put_u32_le(extent.range.count);
+            out.put_u64_le(extent.stamp.as_u64());
+            out.put_u8(u8::from(extent.discard));
+        }
+        out
+    }
+
+    pub(crate) fn decode(mut input: &[u8]) -> Result<Self, VolumeDecodeError> {
+        let mut id = [0; 16];
+        input.try_copy_to_slice(&mut id)?;
+        let mut volume = Self::new(VolumeId::from_bytes(id), input.try_get_u64_le()?);
+        volume.blocks_used = input.try_get_u64_le()?;
+        volume.generation =
+            Generation::new(input.try_get_u32_le()?).ok_or(VolumeDecodeError("generation"))?;
+        volume.epoch = Epoch(input.try_get_u64_le()?);
+        volume.session = input.try_get_u64_le()?;
+        volume.last = Stamp::from_u64(input.try_get_u64_le()?);
+        volume.progress.committed = Stamp::from_u64(input.try_get_u64_le()?);
+        volume.progress.stable = Stamp::from_u64(input.try_get_u64_le()?);
+        let limit = input.try_get_u64_le()?;
+        volume.intact_limit = (limit != NO_LIMIT).then_some(Stamp::from_u64(limit));
+        volume.deleted = input.try_get_u8()? != 0;
+        let count = input.try_get_u32_le()? as usize;
+        if count > TAIL_EXTENTS_MAX || input.len() != count * 21 {
+            return Err(VolumeDecodeError("length of the tail"));
+        }
+        for _ in 0..count {
+            volume.tail.push_back(TailExtent {
+                range: BlockRange::new(input.try_get_u64_le()?, input.try_get_u32_le()?),
+                stamp: Stamp::from_u64(input.try_get_u64_le()?),
+                discard: input.try_get_u8()? != 0,
+            });
+        }
+        Ok(volume)
+    }
+}
+
+/// Puts an extent over older ones, cutting what it covers.
+fn overlay(newest: &mut BTreeMap<u64, TailExtent>, extent: TailExtent) {
+    while let Some((&start, &old)) = newest.range(..extent.range.end()).next_back() {
+        if old.range.end() <= extent.range.start {
+            break;
+        }
+        newest.remove(&start);
+        if old.range.end() > extent.range.end() {
+            let right = part(old, extent.range.end(), old.range.end());
+            newest.insert(right.range.start, right);
+        }
+        if start < extent.range.start {
+            newest.insert(start, part(old, start, extent.range.start));
+        }
+    }
+    newest.insert(extent.range.start, extent);
+}
+
+/// The blocks `start..end` of an extent.
+fn part(extent: TailExtent, start: u64, end: u64) -> TailExtent {
+    let count = u32::try_from(end - start).unwrap_or(u32::MAX);
+    TailExtent {
+        range: BlockRange::new(start, count),
+        stamp: extent.stamp.plus(start - extent.range.start),
+        ..extent
+    }
+}
+
+/// The part of an extent whose stamps are above `since`.
+fn above(extent: TailExtent, since: Stamp) -> Option<TailExtent> {
+    if extent.stamp > since {
+        return Some(extent);
+    }
+    let covered = since.as_u64() - extent.stamp.as_u64() + 1;
+    (covered < u64::from(extent.range.count))
+        .then(|| part(extent, extent.range.start + covered, extent.range.end()))
+}
+
+/// Every volume of the pool.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VolumeTable {
+    by_slot: BTreeMap<Slot, Volume>,
+    slots: HashMap<VolumeId, Slot>,
+    next_slot: u32,
+}
+
+impl VolumeTable {
+    pub(crate) fn with_next_slot(next_slot: u32) -> Self {
+        Self { next_slot, ..Self::default() }
+    }
+
+    pub(crate) fn next_slot(&self) -> u32 {
+        self.next_slot
+    }
+
+    pub(crate) fn take_slot(&mut self) -> Slot {
+        let slot = Slot(self.next_slot);
+        self.next_slot += 1;
+        slot
+    }
+
+    pub(crate) fn insert(&mut self, slot: Slot, volume: Volume) {
+        self.next_slot = self.next_slot.max(slot.0 + 1);
+        if !volume.deleted {
+            self.slots.insert(volume.id, slot);
+        }
+        self.by_slot.insert(slot, volume);
+    }
+
+    pub(crate) fn mark_deleted(&mut self, slot: Slot) {
+        if let Some(volume) = self.by_slot.get_mut(&slot) {
+            volume.deleted = true;
+            volume.tail.clear();
+            self.slots.remove(&volume.id);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        self.by_slot.remove(&slot);
+    }
+
+    pub(crate) fn find(&self, id: VolumeId) -> Option<Slot> {
+        self.slots.get(&id).copied()
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Volume> {
+        self.by_slot.get(&slot)
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Volume> {
+        self.by_slot.get_mut(&slot)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Volume)> {
+        self.by_slot.iter().map(|(slot, volume)| (*slot, volume))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Volume)> {
+        self.by_slot.iter_mut().map(|(slot, volume)| (*slot, volume))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn extents() -> impl Strategy<Value = Vec<(u64, u32, bool)>> {
+        prop::collection::vec((0u64..60, 1u32..20, any::<bool>()), 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn tail_agrees_with_a_stamp_a_block_and_round_trips(extents in extents(), since in 0u64..300) {
+            let mut volume = Volume::new(VolumeId::from_bytes([3; 16]), 100);
+            let mut oracle = BTreeMap::new();
+            let mut stamp = Stamp::from_u64(1);
+            for (start, count, discard) in extents {
+                let extent = TailExtent { range: BlockRange::new(start, count), stamp, discard };
+                volume.note_written(extent);
+                for (at, block) in extent.range.blocks().enumerate() {
+                    oracle.insert(block, (stamp.plus(at as u64), discard));
+                }
+                stamp = stamp.plus(u64::from(count));
+            }
+            prop_assert_eq!(Volume::decode(&volume.encode()), Ok(volume.clone()));
+            let since = Stamp::from_u64(since);
+            let mut found = BTreeMap::new();
+            for extent in volume.tail_above(since) {
+                for (at, block) in extent.range.blocks().enumerate() {
+                    prop_assert!(found.insert(block, (extent.stamp.plus(at as u64), extent.discard)).is_none());
+                }
+            }
+            oracle.retain(|_, (stamp, _)| *stamp > since);
+            prop_assert_eq!(&found, &oracle);
+            volume.note_progress(VolumeProgress { committed: since, stable: since });
+            let after: u64 = volume.tail_above(since).iter().map(|e| u64::from(e.range.count)).sum();
+            prop_assert_eq!(after, oracle.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Drives a store over a simulated device: a turn at a time, so that a test can stop anywhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use trivet_disk::{CompletionOrder, Disk, DiskImage, FaultyDisk, MemoryDisk};
+use trivet_model::checksum::block_crcs;
+use trivet_model::{BLOCK_SIZE, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId};
+use trivet_replica::meta::MemoryMeta;
+use trivet_replica::store::{
+    Action, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Reply, Request, RequestError,
+    RequestId, Store, StoreOptions, verify,
+};
+
+pub const VOLUME: VolumeId = VolumeId::from_bytes([1; 16]);
+pub const POOL: PoolId = PoolId::from_bytes([9; 16]);
+
+/// A small deterministic generator (SplitMix64; Steele, Lea and Flood, 2014).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// The contents that version `version` of `block` has; zeros for version 0.
+pub fn contents(block: u64, version: u64) -> Vec<u8> {
+    if version == 0 {
+        return vec![0; BLOCK_SIZE];
+    }
+    let mut random = Random(block << 32 ^ version);
+    (0..BLOCK_SIZE / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+}
+
+pub struct Pool {
+    pub store: Store,
+    pub disk: FaultyDisk,
+    pub meta: Arc<MemoryMeta>,
+    pub report: OpenReport,
+    arena: BlockArena,
+    next_request: u64,
+    pub answers: HashMap<RequestId, Result<Reply, RequestError>>,
+    /// Given to the background thread, which the test runs when it likes.
+    pub loads: Vec<GroupLoad>,
+    pub checkpoints: Vec<CheckpointJob>,
+}
+
+/// A formatted, closed pool.
+pub fn formatted(capacity_blocks: u64) -> (DiskImage, MemoryMeta) {
+    let (mut disk, meta) = (MemoryDisk::new(0), MemoryMeta::new());
+    Store::format(&mut disk, &meta, &FormatOptions { pool: POOL, capacity_blocks }).unwrap();
+    (disk.into_image(), meta)
+}
+
+impl Pool {
+    pub fn open(image: DiskImage, meta: MemoryMeta, seed: u64, boot: u8) -> Result<Self, OpenError> {
+        Self::open_on(FaultyDisk::new(image, seed), meta, boot)
+    }
+
+    pub fn open_on(mut disk: FaultyDisk, meta: MemoryMeta, boot: u8) -> Result<Self, OpenError> {
+        let options = StoreOptions { map_budget_bytes: 1 << 20 };
+        let (store, report) = Store::open(&mut disk, &meta, &options, BootId::from_bytes([boot; 16]))?;
+        Ok(Self {
+            store,
+            disk,
+            meta: Arc::new(meta),
+            report,
+            arena: BlockArena::new(),
+            next_request: 0,
+            answers: HashMap::new(),
+            loads: Vec::new(),
+            checkpoints: Vec::new(),
+        })
+    }
+
+    /// A new pool with one volume.
+    pub fn with_volume(capacity_blocks: u64, blocks: u64, seed: u64) -> Self {
+        let (image, meta) = formatted(capacity_blocks);
+        let mut pool = Self::open(image, meta, seed, 1).unwrap();
+        pool.run(Request::CreateVolume { volume: VOLUME, blocks }).unwrap();
+        pool
+    }
+
+    pub fn submit(&mut self, request: Request) -> RequestId {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.store.submit(id, request);
+        id
+    }
+
+    pub fn write(&mut self, start: u64, versions: &[u64], stamp: Stamp, stable: bool) -> RequestId {
+        let mut data = self.arena.allocate(versions.len());
+        for (at, version) in versions.iter().enumerate() {
+            data.extend_from_slice(&contents(start + at as u64, *version));
+        }
+        let crcs = block_crcs(&data).collect();
+        let segments = vec![data.freeze()];
+        self.submit(Request::Write { volume: VOLUME, start, stamp, crcs, segments, stable })
+    }
+
+    pub fn read(&mut self, start: u64, count: u32) -> RequestId {
+        self.submit(Request::Read { volume: VOLUME, range: BlockRange::new(start, count) })
+    }
+
+    /// Hands out actions and reaps completions once. Background jobs wait for [`Pool::background`].
+    pub fn turn(&mut self) {
+        self.act();
+        let mut completions = Vec::new();
+        self.disk.reap(false, &mut completions);
+        for completion in completions {
+            self.store.disk_completed(completion);
+        }
+        self.act();
+    }
+
+    pub fn act(&mut self) {
+        let mut actions = Vec::new();
+        self.store.poll_actions(&mut actions);
+        for action in actions {
+            match action {
+                Action::Disk(token, operation) => self.disk.submit(token, operation),
+                Action::LoadGroups(load) => self.loads.push(load),
+                Action::Checkpoint(job) => self.checkpoints.push(*job),
+                Action::Complete(id, result) => {
+                    assert!(self.answers.insert(id, result).is_none(), "{id:?} was answered twice");
+                }
+            }
+        }
+    }
+
+    /// Does what waits for the background thread; answers whether there was something.
+    pub fn background(&mut self) -> bool {
+        let busy = !self.loads.is_empty() || !self.checkpoints.is_empty();
+        for load in std::mem::take(&mut self.loads) {
+            self.store.groups_loaded(load.run(&*self.meta));
+        }
+        for job in std::mem::take(&mut self.checkpoints) {
+            self.store.checkpoint_finished(job.run(&*self.meta));
+        }
+        busy
+    }
+
+    /// Goes on until everything asked is answered and the store is quiet.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            self.turn();
+            if !self.background() && self.store.is_quiescent() && self.disk.in_flight().next().is_none() {
+                return;
+            }
+        }
+        panic!("the store does not come to rest");
+    }
+
+    pub fn run(&mut self, request: Request) -> Result<Reply, RequestError> {
+        let id = self.submit(request);
+        self.settle();
+        self.answers.remove(&id).expect("every request is answered")
+    }
+
+    pub fn read_now(&mut self, start: u64, count: u32) -> Result<Vec<Vec<u8>>, RequestError> {
+        let id = self.read(start, count);
+        self.settle();
+        self.answers.remove(&id).expect("every request is answered").map(blocks_of)
+    }
+
+    /// Closes without a word, everything having reached the device; the disk and map remain.
+    pub fn close(mut self) -> (DiskImage, MemoryMeta) {
+        self.disk.set_completion_order(CompletionOrder::Submission);
+        self.settle();
+        (self.disk.image().clone(), (*self.meta).clone())
+    }
+
+    /// What `trivet check --data` would say of the pool as it is on the device now.
+    pub fn assert_sound(&self) {
+        assert_image_sound(self.disk.image(), &self.meta);
+    }
+}
+
+pub fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
+    let mut disk = MemoryDisk::new(0);
+    *disk.image_mut() = image.clone();
+    let report = verify(&mut disk, meta, true, &mut |_, _| ());
+    assert_eq!(report.findings, [], "the pool is unsound");
+}
+
+/// The blocks of a read, holes as zeros; their checksums were right.
+pub fn blocks_of(reply: Reply) -> Vec<Vec<u8>> {
+    let Reply::Blocks(read) = reply else { panic!("a read answers blocks, not {reply:?}") };
+    let joined: Vec<u8> = read.segments.iter().flat_map(|segment: &Bytes| segment.to_vec()).collect();
+    let mut present = joined.chunks_exact(BLOCK_SIZE);
+    let blocks = read.crcs.iter().map(|crc| match crc {
+        Some(crc) => {
+            let block = present.next().expect("as many blocks as checksums");
+            assert_eq!(trivet_model::block_crc(block), *crc);
+            block.to_vec()
+        }
+        None => vec![0; BLOCK_SIZE],
+    });
+    let blocks = blocks.collect();
+    assert!(present.next().is_none());
+    blocks
+}
