@@ -1,0 +1,114 @@
+# Every command of this project. `make help` lists them.
+
+# One profile for binaries and tests, and one selection of packages (--workspace): RocksDB takes ten
+# minutes to compile on two cores, and either another profile or `-p` alone would compile it again.
+CARGO ?= cargo
+#
+# The compilers count as well: clang++ is a quarter faster at RocksDB than g++, and changing CC or
+# CXX compiles it again.
+ifeq ($(origin CC),default)
+CC = clang
+endif
+ifeq ($(origin CXX),default)
+CXX = clang++
+endif
+export CC CXX
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trivet
+TOOLS := $(CACHE)/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+TRIVET = $(TARGET)/release/trivet
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
+
+BUILD_PACKAGES = build-essential clang libclang-dev lld protobuf-compiler
+TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux
+
+ROUNDS ?= 100
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
+	doc bench soak memory fuzz fuzz-replay
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: deps-build deps-test ## install what building and testing need (Debian packages, fsx)
+
+deps-build: ## install what building needs
+	$(SUDO) apt-get update
+	$(APT) $(BUILD_PACKAGES)
+
+deps-test: ## install what testing needs
+	$(SUDO) apt-get update
+	$(APT) $(TEST_PACKAGES)
+	test -x $(TOOLS)/bin/fsx || $(CARGO) install --root $(TOOLS) --target-dir $(TOOLS)/target --locked fsx@0.3.2
+
+deps-deny:
+	test -x $(TOOLS)/bin/cargo-deny || \
+		$(CARGO) install --root $(TOOLS) --target-dir $(TOOLS)/target --locked cargo-deny@0.20.2
+
+deps-fuzz:
+	test -x $(TOOLS)/bin/cargo-fuzz || \
+		$(CARGO) install --root $(TOOLS) --target-dir $(TOOLS)/target --locked cargo-fuzz@0.13.2
+
+check-tools:
+	@missing=; \
+	for program in cargo clang clang++ protoc; do \
+		command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
+	find /usr/lib /usr/lib64 $(LIBCLANG_PATH) -name 'libclang*.so*' 2>/dev/null | grep -q . || \
+		missing="$$missing libclang"; \
+	if [ -n "$$missing" ]; then \
+		echo "Not installed:$$missing. Run: make deps (Rust itself comes from https://rustup.rs)" >&2; exit 1; \
+	fi
+
+build: check-tools ## build the binaries
+	$(CARGO) build --release --workspace
+
+run: build ## build, start a volume on three replicas and say how to use it
+	$(TRIVET) up
+
+test: build ## run all tests but the long ones (soak, memory, fuzz)
+	$(CARGO) test --release --workspace
+
+lint: fmt deny clippy ## check format, crate arrows, licences and lints
+
+clippy: check-tools ## check the lints
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+fmt: ## check the format
+	$(CARGO) fmt --all --check
+
+deny: deps-deny ## check crate arrows, licences and sources
+	$(CARGO) deny --log-level error check -A unused-wrapper bans licenses sources
+
+advisories: deps-deny ## check for known vulnerabilities (needs the advisory database from the network)
+	$(CARGO) deny check advisories
+
+doc: ## build the documentation of the code, with every warning an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+bench: build ## measure a volume against raw files and keep the table in docs/performance.md
+	$(TARGET)/release/xtask bench --write docs/performance.md $(BENCH)
+
+soak: build ## kill -9 in a loop under load (ROUNDS=100, TRIVET_TEST_SEED=n repeats a run)
+	TRIVET_TEST_ROUNDS=$(ROUNDS) $(CARGO) test --release --workspace --test kill -- --nocapture kill_9_of_anyone
+
+memory: build ## two million blocks in a terabyte: a replica's memory, and its time to open
+	$(CARGO) test --release --workspace --test memory -- --ignored --nocapture
+
+# What is found goes into the cache; what is worth keeping is added to fuzz/corpus by hand.
+fuzz: deps-fuzz ## fuzz every decoder for FUZZ_SECONDS=60 each (needs a nightly toolchain)
+	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+		found=$(CACHE)/fuzz-corpus/$$target; mkdir -p $$found; \
+		$(CARGO) +nightly fuzz run $$target $$found corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 || exit 1; \
+	done
+
+fuzz-replay: deps-fuzz ## run every decoder on the corpus (needs a nightly toolchain)
+	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -runs=0 || exit 1; \
+	done
