@@ -1,8 +1,9 @@
 //! The handshake: golden transcripts, and every option, well-formed and not.
 
-use super::client::{FIXED, NO_ZEROES, Reader, go, meta, option};
+use super::client::{self, BLOCK_STATUS, FIXED, NO_ZEROES, Reader, command, go, meta, option};
 use super::harness::{Driver, export};
 use crate::frontend::nbd::{CloseReason, Violation};
+use std::collections::BTreeMap;
 
 const ERR_UNSUP: u32 = 0x8000_0001;
 const ERR_POLICY: u32 = 0x8000_0002;
@@ -168,6 +169,23 @@ fn metadata_contexts_need_structured_replies() {
         }
         let long = meta(kind, "", &[&"x".repeat(4097)]);
         assert_eq!(kinds(&ask(&mut driver, &long)), [ERR_TOO_BIG]);
+    }
+}
+
+#[test]
+fn selecting_contexts_anew_voids_what_was_selected() {
+    let failing = option(10, b"");
+    let too_long = option(10, &[0; 40_000]);
+    let nothing = meta(10, "", &["qemu:x"]);
+    for (last, errno) in [(&[][..], 0), (&failing, 22), (&too_long, 22), (&nothing, 22)] {
+        let mut driver = begin(FIXED);
+        for bytes in [&option(8, b"")[..], &meta(10, "", &["base:allocation"]), last, &go(7, "", &[])] {
+            driver.say(bytes, &[]);
+        }
+        let before = driver.sent.len();
+        driver.say(&command(0, BLOCK_STATUS, 5, 0, 4096), &[]);
+        let replies = client::replies(Reader(&driver.sent[before..]), &BTreeMap::new());
+        assert_eq!(replies[&5].error, errno);
     }
 }
 

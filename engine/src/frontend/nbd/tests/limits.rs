@@ -134,3 +134,20 @@ fn payloads_and_read_data_are_not_copied() {
     assert_eq!(out.len(), 2, "all heads so far, then the data");
     assert_eq!(out[1].as_ptr(), data.as_ptr());
 }
+
+#[test]
+fn what_is_still_in_flight_keeps_its_share() {
+    let mut driver = connected();
+    let mut stream = Vec::new();
+    (0..6).for_each(|i| stream.extend(command(0, READ, i, 0, 16 << 20)));
+    assert!(push(&mut driver, &mut stream.as_slice()));
+    let mut asked: Vec<_> = std::iter::from_fn(|| driver.connection.next_request()).collect();
+    assert_eq!(asked.len(), 64, "four reads of sixteen parts");
+    let data = Bytes::from(vec![1; 1 << 20]);
+    for (tag, _) in asked.drain(..16) {
+        driver.connection.complete(tag, Ok(IoReply::Data(vec![data.clone()])));
+    }
+    assert!(driver.connection.next_request().is_none(), "the reply has not been taken");
+    driver.connection.take_output(&mut Vec::new());
+    assert_eq!(std::iter::from_fn(|| driver.connection.next_request()).count(), 16);
+}
