@@ -190,6 +190,13 @@ fn lock(file: &File) -> io::Result<()> {
     }
 }
 
+impl Drop for UringFile {
+    /// What is in flight goes on, and its completions go to nobody.
+    fn drop(&mut self) {
+        self.reactor.close_source(self.source);
+    }
+}
+
 impl Disk for UringFile {
     fn length(&self) -> u64 {
         self.length

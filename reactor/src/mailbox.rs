@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Names an owner's mailbox in a reactor. Lives as long as the reactor: one for each part of the
-/// program (a disk, a server), not one for each connection.
+/// Names an owner's mailbox in a reactor: one for each part of the program (a disk, a server), not
+/// one for each connection, since its number is not used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Source(pub(crate) u32);
 
@@ -32,24 +32,33 @@ pub enum Output {
 
 #[derive(Debug, Default)]
 pub(crate) struct Mailboxes {
-    boxes: Vec<VecDeque<Completion>>,
+    /// By source; `None` once closed.
+    boxes: Vec<Option<VecDeque<Completion>>>,
     undelivered: usize,
 }
 
 impl Mailboxes {
     pub(crate) fn open(&mut self) -> Source {
         let id = u32::try_from(self.boxes.len()).expect("fewer than 2^32 sources");
-        self.boxes.push(VecDeque::new());
+        self.boxes.push(Some(VecDeque::new()));
         Source(id)
     }
 
     pub(crate) fn put(&mut self, to: Source, token: u64, result: io::Result<Output>) {
-        self.boxes[to.0 as usize].push_back(Completion { token, result });
-        self.undelivered += 1;
+        if let Some(mailbox) = &mut self.boxes[to.0 as usize] {
+            mailbox.push_back(Completion { token, result });
+            self.undelivered += 1;
+        }
+    }
+
+    pub(crate) fn close(&mut self, source: Source) {
+        if let Some(mailbox) = self.boxes[source.0 as usize].take() {
+            self.undelivered -= mailbox.len();
+        }
     }
 
     pub(crate) fn take(&mut self, source: Source) -> Option<Completion> {
-        let completion = self.boxes[source.0 as usize].pop_front()?;
+        let completion = self.boxes[source.0 as usize].as_mut()?.pop_front()?;
         self.undelivered -= 1;
         Some(completion)
     }
@@ -57,7 +66,7 @@ impl Mailboxes {
     /// Whether something waits for this source, or for any.
     pub(crate) fn holds(&self, source: Option<Source>) -> bool {
         match source {
-            Some(source) => !self.boxes[source.0 as usize].is_empty(),
+            Some(source) => self.boxes[source.0 as usize].as_ref().is_some_and(|mailbox| !mailbox.is_empty()),
             None => self.undelivered > 0,
         }
     }

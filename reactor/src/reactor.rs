@@ -111,6 +111,12 @@ impl Reactor {
         self.0.borrow_mut().mailboxes.open()
     }
 
+    /// Closes a mailbox whose owner goes away: what it holds and what still comes is dropped.
+    /// Left open, it would keep [`poll`](Reactor::poll) from waiting.
+    pub fn close_source(&self, source: Source) {
+        self.0.borrow_mut().mailboxes.close(source);
+    }
+
     /// Fills the whole spare capacity of `buffer` from the file, continuing short reads. The file's
     /// end before that is the error `UnexpectedEof`.
     pub fn read_at(&self, to: Source, token: u64, file: &Handle, offset: u64, buffer: BytesMut) {
@@ -283,24 +289,26 @@ impl Inner {
     }
 
     fn spin_then_sleep(&mut self, start: Duration, nearest: Option<Duration>) -> io::Result<Entered> {
-        if self.spin.budget().is_zero() {
+        let budget = self.spin.begin();
+        if budget.is_zero() {
             return self.sleep(nearest);
         }
-        let entered = self.ring.submit()?;
-        let until = start.saturating_add(self.spin.budget());
-        loop {
-            if entered == Entered::Interrupted || self.ring.is_ready() || self.wakers.pending() {
-                return if entered == Entered::Interrupted { Ok(entered) } else { self.ring.submit() };
-            }
-            let now = self.clock.read();
+        if self.ring.submit()? == Entered::Interrupted {
+            return Ok(Entered::Interrupted);
+        }
+        let until = start.saturating_add(budget);
+        let mut now = self.clock.read();
+        while !self.ring.is_ready() && !self.wakers.pending() {
             if nearest.is_some_and(|nearest| nearest <= now) {
-                return Ok(entered);
+                return Ok(Entered::Returned);
             }
-            if now >= until {
+            std::thread::yield_now();
+            let before = std::mem::replace(&mut now, self.clock.read());
+            if now >= until || !self.spin.looked(now.saturating_sub(before)) {
                 return self.sleep(nearest);
             }
-            std::hint::spin_loop();
         }
+        self.ring.submit()
     }
 
     fn sleep(&mut self, nearest: Option<Duration>) -> io::Result<Entered> {

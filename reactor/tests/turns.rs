@@ -59,6 +59,21 @@ fn completions_go_to_their_sources_and_do_not_end_another_ones_wait() {
     assert_eq!(l.reactor.take(other).map(|c| c.token), Some(8));
 }
 
+#[test]
+fn a_closed_source_neither_receives_nor_keeps_the_loop_awake() {
+    let (_read_end, write_end) = pipe();
+    let mut l = Loop::new();
+    let other = l.reactor.source();
+    l.reactor.timer(other, 1, Duration::ZERO);
+    l.reactor.poll(Wait::Forever).unwrap();
+    l.reactor.write_at(other, 2, &write_end, 0, vec![Bytes::from_static(b"x")]);
+    l.reactor.close_source(other);
+    l.reactor.timer(l.source, 1, Duration::from_millis(1));
+    l.reactor.poll(Wait::Forever).unwrap();
+    assert!(l.has(1), "the wait must last until a completion that somebody takes");
+    assert!(l.reactor.take(other).is_none());
+}
+
 fn wakes_from_other_threads_arrive(spin: Duration) {
     const ROUNDS: u64 = 20_000;
     let reactor = Reactor::new(Options { spin, ..Options::default() }).unwrap();
