@@ -1,0 +1,83 @@
+//! Which processes the records ask for, and the commands that start them.
+
+use crate::records::{self, AttachmentRecord, RecordError, ReplicaRecord};
+use crate::store::RecordStore;
+use crate::supervisor::ProcessSpec;
+use std::path::{Path, PathBuf};
+use trivet_api::Layout;
+use trivet_model::VolumeRecord;
+
+/// What an engine process under the manager's care begins its entry as a volume's owner with.
+pub const ENGINE_OWNER: &str = "engine process";
+
+/// The name of the process that serves a volume.
+#[must_use]
+pub fn engine_name(volume: &str) -> String {
+    format!("engine-{volume}")
+}
+
+/// Every process that shall run: all replica servers, and an engine for each attached volume.
+pub(super) fn wanted(
+    store: &dyn RecordStore,
+    layout: &Layout,
+    program: &Path,
+) -> Result<Vec<ProcessSpec>, RecordError> {
+    let mut specs = Vec::new();
+    for (replica, _) in records::list::<ReplicaRecord>(store)? {
+        specs.push(replica_spec(layout, program, &replica));
+    }
+    for (attachment, _) in records::list::<AttachmentRecord>(store)? {
+        let id = attachment.volume.to_string();
+        if let Some((volume, _)) = records::read::<VolumeRecord>(store, &id)? {
+            specs.push(engine_spec(layout, program, &volume, &attachment));
+        }
+    }
+    Ok(specs)
+}
+
+fn replica_spec(layout: &Layout, program: &Path, replica: &ReplicaRecord) -> ProcessSpec {
+    let mut arguments = vec![
+        "replica".to_owned(),
+        "--dir".to_owned(),
+        text(&layout.replica(replica.number)),
+        "--listen".to_owned(),
+        replica.address.clone(),
+    ];
+    if let Some(bytes) = replica.capacity_bytes {
+        arguments.extend(["--capacity".to_owned(), bytes.to_string()]);
+    }
+    spec(layout, program, replica.process_name(), arguments)
+}
+
+fn engine_spec(
+    layout: &Layout,
+    program: &Path,
+    volume: &VolumeRecord,
+    attachment: &AttachmentRecord,
+) -> ProcessSpec {
+    let mut arguments = vec![
+        "engine".to_owned(),
+        "--dir".to_owned(),
+        text(layout.dir()),
+        "--volume".to_owned(),
+        volume.name.clone(),
+    ];
+    if let Some(address) = &attachment.listen {
+        arguments.extend(["--listen".to_owned(), address.clone()]);
+    }
+    if attachment.read_only {
+        arguments.push("--read-only".to_owned());
+    }
+    spec(layout, program, engine_name(&volume.name), arguments)
+}
+
+fn spec(layout: &Layout, program: &Path, name: String, mut arguments: Vec<String>) -> ProcessSpec {
+    let lock: PathBuf = layout.lock(&name);
+    arguments.extend(["--lock".to_owned(), text(&lock)]);
+    ProcessSpec { program: program.to_owned(), arguments, lock, log: layout.log(&name), name }
+}
+
+/// A layout's paths are UTF-8: `Layout::open` refuses others.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

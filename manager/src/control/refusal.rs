@@ -1,0 +1,198 @@
+//! Why a change to the cluster was refused.
+
+use crate::records::RecordError;
+use crate::replica_client::ReplicaError;
+use crate::store::{CommitError, StoreError};
+use tonic::Status;
+use trivet_api::failure::refusal;
+use trivet_api::{FailureKind, LayoutError};
+use trivet_model::size::ByteSize;
+use trivet_model::{BLOCK_SIZE_U64, VOLUME_BLOCKS_MAX};
+use trivet_wire::ErrorCode;
+
+/// Why a change did not take place.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No such volume.
+    #[error("there is no volume '{0}'")]
+    NoSuchVolume(String),
+    /// The name is taken.
+    #[error("there is a volume '{0}' already")]
+    VolumeExists(String),
+    /// The name cannot be one.
+    #[error(
+        "'{0}' is no volume name: 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+    )]
+    BadName(String),
+    /// The size is not allowed.
+    #[error(
+        "a size of {} is not allowed: from {} to {}",
+        ByteSize(.blocks.saturating_mul(BLOCK_SIZE_U64)),
+        ByteSize(BLOCK_SIZE_U64),
+        ByteSize(VOLUME_BLOCKS_MAX * BLOCK_SIZE_U64)
+    )]
+    BadSize {
+        /// As asked.
+        blocks: u64,
+    },
+    /// Volumes grow only.
+    #[error(
+        "volume '{name}' has {}, and a volume cannot shrink to {}",
+        ByteSize(.now * BLOCK_SIZE_U64),
+        ByteSize(.asked.saturating_mul(BLOCK_SIZE_U64))
+    )]
+    Shrinks {
+        /// Which.
+        name: String,
+        /// Its blocks.
+        now: u64,
+        /// As asked.
+        asked: u64,
+    },
+    /// The volume is attached.
+    #[error("volume '{0}' is attached")]
+    Attached(String),
+    /// The volume is attached in another way than asked for.
+    #[error("volume '{0}' is attached already, in another way")]
+    AttachedOtherwise(String),
+    /// An engine that is not the manager's has it open.
+    #[error("volume '{name}' is open: {owner}")]
+    Open {
+        /// Which.
+        name: String,
+        /// Who, in its own words.
+        owner: String,
+    },
+    /// More copies than servers.
+    #[error("{asked} copies need as many replica servers: {running} of {known} answer")]
+    TooFewReplicas {
+        /// Copies asked for.
+        asked: u32,
+        /// Servers that answer.
+        running: usize,
+        /// Servers there are.
+        known: usize,
+    },
+    /// The cluster has another number of replica servers.
+    #[error("this cluster has {have} replica servers, not {asked}, and their number cannot be changed yet")]
+    ReplicaCount {
+        /// Servers there are.
+        have: u32,
+        /// As asked.
+        asked: u32,
+    },
+    /// A number of replica servers that makes no sense.
+    #[error("a cluster has 1 to {max} replica servers, not {asked}")]
+    BadReplicaCount {
+        /// As asked.
+        asked: u32,
+        /// The most.
+        max: u32,
+    },
+    /// An address that nobody can listen on.
+    #[error("cannot listen on {address}: {cause}")]
+    Address {
+        /// As asked.
+        address: String,
+        /// The system's words.
+        cause: std::io::Error,
+    },
+    /// The protocol has no authentication yet.
+    #[error(
+        "cannot listen on {address}: it is not on the loopback interface, and NBD here has no authentication yet"
+    )]
+    NotLoopback {
+        /// As asked.
+        address: String,
+    },
+    /// No port is free.
+    #[error("no free port between {first} and {last} on the loopback interface")]
+    NoPort {
+        /// The lowest tried.
+        first: u16,
+        /// The highest tried.
+        last: u16,
+    },
+    /// The record has changed since it was read.
+    #[error("the record has changed meanwhile (now at revision {revision})")]
+    Conflict {
+        /// The revision found.
+        revision: u64,
+    },
+    /// Somebody else changed the same records at the same time.
+    #[error("the volume was changed by someone else at the same time")]
+    Raced,
+    /// A swap that would change what a volume is.
+    #[error("a swap cannot change a volume's {0}")]
+    Identity(&'static str),
+    /// An engine did not end.
+    #[error("the engine of volume '{0}' has not ended in time")]
+    EngineStays(String),
+    /// A replica server did not do its part.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// Randomness for an identity could not be had.
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    /// The cluster's folder.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A record could not be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manager is being stopped.
+    #[error("the manager is stopping")]
+    Stopping,
+}
+
+impl From<CommitError> for Refusal {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict { .. } => Self::Raced,
+            CommitError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl Refusal {
+    /// The kind that callers act upon.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::NoSuchVolume(_) => FailureKind::NotFound,
+            Self::VolumeExists(_) => FailureKind::Exists,
+            Self::BadName(_)
+            | Self::BadSize { .. }
+            | Self::Shrinks { .. }
+            | Self::BadReplicaCount { .. }
+            | Self::NotLoopback { .. }
+            | Self::Identity(_) => FailureKind::Invalid,
+            Self::Attached(_)
+            | Self::AttachedOtherwise(_)
+            | Self::Open { .. }
+            | Self::ReplicaCount { .. }
+            | Self::Address { .. }
+            | Self::Raced => FailureKind::InUse,
+            Self::Conflict { revision } => FailureKind::Conflict { revision: *revision },
+            Self::Replica(ReplicaError::Refused { code: ErrorCode::NoSpace, .. }) => FailureKind::NoSpace,
+            Self::Replica(ReplicaError::Refused { code: ErrorCode::Busy, .. }) => FailureKind::InUse,
+            Self::Replica(_) | Self::TooFewReplicas { .. } => FailureKind::Replica,
+            Self::NoPort { .. }
+            | Self::EngineStays(_)
+            | Self::Random(_)
+            | Self::Layout(_)
+            | Self::Record(_)
+            | Self::Store(_)
+            | Self::Stopping => FailureKind::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(error: Refusal) -> Self {
+        refusal(error.kind(), &error.to_string())
+    }
+}

@@ -1,0 +1,178 @@
+//! Making, growing and deleting volumes.
+
+use super::{Control, Refusal, pools};
+use crate::records::{
+    self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, VolumeNameRecord, key,
+};
+use crate::replica_client::ReplicaConnection;
+use crate::store::RecordStore;
+use trivet_api::v1;
+use trivet_model::record::is_volume_name;
+use trivet_model::{
+    Epoch, Generation, Member, MemberState, PoolId, Revision, VOLUME_BLOCKS_MAX, VolumeId, VolumeRecord,
+};
+
+/// Copies of a new volume when nobody says how many.
+const COPIES_DEFAULT: usize = 3;
+
+/// The record of the volume called `name`.
+///
+/// # Errors
+/// [`Refusal::NoSuchVolume`], or the store's.
+pub fn find(store: &dyn RecordStore, name: &str) -> Result<(VolumeRecord, Revision), Refusal> {
+    let missing = || Refusal::NoSuchVolume(name.to_owned());
+    let (index, _) = records::read::<VolumeNameRecord>(store, name)?.ok_or_else(missing)?;
+    records::read::<VolumeRecord>(store, &index.volume.to_string())?.ok_or_else(missing)
+}
+
+/// How the volume is attached, if it is.
+///
+/// # Errors
+/// [`RecordError`].
+pub fn attachment(
+    store: &dyn RecordStore,
+    volume: VolumeId,
+) -> Result<Option<(AttachmentRecord, Revision)>, RecordError> {
+    records::read::<AttachmentRecord>(store, &volume.to_string())
+}
+
+impl Control {
+    pub(super) async fn create_volume(&self, request: &v1::CreateVolumeRequest) -> Result<u32, Refusal> {
+        let store = self.store.as_ref();
+        let (name, blocks) = (&request.name, request.blocks);
+        if !is_volume_name(name) {
+            return Err(Refusal::BadName(name.clone()));
+        }
+        check_size(blocks)?;
+        if records::read::<VolumeNameRecord>(store, name)?.is_some() {
+            return Err(Refusal::VolumeExists(name.clone()));
+        }
+        let chosen = self.choose(request.copies).await?;
+        let id = random_volume_id()?;
+        let deletion = DeletionRecord { volume: id, pools: chosen.iter().map(|&(pool, _)| pool).collect() };
+        let provisional = records::write(store, &deletion, None)?;
+        for (pool, replica) in &chosen {
+            ReplicaConnection::connect(&replica.address, Some(*pool))
+                .await?
+                .create_volume(id, blocks)
+                .await?;
+        }
+        let member = |(pool, replica): &(PoolId, ReplicaRecord)| Member {
+            replica: *pool,
+            address: replica.address.clone(),
+            state: MemberState::InSync,
+        };
+        let record = VolumeRecord {
+            id,
+            name: name.clone(),
+            blocks,
+            generation: Generation::ZERO,
+            owner: String::new(),
+            epoch: Epoch(0),
+            members: chosen.iter().map(member).collect(),
+        };
+        let index = VolumeNameRecord { name: name.clone(), volume: id };
+        store.commit(&[
+            records::remove(&deletion, provisional),
+            records::put(&record, None),
+            records::put(&index, None),
+        ])?;
+        tracing::info!(volume = %name, blocks, copies = chosen.len(), "made");
+        Ok(1)
+    }
+
+    /// The servers that shall hold a new volume: those with the most free space.
+    async fn choose(&self, copies: u32) -> Result<Vec<(PoolId, ReplicaRecord)>, Refusal> {
+        let answers = pools::ask_all(self.store.as_ref()).await?;
+        let known = answers.len();
+        let mut able: Vec<(u64, PoolId, ReplicaRecord)> = answers
+            .into_iter()
+            .filter_map(|answer| match answer.report {
+                Some(Ok(report)) if report.failed.is_empty() => {
+                    let free = report.blocks_total.saturating_sub(report.blocks_used);
+                    Some((free, report.pool, answer.replica))
+                }
+                _ => None,
+            })
+            .collect();
+        let wanted = match usize::try_from(copies) {
+            Ok(0) => COPIES_DEFAULT.min(known).max(1),
+            Ok(copies) => copies,
+            Err(_) => usize::MAX,
+        };
+        if able.len() < wanted {
+            let asked = u32::try_from(wanted).unwrap_or(u32::MAX);
+            return Err(Refusal::TooFewReplicas { asked, running: able.len(), known });
+        }
+        able.sort_by_key(|(free, _, replica)| (std::cmp::Reverse(*free), replica.number));
+        able.truncate(wanted);
+        able.sort_by_key(|(_, _, replica)| replica.number);
+        Ok(able.into_iter().map(|(_, pool, replica)| (pool, replica)).collect())
+    }
+
+    pub(super) async fn delete_volume(&self, request: &v1::DeleteVolumeRequest) -> Result<u32, Refusal> {
+        let store = self.store.as_ref();
+        let (record, revision) = find(store, &request.name)?;
+        self.check_unused(&record, request.force)?;
+        if request.dry_run {
+            return Ok(0);
+        }
+        let index = VolumeNameRecord { name: record.name.clone(), volume: record.id };
+        let Some(index_stored) = store.get(&key::<VolumeNameRecord>(&record.name))? else {
+            return Err(Refusal::Raced);
+        };
+        let pools = record.members.iter().map(|member| member.replica).collect();
+        store.commit(&[
+            records::remove(&record, revision),
+            records::remove(&index, index_stored.revision),
+            records::put(&DeletionRecord { volume: record.id, pools }, None),
+        ])?;
+        tracing::info!(volume = %record.name, id = %record.id, "deleted; its copies follow");
+        self.carry_out_deletions().await?;
+        Ok(0)
+    }
+
+    pub(super) async fn resize_volume(&self, request: &v1::ResizeVolumeRequest) -> Result<u32, Refusal> {
+        let store = self.store.as_ref();
+        let (mut record, revision) = find(store, &request.name)?;
+        check_size(request.blocks)?;
+        if request.blocks < record.blocks {
+            let name = record.name;
+            return Err(Refusal::Shrinks { name, now: record.blocks, asked: request.blocks });
+        }
+        if request.blocks == record.blocks {
+            return Ok(0);
+        }
+        self.check_unused(&record, false)?;
+        // The copies first: a record never promises more than every member has. A crash in
+        // between leaves copies that are too long, which the next attempt finds done.
+        for member in &record.members {
+            let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
+            connection.resize_volume(record.id, request.blocks).await?;
+        }
+        record.blocks = request.blocks;
+        records::write(store, &record, Some(revision))?;
+        Ok(0)
+    }
+
+    /// Refuses while someone uses the volume.
+    pub(super) fn check_unused(&self, record: &VolumeRecord, force: bool) -> Result<(), Refusal> {
+        if attachment(self.store.as_ref(), record.id)?.is_some() {
+            return Err(Refusal::Attached(record.name.clone()));
+        }
+        if !record.owner.is_empty() && !force {
+            return Err(Refusal::Open { name: record.name.clone(), owner: record.owner.clone() });
+        }
+        Ok(())
+    }
+}
+
+fn check_size(blocks: u64) -> Result<(), Refusal> {
+    if (1..=VOLUME_BLOCKS_MAX).contains(&blocks) { Ok(()) } else { Err(Refusal::BadSize { blocks }) }
+}
+
+fn random_volume_id() -> Result<VolumeId, Refusal> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(Refusal::Random)?;
+    Ok(VolumeId::from_random_bytes(bytes))
+}

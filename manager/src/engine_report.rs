@@ -1,0 +1,58 @@
+//! What an engine process says of itself on its status socket: one JSON object to whoever
+//! connects, then the end of the stream. Nothing depends on it but what people are shown.
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+/// An engine's state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// In words: `open`, `opening: …`, `paused: …`.
+    pub state: String,
+    /// Whether consumers get answers at once.
+    pub serving: bool,
+    /// NBD clients connected.
+    pub connections: u32,
+}
+
+const REPORT_BYTES_MAX: u64 = 64 << 10;
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Asks the engine that has its status socket at `path`; `None` when none answers.
+pub async fn ask(path: &Path) -> Option<EngineReport> {
+    let asking = async {
+        let stream = UnixStream::connect(path).await.ok()?;
+        let mut text = Vec::new();
+        stream.take(REPORT_BYTES_MAX).read_to_end(&mut text).await.ok()?;
+        serde_json::from_slice(&text).ok()
+    };
+    tokio::time::timeout(REPORT_TIMEOUT, asking).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_report_is_understood_and_nonsense_is_no_report() {
+        let temp = tempfile::tempdir_in("/tmp").unwrap();
+        let path = temp.path().join("s");
+        assert_eq!(ask(&path).await, None);
+        let report = EngineReport { state: "open".into(), serving: true, connections: 2 };
+        let listener = UnixListener::bind(&path).unwrap();
+        let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];
+        let server = tokio::spawn(async move {
+            for answer in answers {
+                listener.accept().await.unwrap().0.write_all(&answer).await.unwrap();
+            }
+        });
+        assert_eq!(ask(&path).await, Some(report));
+        assert_eq!(ask(&path).await, None);
+        server.await.unwrap();
+    }
+}

@@ -1,0 +1,70 @@
+//! A volume, by id, and the index of names that keeps them unique.
+
+use super::Record;
+use serde::{Deserialize, Serialize};
+use trivet_model::{VolumeId, VolumeRecord};
+
+impl Record for VolumeRecord {
+    const KIND: &'static str = "volume";
+    const VERSION: u32 = 1;
+
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+/// Says which volume has a name. Committed together with the volume's record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeNameRecord {
+    /// The name.
+    pub name: String,
+    /// The volume that has it.
+    pub volume: VolumeId,
+}
+
+impl Record for VolumeNameRecord {
+    const KIND: &'static str = "volume-name";
+    const VERSION: u32 = 1;
+
+    fn id(&self) -> String {
+        self.name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::assert_layout;
+    use super::*;
+    use trivet_model::{Epoch, Generation, Member, MemberState, PoolId, Stamp};
+
+    #[test]
+    fn layout() {
+        let member = |state| Member { replica: PoolId::from_bytes([2; 16]), address: "h:1".into(), state };
+        let record = VolumeRecord {
+            id: VolumeId::from_bytes([1; 16]),
+            name: "disk0".into(),
+            blocks: 2_621_440,
+            generation: Generation::new(3).unwrap(),
+            owner: "pid 7".into(),
+            epoch: Epoch(4),
+            members: vec![
+                member(MemberState::InSync),
+                member(MemberState::Stale { since: Stamp::from_u64(9) }),
+            ],
+        };
+        assert_layout(
+            &record,
+            concat!(
+                r#"{"version":1,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"members":["#,
+                r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
+                r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}]}"#
+            ),
+        );
+        let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };
+        assert_layout(
+            &name,
+            r#"{"version":1,"name":"disk0","volume":"01010101-0101-0101-0101-010101010101"}"#,
+        );
+    }
+}

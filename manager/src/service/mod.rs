@@ -1,0 +1,180 @@
+//! The gRPC face: engines' compare-and-swap straight to the store, changes through the owner,
+//! and what people are shown.
+
+mod status;
+
+use crate::control::{ControlHandle, Refusal, volumes};
+use crate::records;
+use crate::store::{CommitError, RecordStore};
+use crate::supervisor::Supervisor;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+use trivet_api::convert::{record_from_wire, record_to_wire, volume_id};
+use trivet_api::v1::manager_server::Manager;
+use trivet_api::{Layout, MalformedRecord, v1};
+use trivet_model::{Revision, VolumeRecord};
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct ManagerService {
+    store: Arc<dyn RecordStore>,
+    layout: Layout,
+    control: ControlHandle,
+    supervisor: Supervisor,
+}
+
+impl std::fmt::Debug for ManagerService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ManagerService").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+impl ManagerService {
+    /// A service over what the manager holds.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn RecordStore>,
+        layout: Layout,
+        control: ControlHandle,
+        supervisor: Supervisor,
+    ) -> Self {
+        Self { store, layout, control, supervisor }
+    }
+
+    fn read(&self, request: &v1::ReadVolumeRecordRequest) -> Result<(VolumeRecord, Revision), Status> {
+        if request.id.is_empty() {
+            return Ok(volumes::find(self.store.as_ref(), &request.name)?);
+        }
+        let id = volume_id(&request.id).map_err(malformed)?;
+        let found = records::read::<VolumeRecord>(self.store.as_ref(), &id.to_string());
+        let found = found.map_err(Refusal::from)?;
+        Ok(found.ok_or_else(|| Refusal::NoSuchVolume(id.to_string()))?)
+    }
+
+    /// Engines change generation, owner, epoch and members. What a volume is called and how large
+    /// it is are the owner of changes' to decide.
+    fn swap(&self, expected: Revision, record: &VolumeRecord) -> Result<Revision, Refusal> {
+        let store = self.store.as_ref();
+        let found = records::read::<VolumeRecord>(store, &record.id.to_string())?;
+        let (present, revision) = found.ok_or_else(|| Refusal::NoSuchVolume(record.id.to_string()))?;
+        if revision != expected {
+            return Err(Refusal::Conflict { revision: revision.0 });
+        }
+        if present.name != record.name {
+            return Err(Refusal::Identity("name"));
+        }
+        if present.blocks != record.blocks {
+            return Err(Refusal::Identity("size"));
+        }
+        records::write(store, record, Some(expected)).map_err(|error| match error {
+            CommitError::Conflict { actual: Some(revision), .. } => {
+                Refusal::Conflict { revision: revision.0 }
+            }
+            CommitError::Conflict { actual: None, .. } => Refusal::NoSuchVolume(record.name.clone()),
+            CommitError::Store(error) => Refusal::Store(error),
+        })
+    }
+
+    async fn volume(&self, name: &str) -> Result<Response<v1::VolumeStatus>, Status> {
+        Ok(Response::new(self.volume_status(name).await?))
+    }
+}
+
+fn malformed(error: MalformedRecord) -> Status {
+    trivet_api::failure::refusal(trivet_api::FailureKind::Invalid, &error.to_string())
+}
+
+#[tonic::async_trait]
+impl Manager for ManagerService {
+    async fn read_volume_record(
+        &self,
+        request: Request<v1::ReadVolumeRecordRequest>,
+    ) -> Result<Response<v1::VersionedVolumeRecord>, Status> {
+        let (record, revision) = self.read(request.get_ref())?;
+        Ok(Response::new(v1::VersionedVolumeRecord {
+            record: Some(record_to_wire(&record)),
+            revision: revision.0,
+        }))
+    }
+
+    async fn swap_volume_record(
+        &self,
+        request: Request<v1::SwapVolumeRecordRequest>,
+    ) -> Result<Response<v1::SwapVolumeRecordReply>, Status> {
+        let request = request.into_inner();
+        let record = request.record.ok_or(MalformedRecord { field: "record" }).map_err(malformed)?;
+        let record = record_from_wire(record).map_err(malformed)?;
+        let revision = self.swap(Revision(request.expected_revision), &record)?;
+        Ok(Response::new(v1::SwapVolumeRecordReply { revision: revision.0 }))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        Ok(Response::new(self.cluster_status().await?))
+    }
+
+    async fn ensure_replicas(
+        &self,
+        request: Request<v1::EnsureReplicasRequest>,
+    ) -> Result<Response<v1::EnsureReplicasReply>, Status> {
+        let created = self.control.ensure_replicas(request.into_inner()).await?;
+        let count =
+            records::list::<records::ReplicaRecord>(self.store.as_ref()).map_err(Refusal::from)?.len();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::EnsureReplicasReply { count, created }))
+    }
+
+    async fn get_volume(
+        &self,
+        request: Request<v1::GetVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        self.volume(&request.get_ref().name).await
+    }
+
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.create(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Result<Response<v1::DeleteVolumeReply>, Status> {
+        let volume = self.volume_status(&request.get_ref().name).await?;
+        self.control.delete(request.into_inner()).await?;
+        Ok(Response::new(v1::DeleteVolumeReply { volume: Some(volume) }))
+    }
+
+    async fn resize_volume(
+        &self,
+        request: Request<v1::ResizeVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.resize(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn attach_volume(
+        &self,
+        request: Request<v1::AttachVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.attach(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn detach_volume(
+        &self,
+        request: Request<v1::DetachVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.detach(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+}

@@ -1,0 +1,156 @@
+//! What people are shown: records, processes, pools and engines, put together.
+
+use super::ManagerService;
+use crate::control::pools::{PoolAnswer, ask_all};
+use crate::control::{Refusal, engine_name, volumes};
+use crate::engine_report;
+use crate::records::{self, AttachmentRecord, DeletionRecord, NodeRecord};
+use crate::supervisor::{Phase, ProcessState, ProcessStates};
+use trivet_api::convert::record_to_wire;
+use trivet_api::v1;
+use trivet_model::{Member, Revision, VolumeRecord};
+
+impl ManagerService {
+    pub(super) async fn cluster_status(&self) -> Result<v1::ClusterStatus, Refusal> {
+        let store = self.store.as_ref();
+        let states = self.supervisor.states();
+        let answers = ask_all(store).await?;
+        let mut shown = Vec::new();
+        for (record, revision) in records::list::<VolumeRecord>(store)? {
+            shown.push(self.describe(record, revision, &states, &answers).await?);
+        }
+        shown.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+        let node = records::list::<NodeRecord>(store)?.into_iter().next();
+        let deletions = records::list::<DeletionRecord>(store)?.len();
+        Ok(v1::ClusterStatus {
+            node: node.map(|(node, _)| node.id.0).unwrap_or_default(),
+            dir: self.layout.dir().display().to_string(),
+            manager_pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            replicas: answers.iter().map(|answer| self.replica(answer, &states)).collect(),
+            volumes: shown,
+            deletions_pending: u32::try_from(deletions).unwrap_or(u32::MAX),
+        })
+    }
+
+    pub(super) async fn volume_status(&self, name: &str) -> Result<v1::VolumeStatus, Refusal> {
+        let (record, revision) = volumes::find(self.store.as_ref(), name)?;
+        let answers = ask_all(self.store.as_ref()).await?;
+        self.describe(record, revision, &self.supervisor.states(), &answers).await
+    }
+
+    async fn describe(
+        &self,
+        record: VolumeRecord,
+        revision: Revision,
+        states: &ProcessStates,
+        answers: &[PoolAnswer],
+    ) -> Result<v1::VolumeStatus, Refusal> {
+        let attached = volumes::attachment(self.store.as_ref(), record.id)?;
+        let (attachment, engine) = match attached {
+            None => (None, None),
+            Some((attachment, _)) => (
+                Some(self.attachment(&record.name, attachment)?),
+                Some(self.engine(&record.name, states).await?),
+            ),
+        };
+        Ok(v1::VolumeStatus {
+            figures: record.members.iter().map(|member| figures(&record, member, answers)).collect(),
+            record: Some(record_to_wire(&record)),
+            revision: revision.0,
+            attachment,
+            engine,
+        })
+    }
+
+    fn attachment(&self, volume: &str, attachment: AttachmentRecord) -> Result<v1::Attachment, Refusal> {
+        Ok(v1::Attachment {
+            socket: self.layout.volume_socket(volume)?.display().to_string(),
+            listen: attachment.listen.unwrap_or_default(),
+            read_only: attachment.read_only,
+        })
+    }
+
+    async fn engine(&self, volume: &str, states: &ProcessStates) -> Result<v1::EngineStatus, Refusal> {
+        let report = engine_report::ask(&self.layout.engine_status_socket(volume)?).await;
+        let name = engine_name(volume);
+        let process = Some(process(states.get(&name), &self.layout.log(&name).display().to_string()));
+        Ok(match report {
+            None => v1::EngineStatus { process, ..v1::EngineStatus::default() },
+            Some(report) => v1::EngineStatus {
+                process,
+                state: report.state,
+                serving: report.serving,
+                connections: report.connections,
+            },
+        })
+    }
+
+    fn replica(&self, answer: &PoolAnswer, states: &ProcessStates) -> v1::ReplicaStatus {
+        let replica = &answer.replica;
+        let name = replica.process_name();
+        let (figures, unreachable) = match &answer.report {
+            None => (None, "it has not been up yet".to_owned()),
+            Some(Err(error)) => (None, error.to_string()),
+            Some(Ok(report)) => (
+                Some(v1::PoolFigures {
+                    blocks_total: report.blocks_total,
+                    blocks_used: report.blocks_used,
+                    checksum_errors: report.checksum_errors,
+                    failed: report.failed.clone(),
+                }),
+                String::new(),
+            ),
+        };
+        v1::ReplicaStatus {
+            number: replica.number,
+            pool: replica.pool.map(|pool| pool.as_bytes().to_vec()).unwrap_or_default(),
+            address: replica.address.clone(),
+            dir: self.layout.replica(replica.number).display().to_string(),
+            process: Some(process(states.get(&name), &self.layout.log(&name).display().to_string())),
+            figures,
+            unreachable,
+        }
+    }
+}
+
+fn name_of(status: &v1::VolumeStatus) -> &str {
+    status.record.as_ref().map_or("", |record| &record.name)
+}
+
+fn figures(record: &VolumeRecord, member: &Member, answers: &[PoolAnswer]) -> v1::MemberFigures {
+    let report = answers
+        .iter()
+        .find(|answer| answer.replica.pool == Some(member.replica))
+        .and_then(|answer| answer.report.as_ref()?.as_ref().ok());
+    let copy = report.and_then(|report| report.volumes.iter().find(|copy| copy.volume == record.id));
+    v1::MemberFigures {
+        replica: member.replica.as_bytes().to_vec(),
+        reachable: report.is_some(),
+        blocks_used: copy.map_or(0, |copy| copy.blocks_used),
+    }
+}
+
+fn process(state: Option<&ProcessState>, log: &str) -> v1::ProcessStatus {
+    use v1::process_status::State;
+    let Some(state) = state else {
+        return v1::ProcessStatus {
+            state: State::Stopped.into(),
+            log: log.to_owned(),
+            ..v1::ProcessStatus::default()
+        };
+    };
+    let phase = match state.phase {
+        Phase::Starting => State::Starting,
+        Phase::Running => State::Running,
+        Phase::Backoff => State::Backoff,
+        Phase::Stopping => State::Stopped,
+    };
+    v1::ProcessStatus {
+        state: phase.into(),
+        pid: state.pid.unwrap_or(0),
+        restarts: state.restarts,
+        last_failure: state.last_failure.clone().unwrap_or_default(),
+        log: log.to_owned(),
+    }
+}
