@@ -16,6 +16,8 @@ pub struct RamVolume {
     pub unreadable_block: Option<usize>,
     /// Writes to blocks from here on fail for want of space.
     pub full_from_block: Option<usize>,
+    /// Bytes that may still be read; then the volume is closed.
+    pub readable_bytes: usize,
     /// What was asked for, in short.
     pub journal: Vec<String>,
 }
@@ -28,6 +30,7 @@ impl RamVolume {
             written: vec![false; blocks],
             unreadable_block: None,
             full_from_block: None,
+            readable_bytes: usize::MAX,
             journal: Vec::new(),
         }
     }
@@ -95,6 +98,7 @@ impl RamVolume {
         let mut at = self.check(offset, u64::from(length));
         let end = at + length as usize;
         let mut segments = Vec::new();
+        self.readable_bytes = self.readable_bytes.checked_sub(end - at).ok_or(IoError::Closed)?;
         while at < end {
             let block = at / BLOCK;
             if self.unreadable_block == Some(block) {
@@ -243,6 +247,8 @@ pub fn run(case: &[u8]) {
         driver.order = order;
         driver.volume.unreadable_block = Some(13);
         driver.volume.full_from_block = Some(500);
+        // Thousands of long reads fit into a small case: it must still take little time and memory.
+        driver.volume.readable_bytes = 16 << 20;
         driver.say(stream, splits);
         let reason = driver.hang_up();
         assert!(driver.buffer_bytes_max <= 1 << 20, "a buffer of {}", driver.buffer_bytes_max);

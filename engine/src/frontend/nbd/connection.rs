@@ -94,17 +94,21 @@ impl Connection {
         self.input.lend(awaited)
     }
 
-    /// Returns the buffer with what was received appended; nothing, if the receive was cancelled.
+    /// Returns the buffer with what was received appended. Nothing appended is the stream's end, as
+    /// for [`Connection::end_of_input`].
     ///
     /// # Panics
-    /// When no buffer was lent out.
+    /// When no buffer was lent out, or it is shorter than it was.
     pub fn received(&mut self, buffer: BytesMut) {
-        self.input.give_back(buffer);
-        self.starved = false;
+        if self.input.give_back(buffer) {
+            self.starved = false;
+        } else {
+            self.end_of_input();
+        }
     }
 
-    /// The client's stream has ended. What it has sent is still carried out and answered: it may
-    /// have closed its sending side only. Return a lent buffer first.
+    /// The client's stream has ended, or failed. What it has sent is still carried out and answered:
+    /// it may have closed its sending side only. A buffer lent out need not come back any more.
     pub fn end_of_input(&mut self) {
         self.input_ended = true;
         if self.starved {

@@ -25,13 +25,14 @@ const RETIRED_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Input {
     buffer: BytesMut,
-    lent: bool,
+    /// How much was in the buffer when it was lent out, if it is.
+    lent: Option<usize>,
     retired: VecDeque<BytesMut>,
 }
 
 impl Input {
     pub(super) fn new() -> Self {
-        Self { buffer: BytesMut::with_capacity(FIRST_BYTES), lent: false, retired: VecDeque::new() }
+        Self { buffer: BytesMut::with_capacity(FIRST_BYTES), lent: None, retired: VecDeque::new() }
     }
 
     /// What is there, unless the buffer is lent.
@@ -40,7 +41,7 @@ impl Input {
     }
 
     pub(super) fn is_lent(&self) -> bool {
-        self.lent
+        self.lent.is_some()
     }
 
     pub(super) fn consume(&mut self, count: usize) {
@@ -77,23 +78,26 @@ impl Input {
     /// # Panics
     /// When it is lent out already.
     pub(super) fn lend(&mut self, awaited: usize) -> BytesMut {
-        assert!(!self.lent, "the receive buffer is lent out already");
+        assert!(self.lent.is_none(), "the receive buffer is lent out already");
         assert!(self.buffer.len() < awaited, "nothing is awaited");
         let room = self.buffer.capacity() - self.buffer.len();
         let cheap = self.buffer.len() < ROOM_BYTES_MIN && awaited < EXACT_BYTES_MIN;
         if !self.fits(awaited) || (cheap && room < ROOM_BYTES_MIN) {
             self.move_to_buffer_of(if awaited >= EXACT_BYTES_MIN { awaited } else { CHUNK_BYTES });
         }
-        self.lent = true;
+        self.lent = Some(self.buffer.len());
         std::mem::take(&mut self.buffer)
     }
 
+    /// Takes the buffer back; returns whether anything was appended.
+    ///
     /// # Panics
-    /// When it was not lent out.
-    pub(super) fn give_back(&mut self, buffer: BytesMut) {
-        assert!(self.lent, "no receive buffer is lent out");
-        self.lent = false;
+    /// When it was not lent out, or has become shorter.
+    pub(super) fn give_back(&mut self, buffer: BytesMut) -> bool {
+        let before = self.lent.take().expect("a receive buffer is lent out");
+        assert!(buffer.len() >= before, "the receive buffer has lost what was in it");
         self.buffer = buffer;
+        self.buffer.len() > before
     }
 
     fn move_to_buffer_of(&mut self, capacity: usize) {
@@ -132,7 +136,7 @@ mod tests {
                 addresses.insert(buffer.as_ptr() as usize / CHUNK_BYTES);
             }
             buffer.resize(buffer.capacity(), 1);
-            input.give_back(buffer);
+            assert!(input.give_back(buffer));
             while input.bytes().len() >= 4096 {
                 held.push_back(input.take(4096));
                 if held.len() > 32 {
@@ -152,11 +156,11 @@ mod tests {
         assert_eq!(buffer.capacity(), 1 << 20);
         buffer.extend_from_slice(b"some");
         let before = buffer.as_ptr();
-        input.give_back(buffer);
+        assert!(input.give_back(buffer));
         let mut buffer = input.lend(1 << 20);
         assert_eq!(buffer.as_ptr(), before, "a begun payload stays where it is");
         buffer.resize(1 << 20, 0);
-        input.give_back(buffer);
+        assert!(input.give_back(buffer));
         assert_eq!(input.take(1 << 20).as_ptr(), before);
     }
 
@@ -166,12 +170,12 @@ mod tests {
         let mut buffer = input.lend(1);
         let before = buffer.as_ptr();
         buffer.resize(1000, 7);
-        input.give_back(buffer);
+        assert!(input.give_back(buffer));
         assert_eq!(input.skip(5000), 1000);
         let mut buffer = input.lend(1);
         assert_eq!(buffer.as_ptr(), before);
         buffer.resize(1000, 7);
-        input.give_back(buffer);
+        assert!(input.give_back(buffer));
         assert_eq!(input.skip(400), 400);
         assert_eq!(input.bytes().len(), 600);
     }

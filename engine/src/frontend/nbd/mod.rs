@@ -6,7 +6,7 @@
 //! A shell owns the socket and takes these turns, each step as often as it has something to do:
 //!
 //! 1. hand completions of the volume's requests to [`Connection::complete`], and received bytes to
-//!    [`Connection::received`] (end of stream: [`Connection::end_of_input`]);
+//!    [`Connection::received`] (a failed receive or send: [`Connection::end_of_input`]);
 //! 2. call [`Connection::next_request`] until it returns `None`, and submit what it returns;
 //! 3. unless a send is under way, [`Connection::take_output`] and send it all in one call;
 //! 4. if [`Connection::wants_input`], receive into [`Connection::buffer`];

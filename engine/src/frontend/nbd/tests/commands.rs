@@ -362,6 +362,15 @@ fn hanging_up_amid_a_long_write_waits_for_the_parts_under_way() {
 }
 
 #[test]
+fn the_stream_may_end_while_the_buffer_is_lent_out() {
+    let mut driver = connected(export(false), true);
+    drop(driver.connection.buffer());
+    driver.connection.end_of_input();
+    assert!(driver.connection.next_request().is_none());
+    assert_eq!(driver.connection.is_finished(), Some(CloseReason::HungUp));
+}
+
+#[test]
 fn a_wrong_request_magic_closes() {
     let mut driver = connected(export(false), true);
     driver.say(&[0; 28], &[]);

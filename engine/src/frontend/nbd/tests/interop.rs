@@ -73,9 +73,6 @@ fn serve(mut stream: UnixStream, export: ExportInfo, volume: &Mutex<RamVolume>) 
         let count = stream.read(&mut chunk[..room]).unwrap_or(0);
         buffer.extend_from_slice(&chunk[..count]);
         connection.received(buffer);
-        if count == 0 {
-            connection.end_of_input();
-        }
     }
 }
 
