@@ -1,0 +1,330 @@
+//! Everything that is said besides I/O: progress, keep-alives, the volume record, growing.
+
+use super::member::Control;
+use super::{Action, MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
+use crate::request::{IoError, IoReply};
+use std::time::Duration;
+use trivet_model::{AuthorityError, Revision, VOLUME_BLOCKS_MAX, VolumeRecord};
+use trivet_wire::frame::Progress;
+use trivet_wire::{ErrorCode, Message};
+
+/// How long nothing is written before members are told progress by itself.
+pub(super) const IDLE: Duration = Duration::from_millis(100);
+/// How often a member is spoken to at least, so that a dead connection is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a member may owe an answer without saying anything.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long until the authority is asked again when it could not be reached.
+const AUTHORITY_RETRY: Duration = Duration::from_secs(1);
+/// How often the record is read again while a member is away: its address may have changed.
+pub(super) const REFRESH: Duration = Duration::from_secs(5);
+
+/// What the volume record is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// Become the owner, with a new generation.
+    Claim,
+    /// Learn members' new addresses, and whether a newer engine took over.
+    Refresh,
+    /// Record the new size.
+    Grow,
+    /// Record that nobody has the volume open.
+    Release,
+}
+
+/// A conversation with the authority; there is one at a time.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) purpose: Purpose,
+    pub(super) swapping: Option<Box<VolumeRecord>>,
+    pub(super) attempts: u32,
+    retry_at: Option<Duration>,
+}
+
+/// A volume being grown: first its replicas, then its record.
+#[derive(Debug)]
+pub(super) struct Growing {
+    pub(super) tag: Tag,
+    blocks: u64,
+    awaiting: MemberSet,
+}
+
+impl VolumeCore {
+    /// Grows the volume to `blocks`; answered by an [`Action::Complete`]. Growing to the present
+    /// size is done at once, shrinking is invalid. Waits for members that are away.
+    pub fn grow(&mut self, now: Duration, tag: Tag, blocks: u64) {
+        let refused = match self.state {
+            VolumeState::Fenced => Some(IoError::Fenced),
+            VolumeState::Open if self.options.read_only => {
+                Some(IoError::Invalid("the volume is open for reading only"))
+            }
+            VolumeState::Open if blocks < self.blocks => Some(IoError::Invalid("a volume cannot shrink")),
+            VolumeState::Open if blocks > VOLUME_BLOCKS_MAX => {
+                Some(IoError::Invalid("a volume has at most 64 TiB"))
+            }
+            VolumeState::Open if self.growing.is_some() => {
+                Some(IoError::Invalid("the volume is being grown already"))
+            }
+            VolumeState::Open => None,
+            _ => Some(IoError::Closed),
+        };
+        if let Some(error) = refused {
+            return self.complete(tag, Err(error));
+        }
+        if blocks == self.blocks {
+            return self.complete(tag, Ok(IoReply::Done));
+        }
+        let awaiting = self.all_members();
+        self.growing = Some(Growing { tag, blocks, awaiting });
+        for member in self.ready_members() {
+            self.resend_grow(now, member);
+        }
+    }
+
+    pub(super) fn resend_grow(&mut self, now: Duration, member: MemberIndex) {
+        let Some(growing) = self.growing.as_ref().filter(|growing| growing.awaiting.contains(member)) else {
+            return;
+        };
+        let message = Message::ResizeVolume { volume: self.options.volume, blocks: growing.blocks };
+        self.ask(now, member, Control::Resize, message);
+    }
+
+    fn member_grown(&mut self, member: MemberIndex) {
+        let Some(growing) = &mut self.growing else { return };
+        growing.awaiting.remove(member);
+        if growing.awaiting.is_empty() {
+            self.run_errand(Purpose::Grow);
+        }
+    }
+
+    /// A member refuses to grow: no space for the map, say. It keeps its size; so does the volume.
+    fn grow_refused(&mut self, code: ErrorCode, detail: String) -> Result<(), MemberFault> {
+        if !matches!(code, ErrorCode::BadSize | ErrorCode::NoSpace) {
+            return Err(MemberFault::Refused { code, detail });
+        }
+        if let Some(growing) = self.growing.take() {
+            let error = if code == ErrorCode::NoSpace {
+                IoError::NoSpace
+            } else {
+                IoError::Invalid("a member refuses the new size")
+            };
+            self.complete(growing.tag, Err(error));
+        }
+        Ok(())
+    }
+
+    /// Sends one member a request that is not I/O.
+    pub(super) fn ask(&mut self, now: Duration, member: MemberIndex, control: Control, message: Message) {
+        let id = self.new_id();
+        self.members[member.0].expect(id, control);
+        self.send(now, MemberSet::of(member), id, message);
+    }
+
+    /// The answer to a request that is not I/O.
+    pub(super) fn control_answered(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        control: Control,
+        message: Message,
+    ) -> Result<(), MemberFault> {
+        match (control, message) {
+            (Control::Hello, Message::HelloReply(reply)) => self.greeted(now, member, &reply),
+            (Control::Open, Message::OpenReply(reply)) => self.member_opened(now, member, &reply),
+            (Control::Tail, Message::TailReply { entries, more }) => {
+                self.tail_answered(now, member, entries, more)
+            }
+            (Control::Flush, Message::FlushReply(_)) => self.flush_answered(now, member),
+            (Control::Progress, Message::Done) => Ok(()),
+            (Control::Resize, Message::Done) => {
+                self.member_grown(member);
+                Ok(())
+            }
+            (Control::Close, Message::Done) => {
+                self.member_parted(now, member);
+                Ok(())
+            }
+            (Control::Resize, Message::Error { code, detail }) => self.grow_refused(code, detail),
+            (_, Message::Error { code, detail }) => Err(MemberFault::Refused { code, detail }),
+            _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
+        }
+    }
+
+    /// Notes that members learn of the progress with what is sent now.
+    pub(super) fn tell(&mut self, to: MemberSet, progress: Progress) {
+        for member in to {
+            self.members[member.0].told = progress;
+        }
+    }
+
+    pub(super) fn progress_is_untold(&self) -> bool {
+        let progress = self.log.progress();
+        !self.options.read_only
+            && self.state == VolumeState::Open
+            && self.members.iter().any(|member| member.is_ready() && member.told != progress)
+    }
+
+    /// Tells ready members the progress when the volume is idle, and keeps connections alive.
+    pub(super) fn tell_progress(&mut self, now: Duration) {
+        if !matches!(self.state, VolumeState::Open | VolumeState::Closing) {
+            return;
+        }
+        let progress = self.log.progress();
+        let idle = !self.options.read_only && now.saturating_sub(self.active_at) >= IDLE;
+        for member in self.ready_members() {
+            let link = &self.members[member.0];
+            let lags = idle && link.told != progress;
+            let quiet = now.saturating_sub(link.spoken) >= KEEP_ALIVE;
+            if (lags || quiet) && !link.expects(Control::Progress) {
+                self.tell(MemberSet::of(member), progress);
+                self.ask(now, member, Control::Progress, Message::Progress(progress));
+            }
+        }
+    }
+
+    /// Gives up connections on which an answer has been due for too long.
+    pub(super) fn check_silence(&mut self, now: Duration) {
+        for index in 0..self.members.len() {
+            if let Some(silent) = self.members[index].silent_for(now).filter(|&silent| silent >= SILENCE_MAX)
+            {
+                self.fault(now, MemberIndex(index), MemberFault::Silent(silent));
+            }
+        }
+    }
+
+    /// Starts a conversation with the authority, or leaves it to the one that is under way to call
+    /// again.
+    pub(super) fn run_errand(&mut self, purpose: Purpose) {
+        let attempts = 0;
+        match &mut self.errand {
+            Some(errand) if errand.purpose == Purpose::Refresh => errand.purpose = purpose,
+            Some(_) => {}
+            None => {
+                self.errand = Some(Errand { purpose, swapping: None, attempts, retry_at: None });
+                self.actions.push(Action::ReadRecord);
+            }
+        }
+    }
+
+    pub(super) fn read_record_again(&mut self, now: Duration, soon: bool) {
+        if let Some(errand) = &mut self.errand {
+            errand.swapping = None;
+            errand.attempts += 1;
+            if soon {
+                errand.retry_at = None;
+                self.actions.push(Action::ReadRecord);
+            } else {
+                errand.retry_at = Some(now + AUTHORITY_RETRY);
+            }
+        }
+    }
+
+    /// Asks the authority again, and reads the record while a member is away.
+    pub(super) fn retry_errand(&mut self, now: Duration) {
+        if let Some(errand) = &mut self.errand {
+            if errand.retry_at.is_some_and(|at| now >= at) {
+                errand.retry_at = None;
+                self.actions.push(Action::ReadRecord);
+            }
+        } else if !self.all_ready() && now >= self.refresh_at {
+            self.refresh_at = now + REFRESH;
+            self.run_errand(Purpose::Refresh);
+        }
+    }
+
+    /// The answer to [`Action::ReadRecord`].
+    pub fn record_read(&mut self, now: Duration, result: Result<(VolumeRecord, Revision), AuthorityError>) {
+        let Some(purpose) = self.errand.as_ref().map(|errand| errand.purpose) else { return };
+        if self.state.is_over() {
+            return;
+        }
+        match (purpose, result) {
+            (Purpose::Claim, result) => self.claim(now, result),
+            (_, Err(error)) => self.authority_failed(now, purpose, &error),
+            (_, Ok((record, _))) if record.generation != self.generation && !self.options.read_only => {
+                self.errand = None;
+                self.fenced(now);
+            }
+            (Purpose::Refresh, Ok((record, revision))) => {
+                self.errand = None;
+                self.addresses_read(&record);
+                self.record = Some((record, revision));
+            }
+            (Purpose::Grow, Ok((mut record, revision))) => match &self.growing {
+                Some(growing) => {
+                    record.blocks = growing.blocks;
+                    self.swap(revision, record);
+                }
+                None => self.errand = None,
+            },
+            (Purpose::Release, Ok((mut record, revision))) => {
+                record.owner.clear();
+                self.swap(revision, record);
+            }
+        }
+    }
+
+    pub(super) fn swap(&mut self, expected: Revision, record: VolumeRecord) {
+        if let Some(errand) = &mut self.errand {
+            errand.swapping = Some(Box::new(record.clone()));
+            self.actions.push(Action::SwapRecord { expected, record: Box::new(record) });
+        }
+    }
+
+    /// The answer to [`Action::SwapRecord`].
+    pub fn record_swapped(&mut self, now: Duration, result: Result<Revision, AuthorityError>) {
+        let Some((purpose, swapped)) =
+            self.errand.as_mut().and_then(|errand| Some((errand.purpose, errand.swapping.take()?)))
+        else {
+            return;
+        };
+        if self.state.is_over() {
+            return;
+        }
+        let revision = match result {
+            Ok(revision) => revision,
+            Err(AuthorityError::Conflict { .. }) => return self.read_record_again(now, true),
+            Err(error) => return self.authority_failed(now, purpose, &error),
+        };
+        self.errand = None;
+        self.record = Some(((*swapped).clone(), revision));
+        match purpose {
+            Purpose::Claim => self.claimed(now, *swapped),
+            Purpose::Grow => {
+                self.blocks = swapped.blocks;
+                self.actions.push(Action::StateChanged);
+                if let Some(growing) = self.growing.take() {
+                    self.complete(growing.tag, Ok(IoReply::Done));
+                }
+                self.check_closing(now);
+            }
+            Purpose::Refresh => {}
+            Purpose::Release => self.closed(now),
+        }
+    }
+
+    /// The authority does not answer an errand of a volume that is open.
+    fn authority_failed(&mut self, now: Duration, purpose: Purpose, error: &AuthorityError) {
+        tracing::warn!(volume = %self.options.volume, ?purpose, %error, "the volume record cannot be had");
+        match purpose {
+            // Nobody depends on it: the next opening takes the volume over in any case.
+            Purpose::Release => {
+                self.errand = None;
+                self.closed(now);
+            }
+            Purpose::Refresh => self.errand = None,
+            Purpose::Claim | Purpose::Grow => self.read_record_again(now, false),
+        }
+    }
+
+    fn addresses_read(&mut self, record: &VolumeRecord) {
+        for (index, link) in self.members.iter_mut().enumerate() {
+            let recorded = record.members.iter().find(|member| member.replica == link.replica);
+            if let Some(recorded) = recorded.filter(|recorded| recorded.address != link.address) {
+                link.address.clone_from(&recorded.address);
+                let (member, address) = (MemberIndex(index), recorded.address.clone());
+                self.actions.push(Action::Connect { member, address });
+            }
+        }
+    }
+}

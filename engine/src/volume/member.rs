@@ -1,0 +1,350 @@
+//! A member's connection, as the core sees it.
+//!
+//! ```text
+//!                connected          HelloReply: the right pool     OpenReply: the right size
+//! ┌──────────────┐     ┌──────────┐           ┌─────────┐                ┌───────┐
+//! │ Disconnected │────▶│ Greeting │──────────▶│ Opening │───────────────▶│ Ready │
+//! └──────────────┘     └──────────┘           └─────────┘                └───────┘
+//!        ▲                  │                      │ │ it lost acknowledged  │
+//!        │                  │                      │ │ writes   ┌──────┐     │
+//!        │                  │                      │ └─────────▶│ Lost │     │
+//!        │                  │                      │            └──────┘     │
+//!        └── any fault ─────┴──────────────────────┴───────────────┴─────────┘
+//! ```
+//!
+//! Only a ready member is read from or written to. One that is not pauses the volume.
+
+use super::VolumeCore;
+use std::fmt;
+use std::time::Duration;
+use trivet_model::{BootId, PoolId, Stamp};
+use trivet_wire::ErrorCode;
+use trivet_wire::frame::Progress;
+
+/// Names a member within one opening of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MemberIndex(pub usize);
+
+/// Most members that a set can name.
+pub(super) const MEMBERS_MAX: usize = 32;
+
+/// Some of a volume's members.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MemberSet(u32);
+
+impl MemberSet {
+    /// Nobody.
+    pub const EMPTY: Self = Self(0);
+
+    /// The set of one.
+    #[must_use]
+    pub const fn of(member: MemberIndex) -> Self {
+        assert!(member.0 < MEMBERS_MAX, "a set names at most 32 members");
+        Self(1 << member.0)
+    }
+
+    /// Whether nobody is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether the member is in it.
+    #[must_use]
+    pub const fn contains(self, member: MemberIndex) -> bool {
+        self.0 & Self::of(member).0 != 0
+    }
+
+    /// Those who are in either.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those who are in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those who are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub(super) fn insert(&mut self, member: MemberIndex) {
+        *self = self.union(Self::of(member));
+    }
+
+    /// Removes a member and answers whether it was there.
+    pub(super) fn remove(&mut self, member: MemberIndex) -> bool {
+        let there = self.contains(member);
+        *self = self.without(Self::of(member));
+        there
+    }
+}
+
+impl IntoIterator for MemberSet {
+    type Item = MemberIndex;
+    type IntoIter = Members;
+
+    fn into_iter(self) -> Members {
+        Members(self.0)
+    }
+}
+
+/// The members of a [`MemberSet`], in rising order.
+#[derive(Clone, Debug)]
+pub struct Members(u32);
+
+impl Iterator for Members {
+    type Item = MemberIndex;
+
+    fn next(&mut self) -> Option<MemberIndex> {
+        if self.0 == 0 {
+            return None;
+        }
+        let index = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(MemberIndex(index))
+    }
+}
+
+impl fmt::Debug for MemberSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.into_iter().map(|member| member.0)).finish()
+    }
+}
+
+/// Why a member is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberFault {
+    /// Nobody has connected yet.
+    #[error("not connected yet")]
+    NotConnected,
+    /// The connection could not be made, or broke.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It speaks, but not the protocol.
+    #[error("it breaks the protocol: {0}")]
+    Protocol(&'static str),
+    /// Another pool answers at its address.
+    #[error("pool {found} answers at its address")]
+    WrongPool {
+        /// Who answered.
+        found: PoolId,
+    },
+    /// Its replica is smaller than the record says.
+    #[error("its replica has {found} blocks where the volume has {expected}")]
+    TooSmall {
+        /// As recorded.
+        expected: u64,
+        /// As answered.
+        found: u64,
+    },
+    /// It answered an error that ends the connection.
+    #[error("it refuses ({code:?}): {detail}")]
+    Refused {
+        /// The kind.
+        code: ErrorCode,
+        /// In its words.
+        detail: String,
+    },
+    /// It did not answer.
+    #[error("no answer for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// It came back without writes that it had acknowledged.
+    #[error(
+        "its host lost power: of the acknowledged writes up to {acknowledged} it is sure only of those up \
+         to {intact}; detach and attach the volume to bring them back from the other members"
+    )]
+    Lost {
+        /// What it must have.
+        acknowledged: Stamp,
+        /// What it is sure to have.
+        intact: Stamp,
+    },
+    /// Another member failed while the tails were compared, which begins anew.
+    #[error("opening again since another member failed")]
+    Restarted,
+}
+
+/// A member's standing; the module draws it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MemberState {
+    Disconnected,
+    Greeting,
+    Opening,
+    Ready,
+    Lost,
+}
+
+/// What a control request asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Control {
+    Hello,
+    Open,
+    Tail,
+    Flush,
+    Progress,
+    Resize,
+    Close,
+}
+
+/// One member.
+#[derive(Debug)]
+pub(super) struct MemberLink {
+    pub(super) replica: PoolId,
+    pub(super) address: String,
+    pub(super) state: MemberState,
+    pub(super) fault: Option<MemberFault>,
+    /// Whether it is on this host: read from first.
+    pub(super) local: bool,
+    pub(super) boot: Option<BootId>,
+    /// The highest stamp that it answered for: it must still have it when it comes back.
+    pub(super) held: Stamp,
+    pub(super) intact: Stamp,
+    pub(super) known: Progress,
+    /// What it was told of the volume's progress.
+    pub(super) told: Progress,
+    pub(super) reads_in_flight: usize,
+    pub(super) disconnects: u64,
+    control: Vec<(u64, Control)>,
+    outstanding: usize,
+    heard: Duration,
+    pub(super) spoken: Duration,
+}
+
+impl MemberLink {
+    pub(super) fn new(replica: PoolId, address: String) -> Self {
+        let local = is_local(&address);
+        Self {
+            replica,
+            address,
+            state: MemberState::Disconnected,
+            fault: Some(MemberFault::NotConnected),
+            local,
+            boot: None,
+            held: Stamp::ZERO,
+            intact: Stamp::ZERO,
+            known: Progress::default(),
+            told: Progress::default(),
+            reads_in_flight: 0,
+            disconnects: 0,
+            control: Vec::new(),
+            outstanding: 0,
+            heard: Duration::ZERO,
+            spoken: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.state != MemberState::Disconnected
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == MemberState::Ready
+    }
+
+    pub(super) const fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// A request goes out to it.
+    pub(super) fn asked(&mut self, now: Duration) {
+        if self.outstanding == 0 {
+            self.heard = now;
+        }
+        self.outstanding += 1;
+        self.spoken = now;
+    }
+
+    /// A frame came from it. Whether it can be an answer.
+    pub(super) fn answered(&mut self, now: Duration, request: u64) -> bool {
+        self.heard = now;
+        let expected = request != 0 && self.outstanding > 0;
+        if expected {
+            self.outstanding -= 1;
+        }
+        expected
+    }
+
+    /// For how long it has not said anything although an answer is due.
+    pub(super) fn silent_for(&self, now: Duration) -> Option<Duration> {
+        (self.outstanding > 0).then(|| now.saturating_sub(self.heard))
+    }
+
+    /// No read of its is in flight any more.
+    pub(super) const fn forget_reads(&mut self) {
+        self.reads_in_flight = 0;
+    }
+
+    pub(super) fn expect(&mut self, request: u64, control: Control) {
+        self.control.push((request, control));
+    }
+
+    pub(super) fn expects(&self, control: Control) -> bool {
+        self.control.iter().any(|&(_, expected)| expected == control)
+    }
+
+    pub(super) fn take_control(&mut self, request: u64) -> Option<Control> {
+        let at = self.control.iter().position(|&(id, _)| id == request)?;
+        Some(self.control.swap_remove(at).1)
+    }
+
+    /// The only place that changes `state`.
+    fn transition(&mut self, next: MemberState) {
+        use MemberState::{Disconnected, Greeting, Lost, Opening, Ready};
+        let legal = match (self.state, next) {
+            (Disconnected, Greeting) | (Greeting, Opening) | (Opening, Ready | Lost) => true,
+            (Disconnected | Greeting | Opening | Ready | Lost, Disconnected) => true,
+            (Disconnected | Greeting | Opening | Ready | Lost, Greeting | Opening | Ready | Lost) => false,
+        };
+        assert!(legal, "a member cannot go from {:?} to {next:?}", self.state);
+        self.state = next;
+        if next == Disconnected {
+            self.control.clear();
+            self.outstanding = 0;
+            self.reads_in_flight = 0;
+        }
+    }
+}
+
+/// Whether `host:port` names this host beyond doubt.
+fn is_local(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl VolumeCore {
+    pub(super) fn member_transition(&mut self, now: Duration, member: MemberIndex, next: MemberState) {
+        self.members[member.0].transition(next);
+        self.note_standing(now);
+    }
+
+    /// Everyone who must acknowledge.
+    pub(super) fn all_members(&self) -> MemberSet {
+        (0..self.members.len())
+            .fold(MemberSet::EMPTY, |set, index| set.union(MemberSet::of(MemberIndex(index))))
+    }
+
+    pub(super) fn ready_members(&self) -> MemberSet {
+        self.members_that(MemberLink::is_ready)
+    }
+
+    pub(super) fn members_that(&self, wanted: impl Fn(&MemberLink) -> bool) -> MemberSet {
+        let mut set = MemberSet::EMPTY;
+        for (index, member) in self.members.iter().enumerate() {
+            if wanted(member) {
+                set.insert(MemberIndex(index));
+            }
+        }
+        set
+    }
+
+    pub(super) fn all_ready(&self) -> bool {
+        self.members.iter().all(MemberLink::is_ready)
+    }
+}

@@ -1,0 +1,353 @@
+//! The pure core of a volume: events in, actions out, one owner, no clock, socket or thread.
+//!
+//! The owner calls a method for every event, with the time since some fixed moment, and afterwards
+//! performs what [`VolumeCore::take_actions`] hands out, in order. [`state`] draws the volume's life,
+//! [`member`] a member's. The protocol is PacificA's (MSR-TR-2008-25): one writer, passive replicas,
+//! an external configuration authority; see `docs/failure-model.md`.
+//!
+//! A request is cut into [`pieces`]; each becomes an operation that passes, in this order, the
+//! *window* (bytes in flight, first come first served), the [`ordering`] of overlapping operations,
+//! and the links. A link carries every write once and a read at most once, so that the bound on the
+//! volume bounds each link as well. What waits at one of these gates waits only for operations that
+//! passed it earlier, so there is no deadlock.
+//!
+//! Invariants:
+//! - a write is acknowledged only when every in-sync member has answered it ([`write`]);
+//! - every write that is not acknowledged is in `log`, in stamp order, with its data, so that it can
+//!   be sent again; stamps are sent to every member in rising order;
+//! - while a member is not ready nothing new is written, and no consumer sees an error for it;
+//! - a request is answered exactly once.
+
+mod closing;
+mod control;
+mod flush;
+mod log;
+mod member;
+mod opening;
+mod operation;
+mod ordering;
+mod pieces;
+mod read;
+mod reconcile;
+mod segments;
+#[cfg(test)]
+mod simulation;
+mod state;
+mod status;
+mod write;
+
+pub use member::{MemberFault, MemberIndex, MemberSet};
+pub use state::VolumeState;
+pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
+
+use crate::request::{IoError, IoReply, IoRequest};
+use closing::Closing;
+use control::Errand;
+use flush::Flushing;
+use hashbrown::HashMap;
+use log::WriteLog;
+use member::MemberLink;
+use operation::{Operation, Request, RequestId, Waiting};
+use ordering::Ordering;
+use reconcile::Reconcile;
+use state::Failure;
+use std::collections::VecDeque;
+use std::time::Duration;
+use trivet_model::{Epoch, Generation, Revision, VolumeId, VolumeRecord};
+use trivet_wire::{Frame, Message};
+
+/// Names a consumer's request; chosen by the consumer and handed back with its completion.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Tag(pub u64);
+
+/// Names an operation; its number is the request id on the wire, the same on every link.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct OperationId(u64);
+
+/// What the owner of the core must do next, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Keep a connection to this member from now on: connect, and connect again whenever it breaks,
+    /// with growing pauses. A second one for the same member changes its address.
+    Connect {
+        /// Which member.
+        member: MemberIndex,
+        /// `host:port`.
+        address: String,
+    },
+    /// Send a frame to each member of the set; encode it once.
+    Send {
+        /// To whom. All are connected.
+        to: MemberSet,
+        /// What.
+        frame: Frame,
+    },
+    /// Close the present connection and deliver nothing more from it. While the volume is not over
+    /// ([`VolumeState::is_over`]), connect again as after a break.
+    Disconnect {
+        /// Which member.
+        member: MemberIndex,
+    },
+    /// Read the volume record off this thread; answer [`VolumeCore::record_read`].
+    ReadRecord,
+    /// Swap the volume record off this thread; answer [`VolumeCore::record_swapped`].
+    SwapRecord {
+        /// The revision it must still have.
+        expected: Revision,
+        /// The new record.
+        record: Box<VolumeRecord>,
+    },
+    /// A request is answered.
+    Complete {
+        /// As submitted.
+        tag: Tag,
+        /// Its outcome.
+        result: Result<IoReply, IoError>,
+    },
+    /// The volume's state or standing has changed: look at [`VolumeCore::state`].
+    StateChanged,
+}
+
+/// How to open a volume.
+#[derive(Clone, Debug)]
+pub struct CoreOptions {
+    /// Which one.
+    pub volume: VolumeId,
+    /// Who opens it, for people to read in the volume record.
+    pub owner: String,
+    /// A random number, new at each opening.
+    pub session: u64,
+    /// Look without promising: no generation is claimed and writes are refused. While a writer has
+    /// the volume open, or after it crashed, what is read may be taken back.
+    pub read_only: bool,
+}
+
+/// A volume as its engine sees it. See the module's documentation.
+#[derive(Debug)]
+pub struct VolumeCore {
+    options: CoreOptions,
+    state: VolumeState,
+    failure: Option<Failure>,
+    standing: Standing,
+    standing_since: Duration,
+    record: Option<(VolumeRecord, Revision)>,
+    errand: Option<Errand>,
+    generation: Generation,
+    epoch: Epoch,
+    blocks: u64,
+    members: Vec<MemberLink>,
+    early: VecDeque<(Tag, IoRequest)>,
+    requests: HashMap<RequestId, Request>,
+    waiting: VecDeque<Waiting>,
+    window_bytes: usize,
+    ordering: Ordering,
+    operations: HashMap<OperationId, Operation>,
+    held_writes: VecDeque<OperationId>,
+    held_reads: VecDeque<OperationId>,
+    log: WriteLog,
+    flushing: Flushing,
+    full: write::Full,
+    reconcile: Option<Reconcile>,
+    growing: Option<control::Growing>,
+    refresh_at: Duration,
+    authority_trouble: Option<String>,
+    closing: Option<Closing>,
+    renewing: bool,
+    active_at: Duration,
+    next_id: u64,
+    counters: Counters,
+    actions: Vec<Action>,
+    #[cfg(test)]
+    planted: Option<simulation::PlantedFault>,
+}
+
+impl VolumeCore {
+    /// A volume about to be opened: the first action is to read its record.
+    #[must_use]
+    pub fn new(options: CoreOptions, now: Duration) -> Self {
+        let mut core = Self {
+            options,
+            state: VolumeState::Claiming,
+            failure: None,
+            standing: Standing::Opening,
+            standing_since: now,
+            record: None,
+            errand: None,
+            generation: Generation::ZERO,
+            epoch: Epoch(0),
+            blocks: 0,
+            members: Vec::new(),
+            early: VecDeque::new(),
+            requests: HashMap::new(),
+            waiting: VecDeque::new(),
+            window_bytes: 0,
+            ordering: Ordering::default(),
+            operations: HashMap::new(),
+            held_writes: VecDeque::new(),
+            held_reads: VecDeque::new(),
+            log: WriteLog::default(),
+            flushing: Flushing::default(),
+            full: write::Full::default(),
+            reconcile: None,
+            growing: None,
+            refresh_at: now,
+            authority_trouble: None,
+            closing: None,
+            renewing: false,
+            active_at: now,
+            next_id: 0,
+            counters: Counters::default(),
+            actions: Vec::new(),
+            #[cfg(test)]
+            planted: None,
+        };
+        core.run_errand(control::Purpose::Claim);
+        core
+    }
+
+    /// Takes a consumer's request; it is answered by exactly one [`Action::Complete`]. Before the
+    /// volume is open it waits.
+    pub fn submit(&mut self, now: Duration, tag: Tag, request: IoRequest) {
+        match self.state {
+            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
+                self.early.push_back((tag, request));
+            }
+            VolumeState::Open => {
+                self.active_at = now;
+                self.accept(now, tag, request);
+            }
+            VolumeState::Fenced => self.complete(tag, Err(IoError::Fenced)),
+            VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => {
+                self.complete(tag, Err(IoError::Closed));
+            }
+        }
+    }
+
+    /// A connection to the member stands; nothing has been said on it.
+    pub fn connected(&mut self, now: Duration, member: MemberIndex) {
+        if !self.state.is_over() {
+            self.greet(now, member);
+        }
+    }
+
+    /// The member's connection broke, or could not be made.
+    pub fn disconnected(&mut self, now: Duration, member: MemberIndex, fault: MemberFault) {
+        if !self.state.is_over() {
+            self.member_failed(now, member, fault);
+        }
+    }
+
+    /// A frame came in on the member's present connection.
+    pub fn received(&mut self, now: Duration, member: MemberIndex, frame: Frame) {
+        if self.state.is_over() || !self.members[member.0].is_connected() {
+            return;
+        }
+        let outcome = if self.members[member.0].answered(now, frame.request) {
+            self.dispatch(now, member, frame)
+        } else if let Message::Error { code, detail } = frame.message {
+            Err(MemberFault::Refused { code, detail })
+        } else {
+            Err(MemberFault::Protocol("an answer to nothing that was asked"))
+        };
+        if let Err(fault) = outcome {
+            self.fault(now, member, fault);
+        }
+    }
+
+    /// Time passes: call it at least as often as [`VolumeCore::tick_within`] says.
+    pub fn tick(&mut self, now: Duration) {
+        if self.state.is_over() {
+            return;
+        }
+        self.check_silence(now);
+        self.retry_errand(now);
+        self.retry_full(now);
+        self.retry_reads(now);
+        self.tell_progress(now);
+        self.flush_when_idle(now);
+        self.check_closing(now);
+    }
+
+    /// How soon [`VolumeCore::tick`] must be called; `None` once the volume is over.
+    #[must_use]
+    pub fn tick_within(&self) -> Option<Duration> {
+        if self.state.is_over() {
+            None
+        } else if self.progress_is_untold() {
+            Some(control::IDLE)
+        } else {
+            Some(Duration::from_secs(1))
+        }
+    }
+
+    /// Where the volume is in its life.
+    #[must_use]
+    pub const fn state(&self) -> VolumeState {
+        self.state
+    }
+
+    /// Size in blocks; 0 before the record is read.
+    #[must_use]
+    pub const fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The record as this engine wrote or read it last.
+    #[must_use]
+    pub fn record(&self) -> Option<&VolumeRecord> {
+        self.record.as_ref().map(|(record, _)| record)
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub const fn read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// Moves what is to be done to `actions`, in order.
+    pub fn take_actions(&mut self, actions: &mut Vec<Action>) {
+        actions.append(&mut self.actions);
+    }
+
+    /// Whether [`VolumeCore::take_actions`] would hand out anything.
+    #[must_use]
+    pub const fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn complete(&mut self, tag: Tag, result: Result<IoReply, IoError>) {
+        self.actions.push(Action::Complete { tag, result });
+    }
+
+    /// Sends a message to members that are connected, and expects an answer of each.
+    fn send(&mut self, now: Duration, to: MemberSet, request: u64, message: Message) {
+        for member in to {
+            self.members[member.0].asked(now);
+        }
+        let frame = Frame { request, generation: self.generation, epoch: self.epoch, message };
+        self.actions.push(Action::Send { to, frame });
+    }
+
+    /// An answer, to the operation or the control request that it belongs to.
+    fn dispatch(&mut self, now: Duration, member: MemberIndex, frame: Frame) -> Result<(), MemberFault> {
+        let id = OperationId(frame.request);
+        if let Some(control) = self.members[member.0].take_control(frame.request) {
+            return self.control_answered(now, member, control, frame.message);
+        }
+        if !self.operations.contains_key(&id) {
+            return Err(MemberFault::Protocol("an answer to nothing that was asked"));
+        }
+        match frame.message {
+            Message::Done => self.write_answered(now, member, id),
+            Message::ReadReply { present, data } => self.read_answered(now, member, id, &present, data),
+            Message::AllocationReply { extents } => self.allocation_answered(now, member, id, &extents),
+            Message::Error { code, detail } => self.operation_refused(now, member, id, code, detail),
+            _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Requests, the operations they are cut into, and the window.
+//!
+//! Invariants:
+//! - `window_bytes` is the sum of `window` over all operations;
+//! - an operation that is `ordered` is registered in the ordering, no other is;
+//! - an operation of a request is one of the `remaining` parts of that request.
+
+use super::ordering::Span;
+use super::pieces::{self, Piece};
+use super::read::{Querying, Reading, Then};
+use super::write::Writing;
+use super::{OperationId, Tag, VolumeCore, VolumeState};
+use crate::request::{IoError, IoReply, IoRequest};
+use bytes::Bytes;
+use std::time::Duration;
+use trivet_model::BlockRange;
+
+/// Most bytes in flight in a volume.
+const WINDOW_BYTES_MAX: usize = 32 << 20;
+/// Most operations in flight in a volume; a replica takes 1024 of one connection.
+const OPERATIONS_MAX: usize = 512;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct RequestId(u64);
+
+/// A consumer's request that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Request {
+    tag: Tag,
+    remaining: usize,
+    error: Option<IoError>,
+    /// What was read, by part; empty for a write.
+    parts: Vec<Vec<Bytes>>,
+    reads: bool,
+}
+
+/// A piece that waits for the window.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    request: RequestId,
+    part: usize,
+    piece: Piece,
+}
+
+/// Who wants an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// A part of a consumer's request.
+    Request { id: RequestId, part: usize },
+    /// An allocation query, answered as a whole.
+    Query { tag: Tag },
+    /// The engine itself: it makes members alike.
+    Engine,
+}
+
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) owner: Owner,
+    pub(super) window: usize,
+    ordered: bool,
+    pub(super) phase: Phase,
+}
+
+/// How far an operation is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Earlier operations on the same blocks come first.
+    Blocked(Piece),
+    Reading(Reading),
+    Writing(Writing),
+    Querying(Querying),
+}
+
+/// What a finished part brings.
+pub(super) enum Outcome {
+    Done,
+    Data(Vec<Bytes>),
+    Failed(IoError),
+}
+
+impl VolumeCore {
+    pub(super) fn accept(&mut self, now: Duration, tag: Tag, request: IoRequest) {
+        match request {
+            IoRequest::Flush => return self.flush_requested(now, tag),
+            IoRequest::Allocation { offset, length } => return self.query(now, tag, offset, length),
+            IoRequest::Read { .. } => {}
+            IoRequest::Write { .. } | IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => {
+                if self.options.read_only {
+                    return self.complete(tag, Err(IoError::Invalid("the volume is open for reading only")));
+                }
+            }
+        }
+        self.counters.count(&request);
+        let pieces = match pieces::cut(request, self.blocks) {
+            Ok(pieces) => pieces,
+            Err(error) => return self.complete(tag, Err(error)),
+        };
+        if pieces.is_empty() {
+            return self.complete(tag, Ok(IoReply::Done));
+        }
+        let id = RequestId(self.new_id());
+        let reads = !pieces[0].changes();
+        let parts = if reads { vec![Vec::new(); pieces.len()] } else { Vec::new() };
+        self.requests.insert(id, Request { tag, remaining: pieces.len(), error: None, parts, reads });
+        let waiting = pieces.into_iter().enumerate();
+        self.waiting.extend(waiting.map(|(part, piece)| Waiting { request: id, part, piece }));
+        self.pump(now);
+    }
+
+    /// Lets waiting pieces into the window, first come first served.
+    pub(super) fn pump(&mut self, now: Duration) {
+        if self.renewing || !matches!(self.state, VolumeState::Open | VolumeState::Closing) {
+            return;
+        }
+        while let Some(first) = self.waiting.front() {
+            let bytes = first.piece.window_bytes();
+            let full =
+                self.window_bytes + bytes > WINDOW_BYTES_MAX || self.operations.len() >= OPERATIONS_MAX;
+            if full && self.window_bytes > 0 {
+                return;
+            }
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.admit(now, waiting, bytes);
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Duration, waiting: Waiting, window: usize) {
+        let Waiting { request, part, piece } = waiting;
+        if self.full.is_latched() && piece.needs_space() {
+            return self.part_finished(request, part, Outcome::Failed(IoError::NoSpace));
+        }
+        let id = OperationId(self.new_id());
+        let range = piece.range();
+        let span = Span { start: range.start, end: range.end() };
+        let ordered = self.orders_overlaps();
+        let ready = !ordered || self.ordering.register(id, span, piece.changes());
+        let owner = Owner::Request { id: request, part };
+        self.operations.insert(id, Operation { owner, window, ordered, phase: Phase::Blocked(piece) });
+        self.window_bytes += window;
+        if ready {
+            self.start(now, id);
+        }
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "the simulation can plant a fault here")]
+    const fn orders_overlaps(&self) -> bool {
+        true
+    }
+
+    #[cfg(test)]
+    fn orders_overlaps(&self) -> bool {
+        self.planted != Some(super::simulation::PlantedFault::IgnoreOverlaps)
+    }
+
+    /// Starts an operation that nothing blocks any more.
+    fn start(&mut self, now: Duration, id: OperationId) {
+        let everyone = self.all_members();
+        let operation = self.operations.get_mut(&id).expect("started operations exist");
+        let Phase::Blocked(piece) = &mut operation.phase else { panic!("{id:?} started twice") };
+        let empty = Piece::Discard { range: BlockRange::default(), force_unit_access: false };
+        match std::mem::replace(piece, empty) {
+            Piece::Read { range, skip, length } => {
+                operation.phase =
+                    Phase::Reading(Reading::new(range, everyone, Then::Answer { skip, length }));
+                self.send_read(now, id);
+            }
+            Piece::Patch { block, at, segments, force_unit_access } => {
+                let then = Then::Patch { at, segments, force_unit_access };
+                operation.phase = Phase::Reading(Reading::new(BlockRange::new(block, 1), everyone, then));
+                self.send_read(now, id);
+            }
+            Piece::Write { range, segments, force_unit_access } => {
+                operation.phase = Phase::Writing(Writing::data(range, segments, force_unit_access));
+                self.send_write(now, id);
+            }
+            Piece::Discard { range, force_unit_access } => {
+                operation.phase = Phase::Writing(Writing::discard(range, force_unit_access));
+                self.send_write(now, id);
+            }
+        }
+    }
+
+    /// Adds an operation of the engine's own, outside window and ordering: there is no other I/O
+    /// while members are made alike.
+    pub(super) fn add_engine_operation(&mut self, phase: Phase) -> OperationId {
+        self.add_unordered(Owner::Engine, phase)
+    }
+
+    pub(super) fn add_unordered(&mut self, owner: Owner, phase: Phase) -> OperationId {
+        let id = OperationId(self.new_id());
+        self.operations.insert(id, Operation { owner, window: 0, ordered: false, phase });
+        id
+    }
+
+    /// Ends an operation: answers its part, and starts what waited for it.
+    pub(super) fn finish(&mut self, now: Duration, id: OperationId, outcome: Outcome) {
+        let operation = self.operations.remove(&id).expect("an operation finishes once");
+        self.window_bytes -= operation.window;
+        match operation.owner {
+            Owner::Request { id: request, part } => self.part_finished(request, part, outcome),
+            Owner::Query { .. } | Owner::Engine => {}
+        }
+        if operation.ordered {
+            let mut released = Vec::new();
+            self.ordering.finish(id, &mut released);
+            for next in released {
+                self.start(now, next);
+            }
+        }
+        self.pump(now);
+        self.check_closing(now);
+    }
+
+    /// Answers an operation's part while the operation itself goes on as the engine's own.
+    pub(super) fn answer_early(&mut self, now: Duration, id: OperationId, error: IoError) {
+        let operation = self.operations.get_mut(&id).expect("an operation that is answered exists");
+        self.window_bytes -= std::mem::take(&mut operation.window);
+        let owner = std::mem::replace(&mut operation.owner, Owner::Engine);
+        if let Owner::Request { id: request, part } = owner {
+            self.part_finished(request, part, Outcome::Failed(error));
+        }
+        self.pump(now);
+    }
+
+    fn part_finished(&mut self, id: RequestId, part: usize, outcome: Outcome) {
+        let request = self.requests.get_mut(&id).expect("a request outlives its parts");
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Data(data) => request.parts[part] = data,
+            Outcome::Failed(error) => {
+                request.error.get_or_insert(error);
+            }
+        }
+        request.remaining -= 1;
+        if request.remaining > 0 {
+            return;
+        }
+        let request = self.requests.remove(&id).expect("just found");
+        let result = match request.error {
+            Some(error) => Err(error),
+            None if request.reads => Ok(IoReply::Data(joined(request.parts))),
+            None => Ok(IoReply::Done),
+        };
+        self.complete(request.tag, result);
+    }
+
+    /// Answers everything that waits with one error, and forgets it.
+    pub(super) fn answer_all(&mut self, error: &IoError) {
+        let mut tags: Vec<Tag> = self.early.drain(..).map(|(tag, _)| tag).collect();
+        tags.extend(self.requests.drain().map(|(_, request)| request.tag));
+        tags.extend(self.operations.drain().filter_map(|(_, operation)| match operation.owner {
+            Owner::Query { tag } => Some(tag),
+            Owner::Request { .. } | Owner::Engine => None,
+        }));
+        tags.extend(self.flushing.take_waiters());
+        tags.extend(self.growing.take().map(|growing| growing.tag));
+        tags.sort_unstable();
+        for tag in tags {
+            self.complete(tag, Err(error.clone()));
+        }
+        self.waiting.clear();
+        self.held_reads.clear();
+        self.held_writes.clear();
+        self.ordering = super::Ordering::default();
+        self.window_bytes = 0;
+        self.log.abandon();
+        self.full = super::write::Full::default();
+        self.reconcile = None;
+    }
+
+    /// Whether a consumer waits for anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.ordering.is_empty() && self.operations.is_empty()
+    }
+
+    /// The operations that wait for an answer of `member` and can as well ask another.
+    pub(super) fn asked_of(&self, member: super::MemberIndex) -> Vec<OperationId> {
+        let asked = |phase: &Phase| match phase {
+            Phase::Reading(reading) => reading.from == Some(member),
+            Phase::Querying(querying) => querying.from == Some(member),
+            Phase::Blocked(_) | Phase::Writing(_) => false,
+        };
+        let of_member = self.operations.iter().filter(|(_, operation)| asked(&operation.phase));
+        let mut ids: Vec<OperationId> = of_member.map(|(&id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+fn joined(mut parts: Vec<Vec<Bytes>>) -> Vec<Bytes> {
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    parts.into_iter().flatten().collect()
+}

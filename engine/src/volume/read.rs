@@ -1,0 +1,408 @@
+//! Reads and allocation queries: one member answers; its data is verified here; a bad answer sends
+//! the question to the next.
+//!
+//! All in-sync members hold the same, so any may answer: the nearest, which is one on this host, or
+//! else the one with the fewest reads in flight. A read-only volume always asks the first that is
+//! there, since without a writer nobody has made its members alike.
+
+use super::operation::{Operation, Outcome, Owner, Phase};
+use super::pieces::check_bounds;
+use super::segments::{SegmentCursor, patched, push_zeros, trim};
+use super::write::Writing;
+use super::{MemberFault, MemberIndex, MemberSet, OperationId, Tag, VolumeCore, VolumeState};
+use crate::request::{IoError, IoReply};
+use bytes::Bytes;
+use std::time::Duration;
+use trivet_model::checksum::block_crc;
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange};
+use trivet_wire::{BlockData, ErrorCode, Extent, Message};
+
+/// Blocks in one allocation query (4 GiB).
+const QUERY_BLOCKS_MAX: u64 = 1 << 20;
+
+/// A read on its way.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) range: BlockRange,
+    /// Who holds what is wanted.
+    among: MemberSet,
+    tried: MemberSet,
+    pub(super) from: Option<MemberIndex>,
+    then: Then,
+    cause: String,
+}
+
+/// What the blocks are read for.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// `length` bytes from byte `skip` of the blocks, for a consumer.
+    Answer { skip: usize, length: usize },
+    /// To lay a consumer's bytes over the one block, from byte `at`, and write it.
+    Patch { at: usize, segments: Vec<Bytes>, force_unit_access: bool },
+    /// To write the blocks on every member, holes as discards.
+    Copy,
+}
+
+/// An allocation query on its way.
+#[derive(Debug)]
+pub(super) struct Querying {
+    offset: u64,
+    length: u64,
+    range: BlockRange,
+    tried: MemberSet,
+    pub(super) from: Option<MemberIndex>,
+    cause: String,
+}
+
+/// A run of blocks that were read, all present or all holes.
+struct Run {
+    count: u32,
+    data: Option<Vec<Bytes>>,
+}
+
+impl Reading {
+    pub(super) const fn new(range: BlockRange, among: MemberSet, then: Then) -> Self {
+        Self { range, among, tried: MemberSet::EMPTY, from: None, then, cause: String::new() }
+    }
+}
+
+impl VolumeCore {
+    /// Sends a read to the nearest member that has not failed it, or holds it until one is there.
+    pub(super) fn send_read(&mut self, now: Duration, id: OperationId) {
+        let engine = self.operations[&id].owner == Owner::Engine;
+        let serving = match self.state {
+            VolumeState::Open | VolumeState::Closing => true,
+            VolumeState::Reconciling => engine,
+            _ => false,
+        };
+        let reading = reading_mut(&mut self.operations, id);
+        let untried = reading.among.without(reading.tried);
+        if untried.is_empty() {
+            return self.nobody_can_answer(now, id);
+        }
+        let range = reading.range;
+        match self.nearest(untried).filter(|_| serving) {
+            Some(member) => {
+                reading_mut(&mut self.operations, id).from = Some(member);
+                self.members[member.0].reads_in_flight += 1;
+                self.send(now, MemberSet::of(member), id.0, Message::Read { range });
+            }
+            None => self.held_reads.push_back(id),
+        }
+    }
+
+    fn nearest(&self, among: MemberSet) -> Option<MemberIndex> {
+        let ready = among.intersection(self.ready_members()).into_iter();
+        if self.options.read_only {
+            return ready.into_iter().next();
+        }
+        ready.min_by_key(|member| {
+            let link = &self.members[member.0];
+            (!link.local, link.reads_in_flight)
+        })
+    }
+
+    /// A member has sent what was read.
+    pub(super) fn read_answered(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        id: OperationId,
+        present: &[u8],
+        data: BlockData,
+    ) -> Result<(), MemberFault> {
+        let Some(Operation { phase: Phase::Reading(reading), .. }) = self.operations.get_mut(&id) else {
+            return Err(MemberFault::Protocol("it answers a write as a read"));
+        };
+        if reading.from != Some(member) {
+            return Err(MemberFault::Protocol("it answers a read that it was not asked"));
+        }
+        if !fits(present, &data, reading.range.count) {
+            return Err(MemberFault::Protocol("a read's answer does not have the blocks asked for"));
+        }
+        if !is_intact(&data) {
+            self.counters.count_bad_read(ErrorCode::ChecksumOnWire);
+            let cause = "its answer does not match its checksums".to_owned();
+            return self.ask_another(now, member, id, cause);
+        }
+        reading.from = None;
+        let runs = runs(present, data, reading.range.count);
+        self.members[member.0].reads_in_flight -= 1;
+        self.blocks_read(now, id, runs);
+        Ok(())
+    }
+
+    /// `member` cannot answer a read or query: asks the next.
+    pub(super) fn ask_another(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        id: OperationId,
+        why: String,
+    ) -> Result<(), MemberFault> {
+        self.counters.read_fallbacks += 1;
+        match self.operations.get_mut(&id).map(|operation| &mut operation.phase) {
+            Some(Phase::Reading(reading)) if reading.from == Some(member) => {
+                reading.from = None;
+                reading.tried.insert(member);
+                reading.cause = why;
+                self.members[member.0].reads_in_flight -= 1;
+                self.send_read(now, id);
+                Ok(())
+            }
+            Some(Phase::Querying(querying)) if querying.from == Some(member) => {
+                querying.from = None;
+                querying.tried.insert(member);
+                querying.cause = why;
+                self.send_query(now, id);
+                Ok(())
+            }
+            _ => Err(MemberFault::Protocol("it answers a read that it was not asked")),
+        }
+    }
+
+    /// The member that was asked is gone: asks again, with a clean sheet for those that are there.
+    pub(super) fn ask_again(&mut self, now: Duration, id: OperationId) {
+        match &mut self.operations.get_mut(&id).expect("just listed").phase {
+            Phase::Reading(reading) => {
+                reading.from = None;
+                self.send_read(now, id);
+            }
+            Phase::Querying(querying) => {
+                querying.from = None;
+                self.send_query(now, id);
+            }
+            Phase::Blocked(_) | Phase::Writing(_) => unreachable!("only questions are asked again"),
+        }
+    }
+
+    /// Sends what was held for want of a member, or because all that hold a copy failed it.
+    pub(super) fn retry_reads(&mut self, now: Duration) {
+        for id in std::mem::take(&mut self.held_reads) {
+            self.ask_again(now, id);
+        }
+    }
+
+    fn nobody_can_answer(&mut self, now: Duration, id: OperationId) {
+        let reading = reading_mut(&mut self.operations, id);
+        if matches!(reading.then, Then::Copy) {
+            // The only holders of the newest version cannot read it now. Choosing an older one could
+            // take back what was acknowledged, so the volume stays closed and asks again.
+            reading.tried = MemberSet::EMPTY;
+            let cause = format!(
+                "{} cannot be read from the member that has the newest version: {}",
+                reading.range, reading.cause
+            );
+            if let Some(reconcile) = &mut self.reconcile {
+                reconcile.trouble = Some(cause);
+            }
+            self.note_standing(now);
+            return self.held_reads.push_back(id);
+        }
+        let (range, cause) = (reading.range, std::mem::take(&mut reading.cause));
+        let error = IoError::Medium { start: range.start, end: range.end(), cause };
+        self.finish(now, id, Outcome::Failed(error));
+    }
+
+    fn blocks_read(&mut self, now: Duration, id: OperationId, runs: Vec<Run>) {
+        let reading = reading_mut(&mut self.operations, id);
+        let range = reading.range;
+        match std::mem::replace(&mut reading.then, Then::Copy) {
+            Then::Answer { skip, length } => {
+                let segments = with_zeros(runs);
+                let whole = skip == 0 && length as u64 == range.bytes();
+                let segments = if whole { segments } else { trim(segments, skip, length) };
+                self.finish(now, id, Outcome::Data(segments));
+            }
+            Then::Patch { at, segments, force_unit_access } => {
+                let merged = vec![patched(&with_zeros(runs), at, &segments)];
+                let phase = Phase::Writing(Writing::data(range, merged, force_unit_access));
+                self.operations.get_mut(&id).expect("it was reading").phase = phase;
+                self.send_write(now, id);
+            }
+            Then::Copy => {
+                self.operations.remove(&id);
+                if let Some(reconcile) = &mut self.reconcile {
+                    reconcile.trouble = None;
+                }
+                let mut start = range.start;
+                for run in runs {
+                    let part = BlockRange::new(start, run.count);
+                    start = part.end();
+                    self.copy(now, part, run.data);
+                }
+            }
+        }
+    }
+
+    fn copy(&mut self, now: Duration, range: BlockRange, data: Option<Vec<Bytes>>) {
+        self.counters.blocks_reconciled += u64::from(range.count);
+        let writing = match data {
+            Some(segments) => Writing::data(range, segments, false),
+            None => Writing::discard(range, false),
+        };
+        let id = self.add_engine_operation(Phase::Writing(writing));
+        self.send_write(now, id);
+    }
+
+    /// Rewrites blocks on every member as `among` have them.
+    pub(super) fn copy_from(&mut self, now: Duration, range: BlockRange, among: MemberSet, discard: bool) {
+        if discard {
+            return self.copy(now, range, None);
+        }
+        let reading = Phase::Reading(Reading::new(range, among, Then::Copy));
+        let id = self.add_engine_operation(reading);
+        self.send_read(now, id);
+    }
+
+    /// Asks which parts of a run of bytes hold data. Not ordered with writes in flight: both the old
+    /// and the new answer are right for them, and acknowledged ones are on every member.
+    pub(super) fn query(&mut self, now: Duration, tag: Tag, offset: u64, length: u64) {
+        if let Err(error) = check_bounds(offset, length, self.blocks) {
+            return self.complete(tag, Err(error));
+        }
+        let start = offset / BLOCK_SIZE_U64;
+        let count = ((offset + length).div_ceil(BLOCK_SIZE_U64) - start).min(QUERY_BLOCKS_MAX);
+        let range = BlockRange::new(start, u32::try_from(count).expect("bounded above"));
+        let (tried, from, cause) = (MemberSet::EMPTY, None, String::new());
+        let querying = Phase::Querying(Querying { offset, length, range, tried, from, cause });
+        let id = self.add_unordered(Owner::Query { tag }, querying);
+        self.send_query(now, id);
+    }
+
+    fn send_query(&mut self, now: Duration, id: OperationId) {
+        let everyone = self.all_members();
+        let querying = querying_mut(&mut self.operations, id);
+        let untried = everyone.without(querying.tried);
+        let range = querying.range;
+        if untried.is_empty() {
+            let cause = std::mem::take(&mut querying.cause);
+            let error = IoError::Medium { start: range.start, end: range.end(), cause };
+            return self.query_finished(now, id, Err(error));
+        }
+        let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
+        match self.nearest(untried).filter(|_| serving) {
+            Some(member) => {
+                querying_mut(&mut self.operations, id).from = Some(member);
+                self.send(now, MemberSet::of(member), id.0, Message::Allocation { range });
+            }
+            None => self.held_reads.push_back(id),
+        }
+    }
+
+    /// A member has answered an allocation query.
+    pub(super) fn allocation_answered(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        id: OperationId,
+        extents: &[Extent],
+    ) -> Result<(), MemberFault> {
+        let Some(Operation { phase: Phase::Querying(querying), .. }) = self.operations.get_mut(&id) else {
+            return Err(MemberFault::Protocol("it answers something else as an allocation query"));
+        };
+        if querying.from != Some(member) {
+            return Err(MemberFault::Protocol("it answers a query that it was not asked"));
+        }
+        let extents = in_bytes(extents, querying.offset, querying.length);
+        if extents.is_empty() {
+            return Err(MemberFault::Protocol("an allocation query's answer covers nothing"));
+        }
+        self.query_finished(now, id, Ok(IoReply::Allocation(extents)));
+        Ok(())
+    }
+
+    fn query_finished(&mut self, now: Duration, id: OperationId, result: Result<IoReply, IoError>) {
+        if let Owner::Query { tag } = self.operations[&id].owner {
+            self.complete(tag, result);
+        }
+        self.finish(now, id, Outcome::Done);
+    }
+}
+
+fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: OperationId) -> &mut Reading {
+    match operations.get_mut(&id) {
+        Some(Operation { phase: Phase::Reading(reading), .. }) => reading,
+        other => panic!("{id:?} is not a read: {other:?}"),
+    }
+}
+
+fn querying_mut(
+    operations: &mut hashbrown::HashMap<OperationId, Operation>,
+    id: OperationId,
+) -> &mut Querying {
+    match operations.get_mut(&id) {
+        Some(Operation { phase: Phase::Querying(querying), .. }) => querying,
+        other => panic!("{id:?} is not a query: {other:?}"),
+    }
+}
+
+fn is_present(present: &[u8], block: u32) -> bool {
+    present[block as usize / 8] & (1 << (block % 8)) != 0
+}
+
+/// Whether an answer has the form of one about `count` blocks.
+fn fits(present: &[u8], data: &BlockData, count: u32) -> bool {
+    if present.len() != (count as usize).div_ceil(8) {
+        return false;
+    }
+    let blocks = (0..count).filter(|&block| is_present(present, block)).count();
+    let bytes: usize = data.segments.iter().map(Bytes::len).sum();
+    let whole = data.segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
+    data.crcs.len() == blocks && bytes == blocks * BLOCK_SIZE && whole
+}
+
+fn is_intact(data: &BlockData) -> bool {
+    let blocks = data.segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
+    blocks.zip(&data.crcs).all(|(block, &crc)| block_crc(block) == crc)
+}
+
+/// An answer about `count` blocks as runs of present blocks and holes.
+fn runs(present: &[u8], data: BlockData, count: u32) -> Vec<Run> {
+    if data.crcs.len() == count as usize {
+        return vec![Run { count, data: Some(data.segments) }];
+    }
+    let mut cursor = SegmentCursor::new(data.segments);
+    let mut runs: Vec<Run> = Vec::new();
+    for block in 0..count {
+        let there = is_present(present, block);
+        match runs.last_mut() {
+            Some(run) if run.data.is_some() == there => run.count += 1,
+            _ => runs.push(Run { count: 1, data: there.then(Vec::new) }),
+        }
+    }
+    for run in &mut runs {
+        if let Some(data) = &mut run.data {
+            *data = cursor.take(run.count as usize * BLOCK_SIZE);
+        }
+    }
+    runs
+}
+
+fn with_zeros(runs: Vec<Run>) -> Vec<Bytes> {
+    let mut segments = Vec::with_capacity(1);
+    for run in runs {
+        match run.data {
+            Some(data) if segments.is_empty() => segments = data,
+            Some(data) => segments.extend(data),
+            None => push_zeros(&mut segments, run.count as usize * BLOCK_SIZE),
+        }
+    }
+    segments
+}
+
+/// Extents of blocks as lengths in bytes, cut to the run of bytes asked for.
+fn in_bytes(extents: &[Extent], offset: u64, length: u64) -> Vec<(u64, bool)> {
+    let mut skip = offset % BLOCK_SIZE_U64;
+    let mut rest = length;
+    let mut lengths: Vec<(u64, bool)> = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let bytes = (u64::from(extent.count) * BLOCK_SIZE_U64).saturating_sub(skip).min(rest);
+        skip = 0;
+        rest -= bytes;
+        if bytes > 0 {
+            lengths.push((bytes, extent.allocated));
+        }
+    }
+    lengths
+}

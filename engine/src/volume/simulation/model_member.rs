@@ -1,0 +1,253 @@
+//! A replica server reduced to what the protocol promises.
+
+use super::Random;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use trivet_model::{BootId, Generation, PoolId, Stamp};
+use trivet_wire::frame::Progress;
+use trivet_wire::{
+    BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, TailEntry,
+};
+
+/// A block's version; no data for a tombstone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Version {
+    pub(super) stamp: Stamp,
+    pub(super) data: Option<Bytes>,
+}
+
+#[derive(Debug)]
+pub(super) struct ModelMember {
+    pub(super) pool: PoolId,
+    boot: u8,
+    pub(super) size: u64,
+    pub(super) blocks: BTreeMap<u64, Version>,
+    stable: BTreeMap<u64, Version>,
+    promised: (Generation, u64),
+    progress: Progress,
+    last: Stamp,
+    intact: Option<Stamp>,
+    /// Taken off the link and not carried out yet, in any order.
+    pending: Vec<Frame>,
+    /// What a connection left behind that broke.
+    orphans: Vec<Frame>,
+    pub(super) full: bool,
+    /// Reads fail, or answer changed data, once in so many times.
+    pub(super) bad_read: u32,
+}
+
+impl ModelMember {
+    pub(super) fn new(index: u8, size: u64) -> Self {
+        Self {
+            pool: PoolId::from_bytes([index + 1; 16]),
+            boot: 1,
+            size,
+            blocks: BTreeMap::new(),
+            stable: BTreeMap::new(),
+            promised: (Generation::ZERO, 0),
+            progress: Progress::default(),
+            last: Stamp::ZERO,
+            intact: None,
+            pending: Vec::new(),
+            orphans: Vec::new(),
+            full: false,
+            bad_read: 0,
+        }
+    }
+
+    pub(super) fn take(&mut self, frame: Frame) {
+        self.pending.push(frame);
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.pending.is_empty() || !self.orphans.is_empty()
+    }
+
+    /// The connection broke: what is pending may still land, until the next `Open` drains it.
+    pub(super) fn disconnected(&mut self) {
+        let left = self.pending.drain(..);
+        let changes =
+            |frame: &Frame| matches!(frame.message, Message::Write { .. } | Message::Discard { .. });
+        self.orphans.extend(left.filter(changes));
+    }
+
+    /// The server is killed; the host, and what the device took, stay.
+    pub(super) fn killed(&mut self) {
+        self.pending.clear();
+        self.orphans.clear();
+    }
+
+    /// The host loses power: of what is not flushed, each block keeps its new version or not.
+    pub(super) fn power_lost(&mut self, random: &mut Random) {
+        self.killed();
+        self.boot += 1;
+        for (block, version) in std::mem::take(&mut self.blocks) {
+            let old = self.stable.get(&block);
+            let survives = old.is_some_and(|old| old.stamp == version.stamp) || random.once_in(2);
+            match old {
+                _ if survives => drop(self.blocks.insert(block, version)),
+                Some(old) => drop(self.blocks.insert(block, old.clone())),
+                None => {}
+            }
+        }
+        // What opening accepts, it makes stable; what it had told to be committed is whole.
+        self.stable = self.blocks.clone();
+        self.intact =
+            Some(self.intact.map_or(self.progress.stable, |intact| intact.min(self.progress.stable)));
+    }
+
+    /// Carries out one pending request. Nothing to answer when it came on an older connection.
+    pub(super) fn execute(&mut self, random: &mut Random) -> Option<Frame> {
+        let which = random.below(self.pending.len() + self.orphans.len());
+        let orphan = which >= self.pending.len();
+        let frame = if orphan {
+            self.orphans.swap_remove(which - self.pending.len())
+        } else {
+            self.pending.swap_remove(which)
+        };
+        let Frame { request, generation, epoch, message } = frame;
+        let message = self.answer(generation, message, random);
+        (!orphan).then_some(Frame { request, generation, epoch, message })
+    }
+
+    fn answer(&mut self, generation: Generation, message: Message, random: &mut Random) -> Message {
+        if let Message::Hello(_) = message {
+            return Message::HelloReply(HelloReply { version: 1, pool: self.pool });
+        }
+        if let Message::Open { session, writable, .. } = message {
+            return self.opened(generation, session, writable, random);
+        }
+        if generation < self.promised.0 {
+            return Message::Error { code: ErrorCode::Fenced, detail: String::new() };
+        }
+        match message {
+            Message::Write { start, stamp, progress, force_unit_access, data } => {
+                data.verify().expect("checksums match what is sent");
+                if self.full && random.once_in(2) {
+                    return Message::Error { code: ErrorCode::NoSpace, detail: String::new() };
+                }
+                self.note(progress);
+                let blocks =
+                    data.segments.iter().flat_map(|s| s.chunks_exact(4096).map(Bytes::copy_from_slice));
+                for (i, block) in (0..).zip(blocks) {
+                    self.put(start + i, stamp.plus(i), Some(block), force_unit_access);
+                }
+                Message::Done
+            }
+            Message::Discard { range, stamp, progress, force_unit_access } => {
+                self.note(progress);
+                for (i, block) in (0..).zip(range.blocks()) {
+                    self.put(block, stamp.plus(i), None, force_unit_access);
+                }
+                Message::Done
+            }
+            Message::Flush { progress } => {
+                self.stable = self.blocks.clone();
+                self.note(progress);
+                Message::FlushReply(FlushReply { stable: self.last })
+            }
+            Message::Progress(progress) | Message::Close { progress } => {
+                self.note(progress);
+                Message::Done
+            }
+            Message::ResizeVolume { blocks, .. } => {
+                self.size = self.size.max(blocks);
+                Message::Done
+            }
+            Message::Read { range } => self.read(range.start, range.count, random),
+            Message::Allocation { range } => {
+                let allocated = |block| self.blocks.get(&block).is_some_and(|version| version.data.is_some());
+                let extents =
+                    range.blocks().map(|block| Extent { count: 1, allocated: allocated(block) }).collect();
+                Message::AllocationReply { extents }
+            }
+            Message::Tail { since, skip } => self.tail(since, skip as usize),
+            other => panic!("the engine does not send {other:?}"),
+        }
+    }
+
+    fn opened(
+        &mut self,
+        generation: Generation,
+        session: u64,
+        writable: bool,
+        random: &mut Random,
+    ) -> Message {
+        if writable {
+            let (promised, known) = self.promised;
+            if generation < promised || (generation == promised && session != known) {
+                return Message::Error { code: ErrorCode::Fenced, detail: String::new() };
+            }
+            // An older session's requests land or are cancelled before the promise is answered.
+            for frame in std::mem::take(&mut self.orphans) {
+                if random.once_in(2) {
+                    self.answer(frame.generation, frame.message, random);
+                }
+            }
+            self.promised = (generation, session);
+        }
+        Message::OpenReply(OpenReply {
+            blocks: self.size,
+            last: self.last,
+            intact: self.intact.unwrap_or(self.last),
+            progress: self.progress,
+            boot: BootId::from_bytes([self.boot; 16]),
+        })
+    }
+
+    fn note(&mut self, progress: Progress) {
+        self.progress.committed = self.progress.committed.max(progress.committed);
+        self.progress.stable = self.progress.stable.max(progress.stable);
+        if self.intact.is_some_and(|intact| self.progress.stable > intact) {
+            self.intact = None;
+        }
+    }
+
+    fn put(&mut self, block: u64, stamp: Stamp, data: Option<Bytes>, stable: bool) {
+        self.last = self.last.max(stamp);
+        if self.blocks.get(&block).is_some_and(|version| version.stamp >= stamp) {
+            return;
+        }
+        let version = Version { stamp, data };
+        if stable {
+            self.stable.insert(block, version.clone());
+        }
+        self.blocks.insert(block, version);
+    }
+
+    fn read(&self, start: u64, count: u32, random: &mut Random) -> Message {
+        let fails = random.once_in(self.bad_read);
+        if fails && random.once_in(2) {
+            return Message::Error { code: ErrorCode::ChecksumOnMedium, detail: "changed".to_owned() };
+        }
+        let mut present = vec![0; (count as usize).div_ceil(8)];
+        let mut segments = Vec::new();
+        for i in 0..count as usize {
+            if let Some(data) = self.blocks.get(&(start + i as u64)).and_then(|version| version.data.clone())
+            {
+                present[i / 8] |= 1 << (i % 8);
+                segments.push(data);
+            }
+        }
+        let mut data = BlockData::checksummed(segments);
+        if fails && let Some(segment) = data.segments.first_mut() {
+            let mut changed = segment.to_vec();
+            changed[77] ^= 4;
+            *segment = changed.into();
+        }
+        Message::ReadReply { present: present.into(), data }
+    }
+
+    fn tail(&self, since: Stamp, skip: usize) -> Message {
+        let newer = self.blocks.iter().filter(|(_, version)| version.stamp > since);
+        let entry = |(&block, version): (&u64, &Version)| TailEntry {
+            range: trivet_model::BlockRange::new(block, 1),
+            stamp: version.stamp,
+            discard: version.data.is_none(),
+        };
+        let mut entries: Vec<TailEntry> = newer.skip(skip).take(4).map(entry).collect();
+        let more = entries.len() == 4;
+        entries.truncate(3);
+        Message::TailReply { entries, more }
+    }
+}

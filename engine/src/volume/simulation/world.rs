@@ -1,0 +1,339 @@
+//! Engine, members, authority and consumer, joined by links; one random event at a time.
+
+use super::client::Client;
+use super::model_member::ModelMember;
+use super::{PlantedFault, Random};
+use crate::volume::{Action, CoreOptions, MemberFault, MemberIndex, Standing, Tag, VolumeCore, VolumeState};
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+use trivet_model::{
+    AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeId, VolumeRecord,
+};
+use trivet_wire::Frame;
+
+/// Blocks of the volume: few, so that operations overlap.
+pub(super) const BLOCKS: u64 = 6;
+const MEMBERS: usize = 3;
+
+/// How often each fault comes: once in so many events; 0 for never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) disconnect: u32,
+    pub(super) kill_member: u32,
+    pub(super) crash_engine: u32,
+    pub(super) member_power_loss: u32,
+    pub(super) full: u32,
+    pub(super) bad_read: u32,
+    pub(super) second_engine: u32,
+    pub(super) use_up_stamps: u32,
+    pub(super) planted: Option<PlantedFault>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    to_member: VecDeque<Frame>,
+    to_engine: VecDeque<Frame>,
+    wanted: bool,
+    up: bool,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Read,
+    Swap(Revision, Box<VolumeRecord>),
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    faults: Faults,
+    time: u64,
+    pub(super) core: VolumeCore,
+    pub(super) members: Vec<ModelMember>,
+    links: Vec<Link>,
+    record: (VolumeRecord, Revision),
+    authority: VecDeque<Asked>,
+    pub(super) client: Client,
+    /// Reads the whole volume for the harness.
+    image_tag: Option<u64>,
+    pub(super) image: Option<Vec<u8>>,
+    trace: DefaultHasher,
+    openings: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, faults: Faults) -> Self {
+        let members: Vec<ModelMember> = (0..3).map(|index| ModelMember::new(index, BLOCKS)).collect();
+        let recorded = members.iter().map(|member| Member {
+            replica: member.pool,
+            address: "10.0.0.1:1".to_owned(),
+            state: MemberState::InSync,
+        });
+        let record = VolumeRecord {
+            id: VolumeId::from_bytes([9; 16]),
+            name: "v".to_owned(),
+            blocks: BLOCKS,
+            generation: Generation::ZERO,
+            owner: String::new(),
+            epoch: Epoch(1),
+            members: recorded.collect(),
+        };
+        let mut world = Self {
+            random: Random(seed),
+            faults,
+            time: 0,
+            core: VolumeCore::new(options(0), Duration::ZERO),
+            members,
+            links: (0..MEMBERS).map(|_| Link::default()).collect(),
+            record: (record, Revision(1)),
+            authority: VecDeque::new(),
+            client: Client::new(BLOCKS),
+            image_tag: None,
+            image: None,
+            trace: DefaultHasher::new(),
+            openings: 0,
+        };
+        world.open();
+        world
+    }
+
+    /// A fresh engine opens the volume; the old one, if there was one, is gone without a word.
+    pub(super) fn open(&mut self) {
+        for index in 0..MEMBERS {
+            self.links[index] = Link::default();
+            self.members[index].disconnected();
+        }
+        self.authority.clear();
+        self.client.forget();
+        self.image_tag = None;
+        self.openings += 1;
+        self.core = VolumeCore::new(options(self.openings), self.now());
+        self.core.planted = self.faults.planted;
+        self.perform();
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.time)
+    }
+
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    /// One random event, and perhaps a fault.
+    pub(super) fn step(&mut self, depth: usize) {
+        self.inject();
+        self.time += 1 + self.random.below(8) as u64;
+        let member = self.random.below(MEMBERS);
+        match self.random.below(10) {
+            0 | 1 => self.deliver_to_member(member),
+            2 | 3 => self.execute(member),
+            4 | 5 => self.deliver_to_engine(member),
+            6 => self.connect(member),
+            7 => self.authorize(),
+            8 if self.client.in_flight() < depth => {
+                let (tag, request) = self.client.ask(self.time, &mut self.random);
+                self.core.submit(self.now(), Tag(tag), request);
+            }
+            _ => {
+                self.time += 40;
+                self.core.tick(self.now());
+            }
+        }
+        self.perform();
+    }
+
+    fn inject(&mut self) {
+        let faults = self.faults;
+        let member = self.random.below(MEMBERS);
+        if self.random.once_in(faults.disconnect) {
+            self.break_link(member);
+        }
+        if self.random.once_in(faults.kill_member) {
+            self.members[member].killed();
+            self.break_link(member);
+        }
+        // One member always keeps everything; the others may both lose power.
+        if member > 0 && self.random.once_in(faults.member_power_loss) {
+            self.members[member].power_lost(&mut self.random);
+            self.break_link(member);
+        }
+        if self.random.once_in(faults.full) {
+            self.members[member].full ^= true;
+        }
+        if self.random.once_in(faults.bad_read) {
+            self.members[member].bad_read = if self.members[member].bad_read == 0 { 2 } else { 0 };
+        }
+        if self.random.once_in(faults.use_up_stamps) {
+            self.core.log.use_up();
+        }
+        if self.random.once_in(faults.second_engine) {
+            // Its swap is enough: this engine must find out before it acknowledges again.
+            self.record.0.generation = self.record.0.generation.next().unwrap();
+            self.record.1.0 += 1;
+        }
+        let lost = self.core.standing() == Standing::Paused
+            && self.core.reason().is_some_and(|r| r.contains("lost power"));
+        if lost || self.core.state().is_over() || self.random.once_in(faults.crash_engine) {
+            self.open();
+        }
+    }
+
+    fn break_link(&mut self, member: usize) {
+        let link = &mut self.links[member];
+        if std::mem::take(&mut link.up) {
+            link.to_member.clear();
+            link.to_engine.clear();
+            self.members[member].disconnected();
+            let fault = MemberFault::Unreachable("cut".to_owned());
+            self.core.disconnected(self.now(), MemberIndex(member), fault);
+        }
+    }
+
+    fn deliver_to_member(&mut self, member: usize) {
+        if let Some(frame) = self.links[member].to_member.pop_front() {
+            self.members[member].take(frame);
+        }
+    }
+
+    fn execute(&mut self, member: usize) {
+        if self.members[member].is_busy()
+            && let Some(reply) = self.members[member].execute(&mut self.random)
+        {
+            self.links[member].to_engine.push_back(reply);
+        }
+    }
+
+    fn deliver_to_engine(&mut self, member: usize) {
+        if let Some(frame) = self.links[member].to_engine.pop_front() {
+            (member, frame.request, std::mem::discriminant(&frame.message)).hash(&mut self.trace);
+            self.core.received(self.now(), MemberIndex(member), frame);
+        }
+    }
+
+    fn connect(&mut self, member: usize) {
+        let link = &mut self.links[member];
+        if link.wanted && !link.up {
+            link.up = true;
+            self.core.connected(self.now(), MemberIndex(member));
+        }
+    }
+
+    fn authorize(&mut self) {
+        let unreachable = || AuthorityError::Unreachable("away".to_owned());
+        let lost = self.random.once_in(8);
+        match self.authority.pop_front() {
+            Some(Asked::Read) => {
+                let answer = if lost { Err(unreachable()) } else { Ok(self.record.clone()) };
+                self.core.record_read(self.now(), answer);
+            }
+            Some(Asked::Swap(expected, record)) => {
+                let actual = self.record.1;
+                let answer = if expected == actual {
+                    self.record = (*record, Revision(actual.0 + 1));
+                    // The answer may get lost after the swap took place.
+                    if lost { Err(unreachable()) } else { Ok(self.record.1) }
+                } else {
+                    Err(AuthorityError::Conflict { volume: record.id, actual })
+                };
+                self.core.record_swapped(self.now(), answer);
+            }
+            None => {}
+        }
+    }
+
+    /// Carries out the core's actions.
+    fn perform(&mut self) {
+        let mut actions = Vec::new();
+        self.core.take_actions(&mut actions);
+        for action in actions {
+            match action {
+                Action::Connect { member, .. } => self.links[member.0].wanted = true,
+                Action::Send { to, frame } => {
+                    for member in to {
+                        let link = &mut self.links[member.0];
+                        assert!(link.up, "sent to a member that is not connected");
+                        link.to_member.push_back(frame.clone());
+                    }
+                }
+                Action::Disconnect { member } => {
+                    let link = &mut self.links[member.0];
+                    assert!(link.up, "hung up on a member that is not connected");
+                    (link.up, link.to_member, link.to_engine) = (false, VecDeque::new(), VecDeque::new());
+                    self.members[member.0].disconnected();
+                }
+                Action::ReadRecord => self.authority.push_back(Asked::Read),
+                Action::SwapRecord { expected, record } => {
+                    self.authority.push_back(Asked::Swap(expected, record));
+                }
+                Action::Complete { tag, result } => {
+                    tag.hash(&mut self.trace);
+                    if Some(tag.0) == self.image_tag
+                        && let Ok(crate::request::IoReply::Data(segments)) = &result
+                    {
+                        self.image = Some(segments.iter().flat_map(|segment| segment.to_vec()).collect());
+                    }
+                    self.client.answered(self.time, tag.0, result);
+                }
+                Action::StateChanged => {}
+            }
+        }
+    }
+
+    /// No more faults: everything asked is answered, and members are at rest.
+    pub(super) fn settle(&mut self) {
+        self.faults = Faults { planted: self.faults.planted, ..Faults::default() };
+        for member in &mut self.members {
+            (member.full, member.bad_read) = (false, 0);
+        }
+        for _ in 0..200_000 {
+            self.step(0);
+            let open = self.core.state() == VolumeState::Open && self.core.standing() == Standing::Open;
+            let links = self.links.iter().all(|link| link.to_member.is_empty() && link.to_engine.is_empty());
+            let busy = self.members.iter().any(ModelMember::is_busy);
+            if open && links && !busy && self.client.in_flight() == 0 && self.core.is_idle() {
+                return;
+            }
+        }
+        panic!("does not come to rest: {:?} {:?}", self.core.status(self.now()), self.client.in_flight());
+    }
+
+    pub(super) fn read_all(&mut self) -> Vec<u8> {
+        let (tag, request) = self.client.ask_all(self.time);
+        self.image_tag = Some(tag);
+        self.core.submit(self.now(), Tag(tag), request);
+        self.settle();
+        self.image.take().expect("the whole volume can be read")
+    }
+
+    pub(super) fn flush(&mut self) {
+        let (tag, request) = self.client.ask_flush(self.time);
+        self.core.submit(self.now(), Tag(tag), request);
+    }
+
+    /// Everything loses power at once; a new engine opens the volume.
+    pub(super) fn lose_power(&mut self) {
+        for member in &mut self.members {
+            member.power_lost(&mut self.random);
+        }
+        self.open();
+    }
+
+    pub(super) fn members_are_identical(&self) -> Result<(), String> {
+        let first = &self.members[0].blocks;
+        for member in &self.members[1..] {
+            for block in 0..BLOCKS {
+                let (a, b) = (first.get(&block), member.blocks.get(&block));
+                if a != b {
+                    let stamps = (a.map(|v| v.stamp), b.map(|v| v.stamp));
+                    return Err(format!("block {block} differs between members: stamps {stamps:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options(session: u64) -> CoreOptions {
+    CoreOptions { volume: VolumeId::from_bytes([9; 16]), owner: "test".to_owned(), session, read_only: false }
+}

@@ -1,0 +1,94 @@
+//! A volume's life.
+//!
+//! ```text
+//!              record swapped     all members ready    members alike      close
+//! ┌──────────┐      ┌────────────┐      ┌─────────────┐      ┌──────┐      ┌─────────┐      ┌────────┐
+//! │ Claiming │─────▶│ Connecting │─────▶│ Reconciling │─────▶│ Open │─────▶│ Closing │─────▶│ Closed │
+//! └──────────┘      └────────────┘      └─────────────┘      └──────┘      └─────────┘      └────────┘
+//!   │    ▲            │        ▲ a member failed │             │    │
+//!   │    │            │        └─────────────────┘             │    │
+//!   │    └── stamps of this generation are used up ────────────┘    │
+//!   ▼                 └─ read-only: one member ready ──▶ Open       ▼
+//! Failed: the record cannot be claimed       Fenced: a newer engine has it (from any state but the last ones)
+//! ```
+//!
+//! `Closed`, `Failed` and `Fenced` are final. From every state before `Closing`, closing leads
+//! straight to `Closed` unless the volume is open.
+
+use super::{Action, VolumeCore};
+use std::time::Duration;
+use trivet_model::AuthorityError;
+
+/// Where a volume is in its life; the module draws it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VolumeState {
+    /// The record is being read and swapped.
+    Claiming,
+    /// Members are being connected and opened.
+    Connecting,
+    /// Members' tails are compared and made alike.
+    Reconciling,
+    /// Requests are served, or wait for a member that is away.
+    Open,
+    /// No new requests; what is in flight finishes.
+    Closing,
+    /// Closed in good order, or given up while closing.
+    Closed,
+    /// A newer engine has opened the volume.
+    Fenced,
+    /// It could not be opened.
+    Failed,
+}
+
+impl VolumeState {
+    /// Whether it is final: nothing will ever be served again.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Closed | Self::Fenced | Self::Failed)
+    }
+
+    const fn may_become(self, next: Self) -> bool {
+        use VolumeState::{Claiming, Closed, Closing, Connecting, Failed, Fenced, Open, Reconciling};
+        match (self, next) {
+            (Claiming, Connecting | Failed | Fenced | Closed)
+            | (Connecting, Reconciling | Open | Fenced | Closed)
+            | (Reconciling, Connecting | Open | Fenced | Closed)
+            | (Open, Claiming | Closing | Fenced)
+            | (Closing, Closed | Fenced) => true,
+            (
+                Claiming | Connecting | Reconciling | Open | Closing | Closed | Fenced | Failed,
+                Claiming | Connecting | Reconciling | Open | Closing | Closed | Fenced | Failed,
+            ) => false,
+        }
+    }
+}
+
+/// Why a volume could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// The record cannot be had.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Someone else swapped the record again and again.
+    #[error("the volume's record is being changed by others all the time")]
+    Contended,
+    /// Nobody holds the volume's data.
+    #[error("the volume has no in-sync member")]
+    NoMember,
+    /// More members than a set can name.
+    #[error("the volume has {0} members, more than 32")]
+    TooManyMembers(usize),
+    /// 2^24 openings.
+    #[error("the volume's generations are used up")]
+    GenerationsUsedUp,
+}
+
+impl VolumeCore {
+    /// The only place that changes `state`.
+    pub(super) fn transition(&mut self, now: Duration, next: VolumeState) {
+        assert!(self.state.may_become(next), "a volume cannot go from {:?} to {next:?}", self.state);
+        self.state = next;
+        self.actions.push(Action::StateChanged);
+        self.note_standing(now);
+    }
+}

@@ -1,0 +1,238 @@
+//! What people are shown of a volume.
+
+use super::member::MemberState;
+use super::{Action, VolumeCore, VolumeState};
+use crate::request::IoRequest;
+use serde::Serialize;
+use std::time::Duration;
+use trivet_wire::ErrorCode;
+
+/// Whether a volume serves, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Not open yet.
+    Opening,
+    /// Serving.
+    Open,
+    /// Open, but writes wait for a member that is away.
+    Paused,
+    /// Finishing.
+    Closing,
+    /// Closed.
+    Closed,
+    /// A newer engine has the volume.
+    Fenced,
+    /// It could not be opened.
+    Failed,
+}
+
+/// What has happened since the volume was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Counters {
+    /// Read requests taken.
+    pub reads: u64,
+    /// Bytes they asked for.
+    pub bytes_read: u64,
+    /// Write requests taken.
+    pub writes: u64,
+    /// Bytes they brought.
+    pub bytes_written: u64,
+    /// Discard and write-zeroes requests taken.
+    pub discards: u64,
+    /// Flush requests taken.
+    pub flushes: u64,
+    /// Flushes that the engine began by itself because much was unflushed.
+    pub background_flushes: u64,
+    /// Reads that a member could not answer and another was asked.
+    pub read_fallbacks: u64,
+    /// Answers whose data did not match its checksums when it came in.
+    pub checksum_errors_wire: u64,
+    /// Blocks that a member found changed on its medium.
+    pub checksum_errors_medium: u64,
+    /// Reads that a member's device failed.
+    pub medium_errors: u64,
+    /// Writes that a member had no space for.
+    pub no_space: u64,
+    /// Blocks rewritten to make members alike on opening.
+    pub blocks_reconciled: u64,
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, request: &IoRequest) {
+        match request {
+            IoRequest::Read { length, .. } => {
+                self.reads += 1;
+                self.bytes_read += u64::from(*length);
+            }
+            IoRequest::Write { segments, .. } => {
+                self.writes += 1;
+                self.bytes_written += segments.iter().map(|segment| segment.len() as u64).sum::<u64>();
+            }
+            IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => self.discards += 1,
+            IoRequest::Flush | IoRequest::Allocation { .. } => {}
+        }
+    }
+
+    pub(super) const fn count_bad_read(&mut self, code: ErrorCode) {
+        match code {
+            ErrorCode::ChecksumOnWire => self.checksum_errors_wire += 1,
+            ErrorCode::ChecksumOnMedium => self.checksum_errors_medium += 1,
+            _ => self.medium_errors += 1,
+        }
+    }
+}
+
+/// A member in a [`VolumeStatus`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MemberStatus {
+    /// Its pool.
+    pub replica: String,
+    /// Where it listens: `host:port`.
+    pub address: String,
+    /// `disconnected`, `greeting`, `opening`, `ready` or `lost`.
+    pub state: &'static str,
+    /// Why it is not ready.
+    pub fault: Option<String>,
+    /// How often its connection broke.
+    pub disconnects: u64,
+    /// Requests that it has not answered.
+    pub in_flight: usize,
+}
+
+/// A volume's state, for people and their tools.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct VolumeStatus {
+    /// Which volume.
+    pub volume: String,
+    /// What people call it; empty before its record is read.
+    pub name: String,
+    /// Its standing in one word.
+    pub standing: Standing,
+    /// Why it is not simply open.
+    pub reason: Option<String>,
+    /// For how long it has had this standing, in milliseconds.
+    pub since_ms: u64,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// The generation of this opening.
+    pub generation: u32,
+    /// Every member holds all writes up to this stamp, as `generation.sequence`.
+    pub committed: String,
+    /// Every member has all writes up to this stamp on its medium.
+    pub stable: String,
+    /// Every in-sync member.
+    pub members: Vec<MemberStatus>,
+    /// Consumers' requests that are not answered yet.
+    pub requests_in_flight: usize,
+    /// Bytes of them that are on their way to or from members.
+    pub bytes_in_flight: usize,
+    /// Bytes acknowledged since the last flush began.
+    pub bytes_unflushed: u64,
+    /// What has happened since the opening.
+    pub counters: Counters,
+}
+
+impl VolumeCore {
+    /// The present state.
+    #[must_use]
+    pub fn status(&self, now: Duration) -> VolumeStatus {
+        let progress = self.log.progress();
+        let since = now.saturating_sub(self.standing_since).as_millis();
+        VolumeStatus {
+            volume: self.options.volume.to_string(),
+            name: self.record().map(|record| record.name.clone()).unwrap_or_default(),
+            standing: self.standing(),
+            reason: self.reason(),
+            since_ms: u64::try_from(since).unwrap_or(u64::MAX),
+            read_only: self.options.read_only,
+            blocks: self.blocks,
+            generation: self.generation.get(),
+            committed: progress.committed.to_string(),
+            stable: progress.stable.to_string(),
+            members: self.members.iter().map(member_status).collect(),
+            requests_in_flight: self.requests.len() + self.early.len(),
+            bytes_in_flight: self.window_bytes,
+            bytes_unflushed: self.flushing.unflushed_bytes(),
+            counters: self.counters,
+        }
+    }
+
+    /// Whether the volume serves, in one word.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.state {
+            VolumeState::Claiming if self.renewing => Standing::Paused,
+            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => Standing::Opening,
+            VolumeState::Open if self.all_ready() || self.options.read_only => Standing::Open,
+            VolumeState::Open => Standing::Paused,
+            VolumeState::Closing => Standing::Closing,
+            VolumeState::Closed => Standing::Closed,
+            VolumeState::Fenced => Standing::Fenced,
+            VolumeState::Failed => Standing::Failed,
+        }
+    }
+
+    /// Why the volume does not simply serve; names the members that it waits for.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        let away = || {
+            let faults = self.members.iter().filter_map(|member| {
+                let fault = member.fault.as_ref()?;
+                Some(format!("member {} at {}: {fault}", member.replica, member.address))
+            });
+            faults.collect::<Vec<_>>().join("; ")
+        };
+        match self.state {
+            VolumeState::Claiming => {
+                let trouble = self.authority_trouble.as_ref();
+                Some(trouble.map_or("claiming the volume record".to_owned(), |cause| {
+                    format!("the manager cannot be reached: {cause}")
+                }))
+            }
+            VolumeState::Connecting => Some(format!("waiting for {}", away())),
+            VolumeState::Reconciling => {
+                let trouble = self.reconcile.as_ref().and_then(|reconcile| reconcile.trouble.clone());
+                let full = self.full.is_latched().then(|| "a member has no space".to_owned());
+                Some(trouble.or(full).unwrap_or_else(|| "making members alike".to_owned()))
+            }
+            VolumeState::Open if !self.all_ready() => Some(away()),
+            VolumeState::Open if self.full.is_latched() => {
+                Some("a member has no space: writes fail until some is freed".to_owned())
+            }
+            VolumeState::Open | VolumeState::Closed => None,
+            VolumeState::Closing => (!self.all_ready()).then(away),
+            VolumeState::Fenced => Some("a newer engine has opened the volume".to_owned()),
+            VolumeState::Failed => self.failure.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Notes when the standing changes. Called after every change of state, here or of a member.
+    pub(super) fn note_standing(&mut self, now: Duration) {
+        let standing = self.standing();
+        if standing != self.standing {
+            self.standing = standing;
+            self.standing_since = now;
+            self.actions.push(Action::StateChanged);
+        }
+    }
+}
+
+fn member_status(member: &super::member::MemberLink) -> MemberStatus {
+    MemberStatus {
+        replica: member.replica.to_string(),
+        address: member.address.clone(),
+        state: match member.state {
+            MemberState::Disconnected => "disconnected",
+            MemberState::Greeting => "greeting",
+            MemberState::Opening => "opening",
+            MemberState::Ready => "ready",
+            MemberState::Lost => "lost",
+        },
+        fault: member.fault.as_ref().map(ToString::to_string),
+        disconnects: member.disconnects,
+        in_flight: member.outstanding(),
+    }
+}
