@@ -7,7 +7,7 @@ use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, 
 /// A message with the header fields that every message carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// Chosen by the requester, unique among its requests in flight; a reply repeats it.
+    /// Chosen by the requester, not zero, unique among its requests in flight; a reply repeats it.
     pub request: u64,
     /// The generation of the session. A replica answers [`ErrorCode::Fenced`] to lower ones than
     /// it has promised. Zero where no volume is open.
@@ -359,6 +359,8 @@ pub enum ErrorCode {
     Busy = 14,
     /// The server is stopping; connect again later.
     Stopping = 15,
+    /// Too many writes lie above the volume's stable stamp: flush, tell progress, and try again.
+    TailTooLong = 16,
 }
 
 impl ErrorCode {
@@ -387,6 +389,7 @@ impl ErrorCode {
             13 => Self::TooMuch,
             14 => Self::Busy,
             15 => Self::Stopping,
+            16 => Self::TailTooLong,
             _ => return None,
         })
     }

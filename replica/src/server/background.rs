@@ -35,9 +35,10 @@ impl Background {
             Finished::Groups(load.run(&*loader))
         })?;
         let writer = Arc::clone(meta);
-        let checkpoints = Worker::start("checkpoint", done, waker.clone(), move |job: Box<CheckpointJob>| {
-            Finished::Checkpoint(job.run(&*writer))
-        })?;
+        let checkpoints =
+            Worker::start("checkpoint", done, waker.clone(), move |job: Box<CheckpointJob>| {
+                Finished::Checkpoint(job.run(&*writer))
+            })?;
         Ok(Self { loads, checkpoints, finished })
     }
 

@@ -34,16 +34,21 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct DirectoryLock {
     _file: File,
+    path: PathBuf,
+    /// Whether the lock file is of our making.
+    new: bool,
 }
 
 impl DirectoryLock {
-    /// Takes a directory, which must exist, and leaves this process's id in its lock file.
+    /// Takes a directory, made if it is not there, and leaves this process's id in its lock file.
     ///
     /// # Errors
     /// [`LockError`] with the cause and the next step.
     pub fn take(directory: &Path) -> Result<Self, LockError> {
         let path = directory.join(NAME);
         let fail = |source| LockError::File { path: path.clone(), source };
+        std::fs::create_dir_all(directory).map_err(fail)?;
+        let new = !path.exists();
         // Not truncated: until it is locked, what it says is about its holder.
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(fail)?;
@@ -59,7 +64,18 @@ impl DirectoryLock {
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
         writeln!(file, "{}", std::process::id()).map_err(fail)?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: file, path, new })
+    }
+
+    /// Gives the directory back as it was found: it is not ours to leave files in.
+    ///
+    /// # Errors
+    /// [`LockError::File`].
+    pub fn withdraw(self) -> Result<(), LockError> {
+        if !self.new {
+            return Ok(());
+        }
+        std::fs::remove_file(&self.path).map_err(|source| LockError::File { path: self.path.clone(), source })
     }
 }
 
@@ -72,14 +88,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = DirectoryLock::take(directory.path()).unwrap();
         let refused = DirectoryLock::take(directory.path()).unwrap_err();
-        assert!(matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string()));
+        assert!(
+            matches!(&refused, LockError::Held { holder, .. } if *holder == std::process::id().to_string())
+        );
         drop(first);
         DirectoryLock::take(directory.path()).unwrap();
     }
 
     #[test]
-    fn a_missing_directory_is_named() {
-        let error = DirectoryLock::take(Path::new("/nowhere/pool")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/pool/lock"), "{error}");
+    fn a_directory_that_cannot_be_made_is_named() {
+        let error = DirectoryLock::take(Path::new("/proc/nowhere/pool")).unwrap_err();
+        assert!(error.to_string().contains("/proc/nowhere/pool/lock"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_withdrawn_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        DirectoryLock::take(directory.path()).unwrap().withdraw().unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

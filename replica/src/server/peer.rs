@@ -7,8 +7,8 @@ use std::time::Duration;
 use trivet_reactor::{Handle, Reactor, Source};
 use trivet_wire::{Decoder, Encoder};
 
-/// Frames not yet handed to the kernel above which nothing more is received: a peer that asks
-/// and does not listen stops being heard.
+/// Frames not yet handed to the kernel above which nothing more is taken: a peer that asks and
+/// does not listen stops being heard.
 const UNSENT_BYTES_HIGH: usize = 8 << 20;
 /// What is received from a peer that has been told why its connection ends is thrown away.
 const DISCARD_BYTES: usize = 16 * 1024;
@@ -41,8 +41,6 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     Keep,
-    /// It would receive, and may not yet: ask again later.
-    Paused,
     /// No operation of it is in flight any more.
     Remove,
 }
@@ -65,8 +63,12 @@ pub(super) struct Peer {
     sending: bool,
     /// When the phase or the send in flight began.
     since: Duration,
+    /// The peer has said its last; it may still listen.
+    finished: bool,
     /// Whether it is in the list of those to look at.
     pub(super) listed: bool,
+    /// Whether it is not listened to: frames may lie undecoded.
+    pub(super) paused: bool,
 }
 
 impl Peer {
@@ -80,7 +82,9 @@ impl Peer {
             receiving: false,
             sending: false,
             since: now,
+            finished: false,
             listed: false,
+            paused: false,
         }
     }
 
@@ -89,6 +93,10 @@ impl Peer {
         self.receiving = false;
         match buffer {
             Some(buffer) if !buffer.is_empty() => (self.phase == Phase::Live).then_some(buffer),
+            Some(_) if self.phase == Phase::Ending => {
+                self.finished = true;
+                None
+            }
             _ => {
                 self.give_up();
                 None
@@ -121,13 +129,17 @@ impl Peer {
         self.shut_down(Shutdown::Both);
     }
 
+    /// Whether it takes enough of what is sent to it to be asked for more.
+    pub(super) const fn listens(&self) -> bool {
+        self.encoder.bytes() <= UNSENT_BYTES_HIGH
+    }
+
     /// Starts what is to be started: one send of all that is queued, and a receive if it may.
     pub(super) fn advance(
         &mut self,
         reactor: &Reactor,
         source: Source,
         token: impl Fn(Operation) -> u64,
-        may_receive: bool,
         now: Duration,
     ) -> Verdict {
         let unsent = self.encoder.bytes();
@@ -140,17 +152,14 @@ impl Peer {
             self.phase = Phase::Lingering;
             self.since = now;
             self.shut_down(Shutdown::Write);
+            if self.finished {
+                self.give_up();
+            }
         }
         let verdict = match self.phase {
-            _ if self.receiving => Verdict::Keep,
-            Phase::Live if !may_receive => Verdict::Paused,
-            // The send's end brings it back.
-            Phase::Live if self.encoder.bytes() > UNSENT_BYTES_HIGH => Verdict::Keep,
-            Phase::Live => {
-                self.receive(reactor, source, token(Operation::Receive));
-                Verdict::Keep
-            }
-            Phase::Ending | Phase::Lingering => {
+            _ if self.receiving || (self.finished && self.phase != Phase::Gone) => Verdict::Keep,
+            Phase::Live if self.paused => Verdict::Keep,
+            Phase::Live | Phase::Ending | Phase::Lingering => {
                 self.receive(reactor, source, token(Operation::Receive));
                 Verdict::Keep
             }

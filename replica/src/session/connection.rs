@@ -4,11 +4,11 @@ use super::Output;
 use trivet_model::{Epoch, Generation, VolumeId};
 use trivet_wire::{ErrorCode, Frame, Message, Progress};
 
-/// Most requests of a connection in flight; one more closes it. At half of it the shell stops
-/// receiving, so that a peer reaches it only with what it had sent before it could know.
+/// Most requests of a connection in flight; one more closes it. From half of it on
+/// [`Sessions::may_receive`](super::Sessions::may_receive) says no: a shell that asks before each
+/// frame keeps a peer's flood in that peer's own socket, and never gets here.
 pub const REQUESTS_MAX: usize = 1024;
-/// Bytes of payload, asked for or brought, in flight on a connection, above which nothing more is
-/// taken from it. At half of it the shell stops receiving.
+/// Bytes of payload, brought or asked for, in flight on a connection, with the same two limits.
 pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 
 /// Names a connection; never used again for another.

@@ -1,0 +1,468 @@
+//! The server's one thread: sockets, sessions, store and disk, turn by turn.
+//!
+//! A turn takes everything that has happened since the last: bytes are decoded into frames, frames
+//! go through the sessions to the store, the disk's completions go to the store. Then the store is
+//! asked once what to do, so that all that came in together becomes one batch; and each connection
+//! gets all its frames in one send.
+
+use super::background::{Background, Finished};
+use super::peer::{Operation, Peer, Phase, Verdict};
+use crate::session::{CloseReason, ConnectionId, Identity, Output, PoolFacts, Sessions};
+use crate::store::{Action, PoolStatistics, RequestError, Store, VolumeStatistics};
+use std::io;
+use std::time::Duration;
+use trivet_disk::{Disk, DiskCompletion, UringFile};
+use trivet_model::VolumeId;
+use trivet_reactor::{Completion, Handle, Output as Outcome, Reactor, Source, Wait, prepare_accepted};
+use trivet_wire::ErrorCode;
+
+/// Most connections at a time; beyond, they wait to be accepted.
+const CONNECTIONS_MAX: usize = 4096;
+/// Quiet after which the store writes what is only lazily written.
+const QUIET: Duration = Duration::from_millis(50);
+/// Quiet periods of that length after which the loop goes to sleep for longer.
+const QUIET_PERIODS: u32 = 40;
+/// Between looks at what takes too long.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a stop waits for peers to take their last answers.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// How long to wait after the system refused to accept a connection.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+const ACCEPT: u64 = 0;
+const ACCEPT_TIMER: u64 = 1;
+const STOP: u64 = 2;
+const BACKGROUND: u64 = 3;
+const QUIET_TIMER: u64 = 4;
+const TICK_TIMER: u64 = 5;
+/// Tokens from here on are a peer's: twice its index, and one more for a send.
+const PEERS: u64 = 16;
+
+/// Tokens of the completions that do not belong to a peer.
+pub(super) mod token {
+    /// The server is asked to stop.
+    pub(in crate::server) const STOP: u64 = super::STOP;
+    /// A background thread has finished something.
+    pub(in crate::server) const BACKGROUND: u64 = super::BACKGROUND;
+}
+
+impl PoolFacts for Store {
+    fn volume(&self, volume: VolumeId) -> Option<VolumeStatistics> {
+        Self::volume(self, volume)
+    }
+
+    fn volumes(&self) -> Vec<VolumeStatistics> {
+        Self::volumes(self)
+    }
+
+    fn statistics(&self) -> PoolStatistics {
+        Self::statistics(self)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Serving,
+    /// Answers what has been asked.
+    Draining {
+        since: Duration,
+    },
+    /// Waits for the last checkpoint.
+    Checkpointing,
+}
+
+/// Everything that the thread owns.
+pub(super) struct EventLoop {
+    reactor: Reactor,
+    source: Source,
+    listener: Handle,
+    accepting: bool,
+    store: Store,
+    disk: UringFile,
+    background: Background,
+    sessions: Sessions,
+    /// By `ConnectionId::index`.
+    peers: Vec<Option<Peer>>,
+    peers_count: usize,
+    /// Peers to look at at the end of the turn.
+    listed: Vec<usize>,
+    /// Peers that are not listened to until some of what they asked is done; looked at every turn.
+    paused: Vec<usize>,
+    stage: Stage,
+    last_request: Duration,
+    quiet_periods: u32,
+    quiet_timer: bool,
+    failure_logged: bool,
+    outputs: Vec<Output>,
+    actions: Vec<Action>,
+    completions: Vec<DiskCompletion>,
+}
+
+/// What a loop is made of.
+pub(super) struct Parts {
+    pub(super) reactor: Reactor,
+    pub(super) source: Source,
+    pub(super) listener: Handle,
+    pub(super) store: Store,
+    pub(super) disk: UringFile,
+    pub(super) background: Background,
+    pub(super) identity: Identity,
+}
+
+impl EventLoop {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            reactor: parts.reactor,
+            source: parts.source,
+            listener: parts.listener,
+            accepting: false,
+            store: parts.store,
+            disk: parts.disk,
+            background: parts.background,
+            sessions: Sessions::new(parts.identity),
+            peers: Vec::new(),
+            peers_count: 0,
+            listed: Vec::new(),
+            paused: Vec::new(),
+            stage: Stage::Serving,
+            last_request: Duration::ZERO,
+            quiet_periods: 0,
+            quiet_timer: false,
+            failure_logged: false,
+            outputs: Vec::new(),
+            actions: Vec::new(),
+            completions: Vec::new(),
+        }
+    }
+
+    /// Serves until asked to stop, and then until all is answered and checkpointed.
+    ///
+    /// # Errors
+    /// The ring's.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        self.accept();
+        self.reactor.timer(self.source, TICK_TIMER, TICK);
+        // Recovery may have left something to do.
+        self.drive_store();
+        self.start_quiet_timer();
+        while !self.is_finished() {
+            self.reactor.poll(Wait::Forever)?;
+            while let Some(completion) = self.reactor.take(self.source) {
+                self.completed(completion);
+            }
+            self.drive_store();
+            while self.resume_peers() {
+                self.drive_store();
+            }
+            self.advance_peers();
+        }
+        Ok(())
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        match completion.token {
+            ACCEPT => self.accepted(completion.result),
+            ACCEPT_TIMER => self.accept(),
+            STOP => self.stop(),
+            BACKGROUND => self.finished_in_background(),
+            QUIET_TIMER => self.quiet(),
+            TICK_TIMER => self.tick(),
+            token => self.peer_completed(token, completion.result),
+        }
+    }
+
+    fn accept(&mut self) {
+        let full = self.peers_count >= CONNECTIONS_MAX;
+        if !self.accepting && !full && self.stage == Stage::Serving {
+            self.accepting = true;
+            self.reactor.accept(self.source, ACCEPT, &self.listener);
+        }
+    }
+
+    fn accepted(&mut self, result: io::Result<Outcome>) {
+        self.accepting = false;
+        let socket = match result {
+            Ok(Outcome::Accepted(fd)) => prepare_accepted(fd),
+            Ok(other) => unreachable!("an accept yields {other:?}"),
+            Err(error) => Err(error),
+        };
+        match socket {
+            Ok(socket) if self.stage == Stage::Serving => {
+                let id = self.sessions.connected();
+                let index = id.index();
+                if index >= self.peers.len() {
+                    self.peers.resize_with(index + 1, || None);
+                }
+                self.peers[index] = Some(Peer::new(id, socket, self.reactor.now()));
+                self.peers_count += 1;
+                self.list(index);
+                self.accept();
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if self.stage == Stage::Serving {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    self.reactor.timer(self.source, ACCEPT_TIMER, ACCEPT_AGAIN);
+                }
+            }
+        }
+    }
+
+    fn peer_completed(&mut self, token: u64, result: io::Result<Outcome>) {
+        let (index, operation) = parse(token);
+        let Some(peer) = self.peers.get_mut(index).and_then(Option::as_mut) else {
+            unreachable!("a peer stays until its operations have ended");
+        };
+        match (operation, result) {
+            (Operation::Send, result) => peer.sent(result.is_ok()),
+            (Operation::Receive, Ok(Outcome::Buffer(buffer))) => {
+                if let Some(buffer) = peer.received(Some(buffer)) {
+                    peer.decoder.filled(buffer);
+                    self.decode(index);
+                }
+            }
+            (Operation::Receive, _) => {
+                peer.received(None);
+            }
+        }
+        self.list(index);
+    }
+
+    /// Hands every frame that has arrived whole to the sessions, as long as they take more.
+    fn decode(&mut self, index: usize) {
+        while let Some(peer) = self.peers[index].as_mut()
+            && peer.phase == Phase::Live
+        {
+            let id = peer.id;
+            if !(peer.listens() && self.sessions.may_receive(id)) {
+                return self.pause(index);
+            }
+            match peer.decoder.next() {
+                Ok(Some(frame)) => self.sessions.received(id, frame, &self.store, &mut self.outputs),
+                Ok(None) => return,
+                Err(error) => self.sessions.malformed(id, error, &mut self.outputs),
+            }
+            self.perform();
+        }
+    }
+
+    fn pause(&mut self, index: usize) {
+        if let Some(peer) = self.peers[index].as_mut()
+            && !std::mem::replace(&mut peer.paused, true)
+        {
+            self.paused.push(index);
+        }
+    }
+
+    /// Listens again to those that may be; true if there were any, who may have asked for more.
+    fn resume_peers(&mut self) -> bool {
+        let mut resumed = false;
+        for index in std::mem::take(&mut self.paused) {
+            let Some(peer) = self.peers[index].as_mut() else { continue };
+            peer.paused = false;
+            if peer.phase == Phase::Live && !(peer.listens() && self.sessions.may_receive(peer.id)) {
+                self.pause(index);
+                continue;
+            }
+            resumed = true;
+            self.list(index);
+            self.decode(index);
+        }
+        resumed
+    }
+
+    /// Does what the sessions say.
+    fn perform(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Submit(id, request) => {
+                    self.last_request = self.reactor.now();
+                    self.quiet_periods = 0;
+                    self.start_quiet_timer();
+                    self.store.submit(id, request);
+                }
+                Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
+                Output::Send(to, frame) => {
+                    if let Some(peer) = self.peer(to) {
+                        peer.encoder.push(&frame);
+                        self.list(to.index());
+                    }
+                }
+                Output::Close(connection, reason) => {
+                    tracing::info!(connection = connection.index(), %reason, "connection ends");
+                    let now = self.reactor.now();
+                    if let Some(peer) = self.peer(connection) {
+                        peer.end(now);
+                        self.list(connection.index());
+                    }
+                }
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    /// Gives the store what the disk has finished, and does what it says; again while the disk
+    /// finishes something at once.
+    fn drive_store(&mut self) {
+        loop {
+            self.disk.reap(false, &mut self.completions);
+            let reaped = !self.completions.is_empty();
+            for completion in self.completions.drain(..) {
+                self.store.disk_completed(completion);
+            }
+            self.store.poll_actions(&mut self.actions);
+            if self.actions.is_empty() && !reaped {
+                break;
+            }
+            self.act();
+        }
+    }
+
+    fn act(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Disk(token, operation) => self.disk.submit(token, operation),
+                Action::LoadGroups(load) => self.background.load(load),
+                Action::Checkpoint(job) => self.background.checkpoint(job),
+                Action::Complete(id, result) => {
+                    if let Err(RequestError::PoolFailed(cause)) = &result
+                        && !std::mem::replace(&mut self.failure_logged, true)
+                    {
+                        tracing::error!(cause, "the pool has stopped until it is reopened");
+                    }
+                    self.sessions.completed(id, result, &self.store, &mut self.outputs);
+                    self.perform();
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn finished_in_background(&mut self) {
+        for finished in self.background.finished() {
+            match finished {
+                Finished::Groups(groups) => self.store.groups_loaded(groups),
+                Finished::Checkpoint(outcome) => self.store.checkpoint_finished(outcome),
+            }
+        }
+    }
+
+    /// Starts every send and receive that this turn has made possible.
+    fn advance_peers(&mut self) {
+        let mut listed = std::mem::take(&mut self.listed);
+        let now = self.reactor.now();
+        for index in listed.drain(..) {
+            let Some(peer) = self.peers[index].as_mut() else { continue };
+            peer.listed = false;
+            let verdict =
+                peer.advance(&self.reactor, self.source, |operation| token_of(index, operation), now);
+            if verdict == Verdict::Remove {
+                self.remove(index);
+            }
+        }
+        self.listed = listed;
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(peer) = self.peers[index].take() {
+            self.peers_count -= 1;
+            self.sessions.disconnected(peer.id);
+            self.accept();
+        }
+    }
+
+    /// Writes what is lazily written once nothing has been asked for a while.
+    fn quiet(&mut self) {
+        self.quiet_timer = false;
+        let quiet_for = self.reactor.now().saturating_sub(self.last_request);
+        if quiet_for >= QUIET {
+            self.store.idle();
+            self.quiet_periods += 1;
+        }
+        if self.quiet_periods < QUIET_PERIODS {
+            self.start_quiet_timer();
+        }
+    }
+
+    fn start_quiet_timer(&mut self) {
+        if !self.quiet_timer {
+            self.quiet_timer = true;
+            self.reactor.timer(self.source, QUIET_TIMER, QUIET);
+        }
+    }
+
+    /// Ends connections that take too long, and lets a sleeping store look up.
+    fn tick(&mut self) {
+        self.reactor.timer(self.source, TICK_TIMER, TICK);
+        if !self.quiet_timer {
+            self.store.idle();
+        }
+        let now = self.reactor.now();
+        let farewell_over =
+            matches!(self.stage, Stage::Draining { since } if now.saturating_sub(since) > FAREWELL_MAX);
+        for index in 0..self.peers.len() {
+            let Some(peer) = self.peers[index].as_mut() else { continue };
+            let greeted = self.sessions.has_greeted(peer.id);
+            if farewell_over {
+                peer.give_up();
+            } else if let Some(why) = peer.overdue(greeted, now) {
+                if greeted || peer.phase != Phase::Live {
+                    tracing::info!(connection = index, why, "connection given up");
+                    peer.give_up();
+                } else {
+                    let reason = CloseReason::Ours { code: ErrorCode::Unexpected, detail: why.to_owned() };
+                    let id = peer.id;
+                    self.sessions.close(id, reason, &mut self.outputs);
+                    self.perform();
+                }
+            }
+            self.list(index);
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stage == Stage::Serving {
+            tracing::info!("stopping");
+            self.stage = Stage::Draining { since: self.reactor.now() };
+            self.reactor.cancel(self.source, ACCEPT);
+            self.sessions.stop(&mut self.outputs);
+            self.perform();
+        }
+    }
+
+    /// Moves a stop on; true at its end.
+    fn is_finished(&mut self) -> bool {
+        if matches!(self.stage, Stage::Draining { .. }) && self.sessions.is_drained() && self.peers_count == 0
+        {
+            self.stage = Stage::Checkpointing;
+            self.store.request_checkpoint();
+            self.drive_store();
+        }
+        self.stage == Stage::Checkpointing && self.store.is_quiescent()
+    }
+
+    fn peer(&mut self, id: ConnectionId) -> Option<&mut Peer> {
+        self.peers.get_mut(id.index()).and_then(Option::as_mut).filter(|peer| peer.id == id)
+    }
+
+    /// Has a peer looked at, at the end of the turn.
+    fn list(&mut self, index: usize) {
+        if let Some(peer) = self.peers[index].as_mut()
+            && !std::mem::replace(&mut peer.listed, true)
+        {
+            self.listed.push(index);
+        }
+    }
+}
+
+fn token_of(index: usize, operation: Operation) -> u64 {
+    PEERS + 2 * index as u64 + u64::from(operation == Operation::Send)
+}
+
+fn parse(token: u64) -> (usize, Operation) {
+    let index = usize::try_from((token - PEERS) / 2).expect("made of an index");
+    let operation = if (token - PEERS).is_multiple_of(2) { Operation::Receive } else { Operation::Send };
+    (index, operation)
+}

@@ -1,0 +1,75 @@
+//! The shell of a replica server: one io_uring thread for sockets and the pool's file, two
+//! threads for the map's key-value store. All decisions are the sessions' and the store's.
+
+mod background;
+mod event_loop;
+mod lock;
+mod options;
+mod peer;
+mod stop;
+
+pub use lock::{DirectoryLock, LockError};
+pub use options::{ServerError, ServerOptions};
+pub use stop::StopHandle;
+
+use crate::pool::{self, PoolError};
+use crate::session::Identity;
+use crate::store::OpenReport;
+use background::Background;
+use event_loop::{EventLoop, Parts, token};
+use std::net::SocketAddr;
+use trivet_reactor::{Options, Reactor, SocketAddress, listen, local_address};
+
+/// Opens the pool, or makes it, and serves it on this thread until `stop` is used. `ready` is told
+/// the address once connections are accepted.
+///
+/// # Errors
+/// [`ServerError`] with the cause and, where there is one, the next step.
+pub fn run(
+    options: &ServerOptions,
+    stop: &StopHandle,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServerError> {
+    let lock = DirectoryLock::take(&options.directory)?;
+    let reactor = Reactor::new(Options::default())?;
+    // Before the pool: recovery takes time, and an occupied port should be known at once.
+    let listener = listen(&SocketAddress::Tcp(options.listen))?;
+    let address = match local_address(&listener).map_err(ServerError::Address)? {
+        SocketAddress::Tcp(address) => address,
+        SocketAddress::Unix(_) => options.listen,
+    };
+    let opened = match pool::open_or_create(&reactor, &options.directory, &options.pool) {
+        Err(error @ PoolError::NotAPool { .. }) => {
+            lock.withdraw()?;
+            return Err(error.into());
+        }
+        other => other?,
+    };
+    log_recovery(&opened.report);
+    let source = reactor.source();
+    let waker = reactor.waker(source, token::BACKGROUND);
+    let background = Background::start(&opened.meta, &waker).map_err(ServerError::Thread)?;
+    stop.attach(reactor.waker(source, token::STOP));
+    let event_loop = EventLoop::new(Parts {
+        reactor,
+        source,
+        listener,
+        store: opened.store,
+        disk: opened.disk,
+        background,
+        identity: Identity { pool: opened.report.pool, boot: opened.boot },
+    });
+    tracing::info!(%address, pool = %opened.report.pool, "serving");
+    ready(address);
+    event_loop.run().map_err(ServerError::Loop)
+}
+
+fn log_recovery(report: &OpenReport) {
+    let OpenReport { replayed_blocks, dropped_blocks, power_lost, .. } = report;
+    if *replayed_blocks > 0 || *power_lost {
+        tracing::info!(replayed_blocks, dropped_blocks, power_lost, "the pool was recovered");
+    }
+    if let Some(damage) = &report.superblock_repaired {
+        tracing::warn!(damage, "a copy of the superblock was repaired");
+    }
+}
