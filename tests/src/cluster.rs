@@ -32,7 +32,7 @@ pub fn binary() -> PathBuf {
 #[must_use]
 pub fn trivet() -> Command {
     let mut command = Command::new(binary());
-    command.env_remove("TRIVET_DIR").env_remove("RUST_LOG");
+    command.env_remove("TRIVET_DIR").env_remove("TRIVET_LOG");
     command
 }
 

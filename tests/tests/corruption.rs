@@ -21,6 +21,9 @@ fn prepared() -> (Cluster, Vec<u8>) {
         client.write((index as u64) * (64 << 10), piece).expect("a write");
     }
     client.flush().expect("a flush");
+    // What a flush made stable, a later journal block says.
+    client.write(128 << 20, &[1; 4096]).expect("a write");
+    client.flush().expect("a flush");
     drop(client);
     (cluster, data)
 }

@@ -131,7 +131,7 @@ fn cpu_seconds_of(pid: u32) -> Result<f64, String> {
 impl LocalCluster {
     fn trivet(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).env("TRIVET_DIR", &self.folder.0).env_remove("RUST_LOG");
+        command.args(arguments).env("TRIVET_DIR", &self.folder.0).env_remove("TRIVET_LOG");
         let output = command.output().map_err(|e| format!("cannot start {command:?}: {e}"))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
