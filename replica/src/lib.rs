@@ -2,4 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod meta;
+pub mod pool;
+pub mod server;
+pub mod session;
 pub mod store;

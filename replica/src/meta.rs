@@ -167,36 +167,54 @@ impl RocksMeta {
     /// # Errors
     /// When it is damaged, in use, or cannot be made.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, MetaError> {
-        let mut options = rocksdb::Options::default();
-        options.create_if_missing(true);
-        options.set_paranoid_checks(true);
-        options.set_compression_type(rocksdb::DBCompressionType::None);
-        options.set_write_buffer_size(1 << 20);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(256);
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(1 << 20);
-        options.set_target_file_size_base(16 << 20);
-        options.set_max_bytes_for_level_base(64 << 20);
-        options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_use_direct_io_for_flush_and_compaction(false);
-        let mut table = rocksdb::BlockBasedOptions::default();
-        let cache = rocksdb::Cache::new_lru_cache(cache_bytes);
-        table.set_block_cache(&cache);
-        table.set_block_size(16 << 10);
-        table.set_bloom_filter(10.0, false);
-        table.set_whole_key_filtering(false);
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(false);
-        options.set_block_based_table_factory(&table);
-        options.set_prefix_extractor(rocksdb::SliceTransform::create_fixed_prefix(FILTER_PREFIX_BYTES));
+        let options = options(cache_bytes);
         let db = rocksdb::DB::open(&options, path).map_err(|error| MetaError::new("open", error))?;
-        let staging = path.join("staging.sst");
+        let staging = path.join(STAGING_FILE);
         if staging.exists() {
             std::fs::remove_file(&staging).map_err(|error| MetaError::new("clean-up", error))?;
         }
         Ok(Self { db, options, staging })
     }
+
+    /// Opens the store in a folder to look at it; commits fail.
+    ///
+    /// # Errors
+    /// When it is damaged or not there.
+    pub fn open_read_only(path: &Path, cache_bytes: usize) -> Result<Self, MetaError> {
+        let mut options = options(cache_bytes);
+        options.create_if_missing(false);
+        let db = rocksdb::DB::open_for_read_only(&options, path, false)
+            .map_err(|error| MetaError::new("open", error))?;
+        Ok(Self { db, options, staging: path.join(STAGING_FILE) })
+    }
+}
+
+/// A commit's table while it is being written.
+const STAGING_FILE: &str = "staging.sst";
+
+fn options(cache_bytes: usize) -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    options.set_compression_type(rocksdb::DBCompressionType::None);
+    // Nothing passes through a memtable.
+    options.set_write_buffer_size(1 << 20);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_target_file_size_base(16 << 20);
+    options.set_max_bytes_for_level_base(64 << 20);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    let mut table = rocksdb::BlockBasedOptions::default();
+    table.set_block_cache(&rocksdb::Cache::new_lru_cache(cache_bytes));
+    table.set_block_size(16 << 10);
+    table.set_bloom_filter(10.0, false);
+    table.set_whole_key_filtering(false);
+    table.set_cache_index_and_filter_blocks(true);
+    options.set_block_based_table_factory(&table);
+    options.set_prefix_extractor(rocksdb::SliceTransform::create_fixed_prefix(FILTER_PREFIX_BYTES));
+    options
 }
 
 impl MetaStore for RocksMeta {

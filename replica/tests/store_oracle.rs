@@ -1,5 +1,6 @@
 //! The store against a naive oracle, over random operations on a well-behaved device whose
 //! completions come in any order.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod pool;
 

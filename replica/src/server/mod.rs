@@ -65,9 +65,9 @@ pub fn run(
 }
 
 fn log_recovery(report: &OpenReport) {
-    let OpenReport { replayed_blocks, dropped_blocks, power_lost, .. } = report;
-    if *replayed_blocks > 0 || *power_lost {
-        tracing::info!(replayed_blocks, dropped_blocks, power_lost, "the pool was recovered");
+    let OpenReport { replayed_blocks, dropped_blocks, host_restarted, .. } = report;
+    if *replayed_blocks > 0 || *host_restarted {
+        tracing::info!(replayed_blocks, dropped_blocks, host_restarted, "the pool was recovered");
     }
     if let Some(damage) = &report.superblock_repaired {
         tracing::warn!(damage, "a copy of the superblock was repaired");

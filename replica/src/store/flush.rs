@@ -39,6 +39,9 @@ pub(super) struct Flushing {
     pub(super) stable: u64,
     /// Everything recorded before this journal block is written, applied and acknowledged.
     pub(super) completed: u64,
+    /// The journal block after the last completed one that records a change: marks of stability
+    /// need not be stable themselves.
+    pub(super) content: u64,
     in_flight: Option<u64>,
     /// A checkpoint waits for this much.
     pub(super) wanted: u64,
@@ -48,7 +51,7 @@ pub(super) struct Flushing {
 
 impl Flushing {
     pub(super) fn starting_at(sequence: u64) -> Self {
-        Self { stable: sequence, completed: sequence, wanted: sequence, ..Self::default() }
+        Self { stable: sequence, completed: sequence, content: sequence, wanted: sequence, ..Self::default() }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -59,7 +62,7 @@ impl Flushing {
 impl Store {
     pub(super) fn flush(&mut self, id: RequestId, slot: Slot) {
         let last = self.volumes.get(slot).map_or(Stamp::ZERO, |volume| volume.last);
-        let until = self.flushing.completed;
+        let until = self.flushing.content;
         self.flushing.waiters.push(Waiter { id, until, answer: Answer::Stable(last) });
     }
 
@@ -72,11 +75,11 @@ impl Store {
     pub(super) fn start_flush(&mut self) {
         self.answer_stable();
         let flushing = &mut self.flushing;
-        let unstable = flushing.completed - flushing.stable;
-        let needed = !flushing.waiters.is_empty()
-            || flushing.wanted > flushing.stable
+        let unstable = flushing.content.saturating_sub(flushing.stable);
+        let needed = flushing.wanted > flushing.stable
+            || (unstable > 0 && !flushing.waiters.is_empty())
             || unstable > UNSTABLE_BLOCKS_MAX;
-        if flushing.in_flight.is_some() || !needed || unstable == 0 || self.failed.is_some() {
+        if flushing.in_flight.is_some() || !needed || self.failed.is_some() {
             return;
         }
         flushing.in_flight = Some(flushing.completed);

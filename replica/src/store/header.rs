@@ -49,6 +49,7 @@ pub(crate) struct Header {
     pub(crate) intact_limits: Vec<(Slot, Stamp)>,
 }
 
+/// A checkpoint's header makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("checkpoint header makes no sense: {0}")]
 pub struct HeaderError(&'static str);

@@ -61,8 +61,7 @@ impl Store {
         }
         self.maintenance.quiet_turns += 1;
         let behind = self.volumes.iter().any(|(_, volume)| volume.progress != volume.progress_recorded);
-        let unmarked = self.journal.stable_recorded() < self.flushing.stable
-            && self.flushing.stable > self.journal.stable_recorded() + 1;
+        let unmarked = self.journal.stable_recorded() < self.flushing.stable.min(self.flushing.content);
         if self.batches.is_empty() && (behind || unmarked) && self.journal.room() > 1 {
             self.start_mark();
         }
@@ -226,7 +225,7 @@ impl Store {
         {
             return;
         }
-        if self.allocator.quarantined() > 0 && self.flushing.completed > self.flushing.stable {
+        if self.allocator.quarantined() > 0 && self.flushing.content > self.flushing.stable {
             self.flushing.wanted = self.flushing.completed;
             return;
         }

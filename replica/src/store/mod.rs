@@ -214,7 +214,7 @@ impl Store {
             Request::CreateVolume { volume, blocks } => self.create_volume(id, volume, blocks)?,
             Request::DeleteVolume { volume } => match self.volumes.find(volume) {
                 Some(slot) => self.held.push((id, slot, Record::Delete { slot })),
-                None => self.wait_stable(id, self.flushing.completed, Reply::Done),
+                None => self.wait_stable(id, self.flushing.content, Reply::Done),
             },
             Request::ResizeVolume { volume, blocks } => self.resize_volume(id, volume, blocks)?,
         }
@@ -231,7 +231,7 @@ impl Store {
             if present.blocks != blocks {
                 return refuse("the volume is there with another size");
             }
-            self.wait_stable(id, self.flushing.completed, Reply::Done);
+            self.wait_stable(id, self.flushing.content, Reply::Done);
             return Ok(());
         }
         let queued = self

@@ -145,8 +145,8 @@ pub struct OpenReport {
     pub replayed_blocks: u64,
     /// Blocks of unstable writes whose data had not reached the medium.
     pub dropped_blocks: u64,
-    /// Whether the host was restarted since without the pool having been made stable first.
-    pub power_lost: bool,
+    /// Whether the host was restarted since: what was not stable may be missing.
+    pub host_restarted: bool,
     /// What is wrong with a copy of the superblock that the other one made up for.
     pub superblock_repaired: Option<String>,
 }
@@ -165,7 +165,8 @@ pub(super) struct Loaded {
     /// Everything before this journal block is known to be stable.
     stable: u64,
     dropped: Vec<Dropped>,
-    intact: BTreeMap<Slot, Stamp>,
+    /// What each volume's engine had told to be committed, as far as that is stable.
+    committed: BTreeMap<Slot, Stamp>,
 }
 
 impl Store {
@@ -208,12 +209,12 @@ impl Store {
         boot: BootId,
     ) -> Result<(Self, OpenReport), OpenError> {
         let mut loaded = load(disk, meta)?;
-        let power_lost = loaded.header.boot != boot && loaded.head > loaded.stable;
+        let host_restarted = loaded.header.boot != boot;
         let report = OpenReport {
             pool: loaded.superblock.pool,
             replayed_blocks: loaded.head - loaded.header.tail,
             dropped_blocks: loaded.dropped.len() as u64,
-            power_lost,
+            host_restarted,
             superblock_repaired: loaded.superblock_damage.take(),
         };
         let mut header = loaded.header.clone();
@@ -221,7 +222,7 @@ impl Store {
         header.boot = boot;
         header.dropped.append(&mut loaded.dropped);
         header.segments.push(Segment { epoch: header.boot_epoch, first: loaded.head });
-        if power_lost {
+        if host_restarted {
             limit_intact(&mut loaded, &mut header);
         }
         loaded.superblock.boot_epoch = header.boot_epoch;
@@ -299,12 +300,14 @@ impl Store {
     }
 }
 
-/// The host lost power: of each volume, only what is known to have been stable is sure.
+/// The host was restarted: of each volume, only what its engine had told to be committed, in a
+/// record that was stable, is sure. (The highest stamp found would not do: stamps need not reach the
+/// journal in their order, and what is lost leaves no trace.)
 fn limit_intact(loaded: &mut Loaded, header: &mut Header) {
     for (slot, volume) in loaded.volumes.iter_mut() {
-        let intact = loaded.intact.get(&slot).copied().unwrap_or(volume.last);
-        if intact < volume.last || header.dropped.iter().any(|dropped| dropped.sequence >= loaded.stable) {
-            let limit = volume.intact_limit.map_or(intact, |limit| limit.min(intact));
+        let committed = loaded.committed.get(&slot).copied().unwrap_or(Stamp::ZERO);
+        if committed < volume.last {
+            let limit = volume.intact_limit.map_or(committed, |limit| limit.min(committed));
             volume.intact_limit = Some(limit);
             header.intact_limits.retain(|(of, _)| *of != slot);
             header.intact_limits.push((slot, limit));
@@ -356,7 +359,7 @@ pub(super) fn load(disk: &mut dyn Disk, meta: &dyn MetaStore) -> Result<Loaded, 
         head_crc: header.tail_previous_crc,
         stable: header.tail,
         dropped: Vec::new(),
-        intact: BTreeMap::new(),
+        committed: BTreeMap::new(),
         header,
     };
     load_volumes(meta, &mut loaded)?;
@@ -514,31 +517,27 @@ fn replay(disk: &mut dyn Disk, loaded: &mut Loaded) -> Result<(), OpenError> {
     let recorded = accepted.iter().map(|block| block.stable).max().unwrap_or(0);
     loaded.stable = loaded.header.tail.max(opened).max(recorded).min(loaded.head);
     let dropped: HashSet<Dropped> = loaded.header.dropped.iter().copied().collect();
-    let mut noted_intact = false;
+    let mut noted = false;
     for accepted in &accepted {
-        if accepted.sequence >= loaded.stable && !noted_intact {
-            note_intact(loaded);
-            noted_intact = true;
+        if accepted.sequence >= loaded.stable && !noted {
+            note_committed(loaded);
+            noted = true;
         }
         let Some(block) = JournalBlock::decode(loaded.superblock.pool, &accepted.block) else {
             unreachable!("it was decoded before")
         };
         replay_block(disk, loaded, accepted.sequence, block.records, &dropped)?;
     }
-    if !noted_intact {
-        note_intact(loaded);
+    if !noted {
+        note_committed(loaded);
     }
     Ok(())
 }
 
-/// Everything stable has been replayed: what each volume had then told to be committed is whole.
-fn note_intact(loaded: &mut Loaded) {
-    let whole = loaded.head == loaded.stable;
-    loaded.intact = loaded
-        .volumes
-        .iter()
-        .map(|(slot, volume)| (slot, if whole { volume.last } else { volume.progress.committed }))
-        .collect();
+/// Everything stable has been replayed.
+fn note_committed(loaded: &mut Loaded) {
+    loaded.committed =
+        loaded.volumes.iter().map(|(slot, volume)| (slot, volume.progress.committed)).collect();
 }
 
 fn replay_block(

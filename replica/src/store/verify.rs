@@ -17,7 +17,7 @@ use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
 use super::layout::ZONE_BLOCKS;
 use super::record::Slot;
 use super::recovery::{Loaded, OpenError, load};
-use crate::meta::MetaStore;
+use crate::meta::{MetaError, MetaStore};
 
 /// Something wrong with a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,13 @@ pub struct VerifyReport {
     pub blocks_verified: u64,
     /// What is wrong; empty when all is well.
     pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// The report on a pool whose map does not even open.
+    pub(crate) fn unreadable_map(error: &MetaError) -> Self {
+        Self { findings: vec![Finding::Map(error.to_string())], ..Self::default() }
+    }
 }
 
 /// More findings than this are not listed: the pool is to be rebuilt.

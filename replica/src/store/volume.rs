@@ -42,6 +42,7 @@ pub(crate) struct Volume {
     pub(crate) outstanding: u32,
 }
 
+/// A volume's record in the map makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("volume record in the map makes no sense: {0}")]
 pub struct VolumeDecodeError(&'static str);

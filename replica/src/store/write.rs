@@ -293,6 +293,9 @@ impl Store {
             self.flushing.completed = batch.end;
             self.completed_crc = batch.last_crc;
             let sequence = batch.end - 1;
+            if !batch.changes.is_empty() {
+                self.flushing.content = batch.end;
+            }
             for change in batch.changes {
                 self.apply(change, sequence);
             }

@@ -1,4 +1,10 @@
 //! Drives a store over a simulated device: a turn at a time, so that a test can stop anywhere.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    dead_code,
+    reason = "test support: each test uses a part, and stops at the first surprise"
+)]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,15 +19,15 @@ use trivet_replica::store::{
     RequestId, Store, StoreOptions, verify,
 };
 
-pub const VOLUME: VolumeId = VolumeId::from_bytes([1; 16]);
-pub const POOL: PoolId = PoolId::from_bytes([9; 16]);
+pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([1; 16]);
+pub(crate) const POOL: PoolId = PoolId::from_bytes([9; 16]);
 
 /// A small deterministic generator (SplitMix64; Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,17 +35,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// The contents that version `version` of `block` has; zeros for version 0.
-pub fn contents(block: u64, version: u64) -> Vec<u8> {
+pub(crate) fn contents(block: u64, version: u64) -> Vec<u8> {
     if version == 0 {
         return vec![0; BLOCK_SIZE];
     }
@@ -47,32 +53,32 @@ pub fn contents(block: u64, version: u64) -> Vec<u8> {
     (0..BLOCK_SIZE / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
-pub struct Pool {
-    pub store: Store,
-    pub disk: FaultyDisk,
-    pub meta: Arc<MemoryMeta>,
-    pub report: OpenReport,
+pub(crate) struct Pool {
+    pub(crate) store: Store,
+    pub(crate) disk: FaultyDisk,
+    pub(crate) meta: Arc<MemoryMeta>,
+    pub(crate) report: OpenReport,
     arena: BlockArena,
     next_request: u64,
-    pub answers: HashMap<RequestId, Result<Reply, RequestError>>,
+    pub(crate) answers: HashMap<RequestId, Result<Reply, RequestError>>,
     /// Given to the background thread, which the test runs when it likes.
-    pub loads: Vec<GroupLoad>,
-    pub checkpoints: Vec<CheckpointJob>,
+    pub(crate) loads: Vec<GroupLoad>,
+    pub(crate) checkpoints: Vec<CheckpointJob>,
 }
 
 /// A formatted, closed pool.
-pub fn formatted(capacity_blocks: u64) -> (DiskImage, MemoryMeta) {
+pub(crate) fn formatted(capacity_blocks: u64) -> (DiskImage, MemoryMeta) {
     let (mut disk, meta) = (MemoryDisk::new(0), MemoryMeta::new());
     Store::format(&mut disk, &meta, &FormatOptions { pool: POOL, capacity_blocks }).unwrap();
     (disk.into_image(), meta)
 }
 
 impl Pool {
-    pub fn open(image: DiskImage, meta: MemoryMeta, seed: u64, boot: u8) -> Result<Self, OpenError> {
+    pub(crate) fn open(image: DiskImage, meta: MemoryMeta, seed: u64, boot: u8) -> Result<Self, OpenError> {
         Self::open_on(FaultyDisk::new(image, seed), meta, boot)
     }
 
-    pub fn open_on(mut disk: FaultyDisk, meta: MemoryMeta, boot: u8) -> Result<Self, OpenError> {
+    pub(crate) fn open_on(mut disk: FaultyDisk, meta: MemoryMeta, boot: u8) -> Result<Self, OpenError> {
         let options = StoreOptions { map_budget_bytes: 1 << 20 };
         let (store, report) = Store::open(&mut disk, &meta, &options, BootId::from_bytes([boot; 16]))?;
         Ok(Self {
@@ -89,36 +95,47 @@ impl Pool {
     }
 
     /// A new pool with one volume.
-    pub fn with_volume(capacity_blocks: u64, blocks: u64, seed: u64) -> Self {
+    pub(crate) fn with_volume(capacity_blocks: u64, blocks: u64, seed: u64) -> Self {
         let (image, meta) = formatted(capacity_blocks);
         let mut pool = Self::open(image, meta, seed, 1).unwrap();
         pool.run(Request::CreateVolume { volume: VOLUME, blocks }).unwrap();
         pool
     }
 
-    pub fn submit(&mut self, request: Request) -> RequestId {
+    pub(crate) fn submit(&mut self, request: Request) -> RequestId {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.store.submit(id, request);
         id
     }
 
-    pub fn write(&mut self, start: u64, versions: &[u64], stamp: Stamp, stable: bool) -> RequestId {
+    pub(crate) fn write(&mut self, start: u64, versions: &[u64], stamp: Stamp, stable: bool) -> RequestId {
+        self.write_to(VOLUME, start, versions, stamp, stable)
+    }
+
+    pub(crate) fn write_to(
+        &mut self,
+        volume: VolumeId,
+        start: u64,
+        versions: &[u64],
+        stamp: Stamp,
+        stable: bool,
+    ) -> RequestId {
         let mut data = self.arena.allocate(versions.len());
         for (at, version) in versions.iter().enumerate() {
             data.extend_from_slice(&contents(start + at as u64, *version));
         }
         let crcs = block_crcs(&data).collect();
         let segments = vec![data.freeze()];
-        self.submit(Request::Write { volume: VOLUME, start, stamp, crcs, segments, stable })
+        self.submit(Request::Write { volume, start, stamp, crcs, segments, stable })
     }
 
-    pub fn read(&mut self, start: u64, count: u32) -> RequestId {
+    pub(crate) fn read(&mut self, start: u64, count: u32) -> RequestId {
         self.submit(Request::Read { volume: VOLUME, range: BlockRange::new(start, count) })
     }
 
     /// Hands out actions and reaps completions once. Background jobs wait for [`Pool::background`].
-    pub fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         self.act();
         let mut completions = Vec::new();
         self.disk.reap(false, &mut completions);
@@ -128,7 +145,7 @@ impl Pool {
         self.act();
     }
 
-    pub fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
         let mut actions = Vec::new();
         self.store.poll_actions(&mut actions);
         for action in actions {
@@ -144,7 +161,7 @@ impl Pool {
     }
 
     /// Does what waits for the background thread; answers whether there was something.
-    pub fn background(&mut self) -> bool {
+    pub(crate) fn background(&mut self) -> bool {
         let busy = !self.loads.is_empty() || !self.checkpoints.is_empty();
         for load in std::mem::take(&mut self.loads) {
             self.store.groups_loaded(load.run(&*self.meta));
@@ -156,7 +173,7 @@ impl Pool {
     }
 
     /// Goes on until everything asked is answered and the store is quiet.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn();
             if !self.background() && self.store.is_quiescent() && self.disk.in_flight().next().is_none() {
@@ -166,32 +183,32 @@ impl Pool {
         panic!("the store does not come to rest");
     }
 
-    pub fn run(&mut self, request: Request) -> Result<Reply, RequestError> {
+    pub(crate) fn run(&mut self, request: Request) -> Result<Reply, RequestError> {
         let id = self.submit(request);
         self.settle();
         self.answers.remove(&id).expect("every request is answered")
     }
 
-    pub fn read_now(&mut self, start: u64, count: u32) -> Result<Vec<Vec<u8>>, RequestError> {
+    pub(crate) fn read_now(&mut self, start: u64, count: u32) -> Result<Vec<Vec<u8>>, RequestError> {
         let id = self.read(start, count);
         self.settle();
         self.answers.remove(&id).expect("every request is answered").map(blocks_of)
     }
 
     /// Closes without a word, everything having reached the device; the disk and map remain.
-    pub fn close(mut self) -> (DiskImage, MemoryMeta) {
+    pub(crate) fn close(mut self) -> (DiskImage, MemoryMeta) {
         self.disk.set_completion_order(CompletionOrder::Submission);
         self.settle();
         (self.disk.image().clone(), (*self.meta).clone())
     }
 
     /// What `trivet check --data` would say of the pool as it is on the device now.
-    pub fn assert_sound(&self) {
+    pub(crate) fn assert_sound(&self) {
         assert_image_sound(self.disk.image(), &self.meta);
     }
 }
 
-pub fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
+pub(crate) fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
     let mut disk = MemoryDisk::new(0);
     *disk.image_mut() = image.clone();
     let report = verify(&mut disk, meta, true, &mut |_, _| ());
@@ -199,7 +216,7 @@ pub fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
 }
 
 /// The blocks of a read, holes as zeros; their checksums were right.
-pub fn blocks_of(reply: Reply) -> Vec<Vec<u8>> {
+pub(crate) fn blocks_of(reply: Reply) -> Vec<Vec<u8>> {
     let Reply::Blocks(read) = reply else { panic!("a read answers blocks, not {reply:?}") };
     let joined: Vec<u8> = read.segments.iter().flat_map(|segment: &Bytes| segment.to_vec()).collect();
     let mut present = joined.chunks_exact(BLOCK_SIZE);
