@@ -24,6 +24,8 @@ pub struct UringFile {
     source: Source,
     file: Handle,
     length: u64,
+    /// Bytes that extensions leave to others on the file system.
+    reserve: u64,
     pending: Pending,
     /// The first is being carried out; extensions go one after the other.
     extensions: VecDeque<Extension>,
@@ -71,10 +73,29 @@ impl UringFile {
             source: reactor.source(),
             file: Handle::from(OwnedFd::from(file)),
             length: bytes / BLOCK_SIZE_U64 * BLOCK_SIZE_U64,
+            reserve: 0,
             pending: Pending::default(),
             extensions: VecDeque::new(),
             ready: Vec::new(),
         })
+    }
+
+    /// From now on an extension that would leave less than `bytes` free on the file system ends in
+    /// [`DiskError::NoSpace`]: what else lies there needs room when this file has taken all it may.
+    pub fn keep_free(&mut self, bytes: u64) {
+        self.reserve = bytes;
+    }
+
+    fn has_room_for(&self, length: u64) -> io::Result<bool> {
+        let mut statistics = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the descriptor is open, and the kernel fills the structure it is given.
+        if unsafe { libc::fstatvfs(self.file.as_raw_fd(), statistics.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call succeeded, so the structure is filled.
+        let statistics = unsafe { statistics.assume_init() };
+        let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+        Ok(free >= length.saturating_sub(self.length).saturating_add(self.reserve))
     }
 
     fn begin(&mut self, token: DiskToken, operation: DiskOp) {
@@ -92,6 +113,13 @@ impl UringFile {
             DiskOp::Flush => {
                 let index = self.pending.add(token, name, 0);
                 reactor.sync_data(source, index, &self.file);
+            }
+            // Where the file system cannot say, the allocation itself will.
+            DiskOp::Extend { length }
+                if self.reserve > 0 && matches!(self.has_room_for(length), Ok(false)) =>
+            {
+                let result = Err(DiskError::NoSpace { length });
+                self.ready.push(DiskCompletion { token, result });
             }
             DiskOp::Extend { length } => {
                 self.extensions.push_back(Extension::new(token, length));

@@ -40,6 +40,20 @@ fn contents_and_length_are_there_after_reopening() {
 }
 
 #[test]
+fn an_extension_leaves_the_reserve_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool");
+    let reactor = reactor();
+    let mut file = UringFile::create(&reactor, &path).unwrap();
+    file.keep_free(u64::MAX / 2);
+    assert_eq!(extend_blocking(&mut file, MIB), Err(DiskError::NoSpace { length: MIB }));
+    assert_eq!((file.length(), std::fs::metadata(&path).unwrap().len()), (0, 0));
+    file.keep_free(1);
+    extend_blocking(&mut file, MIB).unwrap();
+    assert_eq!(file.length(), MIB);
+}
+
+#[test]
 fn an_extension_is_allocated_and_lets_other_operations_through() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool");

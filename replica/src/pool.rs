@@ -111,6 +111,10 @@ const MAP_FOLDER: &str = "map";
 /// What a server puts beside them.
 const LOCK_FILE: &str = "lock";
 const CAPACITY_MIN_BYTES: u64 = 64 << 20;
+/// What the pool file leaves free for the map, so that a full file system refuses writes cleanly
+/// and checkpoints go on: a 32nd of the file system within these bounds.
+const MAP_RESERVE_MIN_BYTES: u64 = 16 << 20;
+const MAP_RESERVE_MAX_BYTES: u64 = 1 << 30;
 
 /// Opens the pool in a folder, making it first if the folder is empty or not there.
 ///
@@ -129,6 +133,8 @@ pub fn open_or_create(reactor: &Reactor, path: &Path, options: &PoolOptions) -> 
         create(reactor, path, options)?;
     }
     let mut disk = UringFile::open(reactor, &path.join(POOL_FILE))?;
+    let file_system = file_system_bytes(path).map_err(system("asking for the file system's size"))?;
+    disk.keep_free((file_system / 32).clamp(MAP_RESERVE_MIN_BYTES, MAP_RESERVE_MAX_BYTES));
     let meta = open_map(path, options.map_budget_bytes / 8)?;
     let boot = boot_id().map_err(system("reading the boot id"))?;
     let store_options = StoreOptions { map_budget_bytes: options.map_budget_bytes };

@@ -335,7 +335,8 @@ fn seeded_crashes_lose_nothing_that_was_promised() {
 /// Seeds that found something once.
 #[test]
 fn regression_seeds() {
-    for seed in [3118] {
+    let seeds = [3118];
+    for seed in seeds {
         run(seed);
     }
 }
