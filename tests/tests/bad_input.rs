@@ -66,7 +66,7 @@ fn wrong_names_and_directories_are_named_in_the_error() {
 
     let cluster = Cluster::start(3, "64MiB");
     let _refused = cluster.trivet(&["volume", "show", "nobody"]).failed_saying(&["nobody"]);
-    let _refused = cluster.trivet(&["volume", "delete", "nobody"]).failed_saying(&["nobody"]);
+    let _refused = cluster.trivet(&["volume", "delete", "--yes", "nobody"]).failed_saying(&["nobody"]);
     let _refused =
         cluster.trivet(&["volume", "create", "No/Name", "--size", "1GiB"]).failed_saying(&["No/Name"]);
     let _refused = cluster.trivet(&["volume", "create", "disk0", "--size", "1GiB"]).failed_saying(&["disk0"]);

@@ -300,6 +300,7 @@ fn the_built_in_load_generator_agrees_to_measure_a_volume() {
         "8",
         "--runtime",
         "2",
+        "--yes",
     ];
     let outcome =
         command::run(Command::new(trivet_tests::cluster::binary()).args(load), patience::SOON).succeeded();
