@@ -44,9 +44,18 @@ impl VolumeCore {
                 self.pump(now);
                 self.check_closing(now);
             }
-            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => self.closed(now),
+            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
+                self.unfinished = !self.early.is_empty() || !self.requests.is_empty();
+                self.closed(now);
+            }
             VolumeState::Closing | VolumeState::Closed | VolumeState::Fenced | VolumeState::Failed => {}
         }
+    }
+
+    /// Whether it is closed, with everything that was in flight finished and flushed.
+    #[must_use]
+    pub fn closed_cleanly(&self) -> bool {
+        self.state == VolumeState::Closed && !self.unfinished
     }
 
     /// Takes the next step of closing if it is due.
@@ -57,6 +66,7 @@ impl VolumeCore {
         }
         if now >= until {
             tracing::warn!(volume = %self.options.volume, "closed without all of its members");
+            self.unfinished = true;
             return self.closed(now);
         }
         let drained = self.is_idle() && self.waiting.is_empty() && self.growing.is_none();
