@@ -200,3 +200,42 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Identity, Sessions};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use trivet_model::{BootId, PoolId};
+
+    fn peer() -> (Peer, UnixStream) {
+        let identity = Identity { pool: PoolId::from_bytes([1; 16]), boot: BootId::from_bytes([2; 16]) };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let id = Sessions::new(identity).connected();
+        (Peer::new(id, Handle::from(OwnedFd::from(ours)), Duration::ZERO), theirs)
+    }
+
+    #[test]
+    fn only_the_silent_and_the_stuck_are_overdue() {
+        let (mut peer, _theirs) = peer();
+        assert_eq!(peer.overdue(false, GREETING_MAX), None);
+        assert!(peer.overdue(false, GREETING_MAX * 2).is_some(), "no Hello");
+        assert_eq!(peer.overdue(true, SEND_MAX * 2), None, "an idle session may be silent");
+        peer.sending = true;
+        assert_eq!(peer.overdue(true, SEND_MAX), None);
+        assert!(peer.overdue(true, SEND_MAX * 2).is_some(), "takes nothing");
+    }
+
+    #[test]
+    fn a_peer_that_has_been_told_the_end_may_linger_only_so_long() {
+        let (mut peer, _theirs) = peer();
+        peer.phase = Phase::Lingering;
+        assert_eq!(peer.overdue(true, LINGER_MAX), None);
+        assert!(peer.overdue(true, LINGER_MAX * 2).is_some());
+        assert_eq!(peer.received(Some(BytesMut::from(&b"rest"[..]))), None, "its rest is thrown away");
+        assert_eq!(peer.phase, Phase::Lingering);
+        assert_eq!(peer.received(Some(BytesMut::new())), None);
+        assert_eq!(peer.phase, Phase::Gone, "it has closed");
+    }
+}
