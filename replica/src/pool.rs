@@ -13,7 +13,8 @@ use trivet_reactor::Reactor;
 
 use crate::meta::{MetaError, MetaStore, RocksMeta};
 use crate::store::{
-    FormatError, FormatOptions, OpenError, OpenReport, Store, StoreOptions, VerifyReport, ZONE_BLOCKS, verify,
+    FormatError, FormatOptions, OpenError, OpenReport, POOL_VERSION, Store, StoreOptions, VerifyReport,
+    ZONE_BLOCKS, verify,
 };
 
 /// How to open or make a pool.
@@ -84,6 +85,14 @@ pub enum PoolError {
         /// What is wrong.
         error: FormatError,
     },
+    /// Another program's.
+    #[error("the pool in {} has format version {found}, and this program knows version {POOL_VERSION}; run the trivet that made it", path.display())]
+    Version {
+        /// Which folder.
+        path: PathBuf,
+        /// The pool's.
+        found: u32,
+    },
     /// Recovery.
     #[error("the pool in {} does not open: {error}; run 'trivet check' on it, then remove this replica and let it be rebuilt", path.display())]
     Open {
@@ -102,6 +111,16 @@ pub enum PoolError {
         /// Its answer.
         error: io::Error,
     },
+}
+
+impl PoolError {
+    fn open(path: &Path, error: OpenError) -> Self {
+        let path = path.to_path_buf();
+        match error {
+            OpenError::Version { found } => Self::Version { path, found },
+            error => Self::Open { path, error },
+        }
+    }
 }
 
 const POOL_FILE: &str = "pool";
@@ -138,8 +157,8 @@ pub fn open_or_create(reactor: &Reactor, path: &Path, options: &PoolOptions) -> 
     let meta = open_map(path, options.map_budget_bytes / 8)?;
     let boot = boot_id().map_err(system("reading the boot id"))?;
     let store_options = StoreOptions { map_budget_bytes: options.map_budget_bytes };
-    let (store, report) = Store::open(&mut disk, &meta, &store_options, boot)
-        .map_err(|error| PoolError::Open { path: path.to_path_buf(), error })?;
+    let (store, report) =
+        Store::open(&mut disk, &meta, &store_options, boot).map_err(|error| PoolError::open(path, error))?;
     Ok(OpenPool { store, disk, meta: Arc::new(meta), report, boot })
 }
 
@@ -162,7 +181,7 @@ pub fn check(
         Ok(meta) => meta,
         Err(error) => return Ok(VerifyReport::unreadable_map(&error)),
     };
-    Ok(verify(&mut disk, &meta, data, progress))
+    verify(&mut disk, &meta, data, progress).map_err(|error| PoolError::open(path, error))
 }
 
 const CHECK_CACHE_BYTES: usize = 32 << 20;

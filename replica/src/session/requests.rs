@@ -216,6 +216,10 @@ impl Sessions {
                 Asked::new(Request::Discard { volume, range, stamp, stable }, Answer::Done)
             }
             Message::Flush { .. } => Asked::new(Request::Flush { volume }, Answer::Flushed),
+            // The writer grows its own volume under its generation.
+            Message::ResizeVolume { volume: named, blocks } if named == volume => {
+                Asked::new(Request::ResizeVolume { volume, blocks }, Answer::Done)
+            }
             other => return self.read(from, volume, other, out),
         };
         self.submit(from, asked, out);

@@ -28,7 +28,7 @@ use super::entry::{BlockKey, Entry, key};
 use super::flush::Flushing;
 use super::header::{Dropped, Header, HeaderError, Segment};
 use super::journal::{Journal, JournalBlock};
-use super::layout::{Geometry, SUPERBLOCK_OFFSETS, Superblock, SuperblockError, ZONE_BLOCKS};
+use super::layout::{Geometry, POOL_VERSION, SUPERBLOCK_OFFSETS, Superblock, SuperblockError, ZONE_BLOCKS};
 use super::maintenance::Maintenance;
 use super::memtable::Memtable;
 use super::read::Reads;
@@ -89,6 +89,12 @@ pub enum OpenError {
         first: SuperblockError,
         /// Of the second copy.
         second: SuperblockError,
+    },
+    /// The pool is another program's.
+    #[error("pool format version {found}; this program knows version {POOL_VERSION}")]
+    Version {
+        /// The pool's.
+        found: u32,
     },
     /// The map's store has no checkpoint.
     #[error("the map has no checkpoint: it is not this pool's")]
@@ -209,7 +215,8 @@ impl Store {
         boot: BootId,
     ) -> Result<(Self, OpenReport), OpenError> {
         let mut loaded = load(disk, meta)?;
-        let host_restarted = loaded.header.boot != boot;
+        // A pool just made has been opened on no boot yet.
+        let host_restarted = loaded.header.boot != boot && loaded.header.boot_epoch > 0;
         let report = OpenReport {
             pool: loaded.superblock.pool,
             replayed_blocks: loaded.head - loaded.header.tail,
@@ -384,6 +391,8 @@ fn read_superblock(disk: &mut dyn Disk) -> Result<(Superblock, Option<String>), 
         }
         (Some(Ok(good)), Some(Err(error))) => Ok((good, Some(format!("second copy: {error}")))),
         (Some(Err(error)), Some(Ok(good))) => Ok((good, Some(format!("first copy: {error}")))),
+        (Some(Err(SuperblockError::Version { found })), _)
+        | (_, Some(Err(SuperblockError::Version { found }))) => Err(OpenError::Version { found }),
         (Some(Err(first)), Some(Err(second))) => Err(OpenError::Superblock { first, second }),
         _ => unreachable!("there are two copies"),
     }

@@ -127,19 +127,22 @@ const FINDINGS_MAX: usize = 1000;
 
 /// Proves a closed pool's invariants without changing it. With `data`, reads every block in use;
 /// `progress` is called with blocks verified and blocks to verify.
-#[must_use]
+///
+/// # Errors
+/// [`OpenError::Version`]: such a pool is not damaged, it is another program's.
 pub fn verify(
     disk: &mut dyn Disk,
     meta: &dyn MetaStore,
     data: bool,
     progress: &mut dyn FnMut(u64, u64),
-) -> VerifyReport {
+) -> Result<VerifyReport, OpenError> {
     let mut report = VerifyReport::default();
     let loaded = match load(disk, meta) {
         Ok(loaded) => loaded,
+        Err(error @ OpenError::Version { .. }) => return Err(error),
         Err(error) => {
-            report.findings.push(unopenable(&error));
-            return report;
+            report.findings.push(Finding::Unopenable(error.to_string()));
+            return Ok(report);
         }
     };
     report.pool = Some(loaded.superblock.pool);
@@ -164,11 +167,7 @@ pub fn verify(
     if data {
         walk.data(disk, progress);
     }
-    walk.report
-}
-
-fn unopenable(error: &OpenError) -> Finding {
-    Finding::Unopenable(error.to_string())
+    Ok(walk.report)
 }
 
 struct Walk<'a> {

@@ -211,7 +211,7 @@ impl Pool {
 pub(crate) fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
     let mut disk = MemoryDisk::new(0);
     *disk.image_mut() = image.clone();
-    let report = verify(&mut disk, meta, true, &mut |_, _| ());
+    let report = verify(&mut disk, meta, true, &mut |_, _| ()).unwrap();
     assert_eq!(report.findings, [], "the pool is unsound");
 }
 

@@ -195,6 +195,20 @@ fn the_pool_is_administered_without_a_volume_open() {
 }
 
 #[test]
+fn a_writer_grows_its_own_volume_and_no_other() {
+    let mut server = Server::new();
+    let connection = server.opened(5, 77);
+    server.say(connection, 3, 5, Message::ResizeVolume { volume: VOLUME, blocks: 200 });
+    let (id, request) = server.submitted.pop().unwrap();
+    assert!(matches!(request, Request::ResizeVolume { volume: VOLUME, blocks: 200 }), "{request:?}");
+    server.complete(id, Ok(Reply::Done));
+    assert_eq!(server.answer(), Message::Done);
+    let other = VolumeId::from_bytes([9; 16]);
+    server.say(connection, 4, 5, Message::ResizeVolume { volume: other, blocks: 200 });
+    assert_eq!(server.close_code(), (connection, ErrorCode::Unexpected));
+}
+
+#[test]
 fn stopping_answers_what_is_in_flight_and_takes_nothing_more() {
     let mut server = Server::new();
     let idle = server.greeted();
