@@ -65,8 +65,9 @@ impl VolumeCore {
             return;
         }
         if now >= until {
-            tracing::warn!(volume = %self.options.volume, "closed without all of its members");
-            self.unfinished = true;
+            // A record that still names an owner harms nobody: the next opening takes the volume over.
+            self.unfinished = step != Step::Releasing;
+            tracing::warn!(volume = %self.options.volume, ?step, "gave up closing in good order");
             return self.closed(now);
         }
         let drained = self.is_idle() && self.waiting.is_empty() && self.growing.is_none();

@@ -307,13 +307,8 @@ impl VolumeCore {
     fn authority_failed(&mut self, now: Duration, purpose: Purpose, error: &AuthorityError) {
         tracing::warn!(volume = %self.options.volume, ?purpose, %error, "the volume record cannot be had");
         match purpose {
-            // Nobody depends on it: the next opening takes the volume over in any case.
-            Purpose::Release => {
-                self.errand = None;
-                self.closed(now);
-            }
             Purpose::Refresh => self.errand = None,
-            Purpose::Claim | Purpose::Grow => self.read_record_again(now, false),
+            Purpose::Claim | Purpose::Grow | Purpose::Release => self.read_record_again(now, false),
         }
     }
 

@@ -139,6 +139,7 @@ impl Client {
                 assert!(extents.iter().all(|&(length, _)| length > 0) && !extents.is_empty());
             }
             // Not acknowledged: it may have happened or not, now or later.
+            (Kind::Flush, Err(IoError::Invalid(_))) => {}
             (_, Err(IoError::NoSpace | IoError::Fenced | IoError::Closed | IoError::Medium { .. })) => {
                 self.refused += 1;
             }

@@ -1,7 +1,9 @@
 //! Seeds under every kind of fault, and planted faults that must be found.
 
 use super::PlantedFault;
-use super::world::{Faults, World};
+use super::world::{BLOCKS, Faults, World};
+use crate::volume::VolumeState;
+use std::time::Duration;
 
 const DEPTH: usize = 12;
 
@@ -110,6 +112,70 @@ fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
 fn what_was_flushed_survives_a_power_loss_everywhere() {
     for seed in 0..500 {
         lose_all_power(seed, Faults::default()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+#[test]
+fn closing_finishes_what_is_in_flight_and_leaves_members_identical() {
+    for seed in 0..300 {
+        let faults = Faults { disconnect: 100, ..Faults::default() };
+        let mut world = World::new(seed, faults);
+        for _ in 0..1000 {
+            world.step(DEPTH);
+        }
+        world.settle();
+        for _ in 0..40 {
+            world.step(DEPTH);
+        }
+        assert!(world.close(Duration::from_secs(3600)), "seed {seed}: not all was finished");
+        assert_eq!(world.recorded().owner, "");
+        world.members_are_identical().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        world.open();
+        world.read_all();
+        world.client.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+#[test]
+fn closing_without_a_member_gives_up_in_time_and_loses_nothing() {
+    let mut unfinished = 0;
+    for seed in 0..300 {
+        let mut world = World::new(seed, Faults::default());
+        for _ in 0..1000 {
+            world.step(DEPTH);
+        }
+        world.cut_off(1);
+        for _ in 0..40 {
+            world.step(DEPTH);
+        }
+        unfinished += u32::from(!world.close(Duration::from_secs(5)));
+        world.open();
+        world.read_all();
+        world.client.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        world.members_are_identical().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    assert!(unfinished > 200, "only {unfinished} of 300 were cut off with something in flight");
+}
+
+#[test]
+fn growing_reaches_every_member_before_the_record() {
+    for seed in 0..200 {
+        let faults = Faults { disconnect: 30, crash_engine: 400, ..Faults::default() };
+        let mut world = World::new(seed, faults);
+        for step in 0..1000 {
+            world.step(4);
+            if step % 100 == 99 && world.core.state() == VolumeState::Open {
+                world.grow(BLOCKS + step / 100);
+            }
+            let smallest = world.members.iter().map(|member| member.size).min().unwrap();
+            assert!(world.recorded().blocks <= smallest, "seed {seed}: the record promises too much");
+        }
+        world.settle();
+        let size = world.core.blocks();
+        world.grow(size + 7);
+        world.settle();
+        assert_eq!((world.core.blocks(), world.recorded().blocks), (size + 7, size + 7));
+        assert!(world.members.iter().all(|member| member.size == size + 7));
     }
 }
 

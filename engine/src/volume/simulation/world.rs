@@ -306,6 +306,44 @@ impl World {
         self.image.take().expect("the whole volume can be read")
     }
 
+    /// Closes the volume and answers whether everything could be finished.
+    pub(super) fn close(&mut self, patience: Duration) -> bool {
+        self.core.close(self.now(), patience);
+        for _ in 0..200_000 {
+            if self.core.state().is_over() {
+                assert_eq!(self.client.in_flight(), 0, "everything is answered when a volume is closed");
+                return self.core.closed_cleanly();
+            }
+            // Not `step`, which would open the volume again.
+            self.time += 1 + self.random.below(20) as u64;
+            let member = self.random.below(MEMBERS);
+            self.deliver_to_member(member);
+            self.execute(member);
+            self.deliver_to_engine(member);
+            if self.random.once_in(4) {
+                self.authorize();
+                self.core.tick(self.now());
+            }
+            self.perform();
+        }
+        panic!("does not close: {:?}", self.core.status(self.now()));
+    }
+
+    /// A member that does not come back by itself.
+    pub(super) fn cut_off(&mut self, member: usize) {
+        self.break_link(member);
+        self.links[member].wanted = false;
+    }
+
+    pub(super) fn grow(&mut self, blocks: u64) {
+        let (tag, _) = self.client.ask_flush(self.time);
+        self.core.grow(self.now(), Tag(tag), blocks);
+    }
+
+    pub(super) fn recorded(&self) -> &VolumeRecord {
+        &self.record.0
+    }
+
     pub(super) fn flush(&mut self) {
         let (tag, request) = self.client.ask_flush(self.time);
         self.core.submit(self.now(), Tag(tag), request);

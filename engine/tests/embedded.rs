@@ -1,0 +1,203 @@
+//! The library against real replica servers, in this process and over loopback TCP.
+
+mod servers;
+
+use bytes::Bytes;
+use servers::{Servers, wait_until};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use trivet_engine::volume::Standing;
+use trivet_engine::{CloseError, Engine, EngineError, EngineOptions, IoError, IoReply, IoRequest, Volume};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn write(block: u64, fill: u8) -> IoRequest {
+    let segments = vec![Bytes::from(vec![fill; BLOCK_SIZE])];
+    IoRequest::Write { offset: block * BLOCK_SIZE_U64, segments, force_unit_access: false }
+}
+
+fn read(block: u64) -> IoRequest {
+    IoRequest::Read { offset: block * BLOCK_SIZE_U64, length: 4096 }
+}
+
+fn fill_of(volume: &Volume, block: u64) -> u8 {
+    match volume.request(read(block)).wait() {
+        Ok(IoReply::Data(segments)) => {
+            let data = segments.concat();
+            assert!(data.iter().all(|byte| *byte == data[0]), "block {block} is torn");
+            data[0]
+        }
+        other => panic!("block {block} read {other:?}"),
+    }
+}
+
+#[test]
+fn what_was_written_is_there_after_reopening() {
+    let servers = Servers::start(3);
+    let volume = servers.open();
+    for block in 0..64 {
+        assert_eq!(volume.request(write(block, u8::try_from(block).unwrap())).wait(), Ok(IoReply::Done));
+    }
+    volume.request(IoRequest::Discard { offset: 0, length: 4 * BLOCK_SIZE_U64 }).wait().unwrap();
+    let generation = volume.status().unwrap().generation;
+    volume.close(PATIENCE).unwrap();
+    assert_eq!(servers.record().owner, "");
+
+    let volume = servers.open();
+    assert_eq!(volume.status().unwrap().generation, generation + 1);
+    for block in 0..64 {
+        let expected = if block < 4 { 0 } else { u8::try_from(block).unwrap() };
+        assert_eq!(fill_of(&volume, block), expected);
+    }
+}
+
+#[test]
+fn callbacks_may_submit_and_queues_are_bounded() {
+    let servers = Servers::start(2);
+    let volume = std::sync::Arc::new(servers.open());
+    let (sender, outcomes) = channel();
+    let chained = std::sync::Arc::clone(&volume);
+    volume.submit(write(1, 7), move |first| {
+        chained.submit(read(1), move |second| sender.send((first, second)).unwrap());
+    });
+    let (first, second) = outcomes.recv().unwrap();
+    assert_eq!((first, second.is_ok()), (Ok(IoReply::Done), true));
+
+    let queue = volume.queue(2).unwrap();
+    queue.submit(10, write(2, 1)).unwrap();
+    queue.submit(11, IoRequest::Flush).unwrap();
+    let full = queue.submit(12, read(2)).unwrap_err();
+    assert!(matches!(full.request, IoRequest::Read { .. }));
+    let mut completions = Vec::new();
+    while completions.len() < 2 {
+        queue.wait(&mut completions, 1, PATIENCE);
+    }
+    queue.submit(12, full.request).unwrap();
+}
+
+#[test]
+fn a_member_that_is_away_pauses_writes_and_fails_nothing() {
+    let mut servers = Servers::start(3);
+    let volume = servers.open();
+    volume.request(write(0, 1)).wait().unwrap();
+    servers.stop(1);
+    wait_until("the volume to pause", || volume.status().unwrap().standing == Standing::Paused);
+    let reason = volume.status().unwrap().reason.unwrap();
+    assert!(reason.contains(&servers.pool(1).to_string()), "{reason}");
+
+    let writes: Vec<_> = (0..32).map(|block| volume.request(write(block, 9))).collect();
+    assert_eq!(fill_of(&volume, 40), 0, "reads of other blocks go on");
+    assert_eq!(volume.status().unwrap().requests_in_flight, 32);
+    servers.restart(1);
+    for outcome in writes {
+        assert_eq!(outcome.wait(), Ok(IoReply::Done));
+    }
+    wait_until("the volume to go on", || volume.status().unwrap().standing == Standing::Open);
+    assert_eq!(fill_of(&volume, 31), 9);
+}
+
+#[test]
+fn closing_without_a_member_ends_in_time_and_says_so() {
+    let mut servers = Servers::start(2);
+    let volume = servers.open();
+    servers.stop(0);
+    wait_until("the volume to pause", || volume.status().unwrap().standing == Standing::Paused);
+    let stuck = volume.request(write(0, 1));
+    assert_eq!(volume.close(Duration::from_millis(100)), Err(CloseError::Unfinished));
+    assert_eq!(stuck.wait(), Err(IoError::Closed));
+}
+
+#[test]
+fn a_newer_engine_fences_the_older() {
+    let servers = Servers::start(2);
+    let old = servers.open();
+    old.request(write(0, 1)).wait().unwrap();
+    let new = servers.open();
+    assert_eq!(old.request(write(0, 2)).wait(), Err(IoError::Fenced));
+    assert_eq!(old.request(read(0)).wait(), Err(IoError::Fenced));
+    assert_eq!(fill_of(&new, 0), 1);
+    new.request(write(0, 3)).wait().unwrap();
+    assert_eq!(old.close(PATIENCE), Err(CloseError::Fenced));
+    assert_eq!(fill_of(&new, 0), 3);
+}
+
+#[test]
+fn who_only_looks_disturbs_nobody() {
+    let servers = Servers::start(2);
+    let writer = servers.open();
+    writer.request(write(5, 5)).wait().unwrap();
+    let looker = servers.open_read_only();
+    assert_eq!(fill_of(&looker, 5), 5);
+    assert!(matches!(looker.request(write(5, 6)).wait(), Err(IoError::Invalid(_))));
+    assert_eq!(looker.request(IoRequest::Flush).wait(), Ok(IoReply::Done));
+    looker.close(PATIENCE).unwrap();
+    writer.request(write(5, 7)).wait().unwrap();
+    assert_eq!(fill_of(&writer, 5), 7);
+}
+
+#[test]
+fn a_volume_grows_while_it_is_used() {
+    let servers = Servers::start(2);
+    let volume = servers.open();
+    let blocks = servers.record().blocks;
+    assert!(matches!(volume.request(write(blocks, 1)).wait(), Err(IoError::Invalid(_))));
+    assert_eq!(volume.grow(2 * blocks).wait(), Ok(IoReply::Done));
+    assert_eq!(volume.request(write(2 * blocks - 1, 1)).wait(), Ok(IoReply::Done));
+    assert!(matches!(volume.grow(blocks).wait(), Err(IoError::Invalid(_))), "a volume cannot shrink");
+    assert_eq!(servers.record().blocks, 2 * blocks);
+}
+
+#[test]
+fn an_engine_serves_nbd_and_its_status_until_it_is_stopped() {
+    let servers = Servers::start(2);
+    let (nbd, status) = (servers.path("nbd"), servers.path("status"));
+    let engine = Engine::start(EngineOptions {
+        volume: servers.options(false),
+        nbd_socket: Some(nbd.clone()),
+        nbd_address: None,
+        status_socket: Some(status.clone()),
+        stop_patience: PATIENCE,
+    })
+    .unwrap();
+    let mut client = UnixStream::connect(&nbd).unwrap();
+    let mut greeting = [0; 18];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
+
+    // Fixed newstyle, then the old way of naming the default export: answered with the size.
+    client.write_all(&3u32.to_be_bytes()).unwrap();
+    client.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\0").unwrap();
+    let mut size = [0; 8];
+    client.read_exact(&mut size).unwrap();
+    assert_eq!(u64::from_be_bytes(size), servers.record().blocks * BLOCK_SIZE_U64);
+
+    let mut report = String::new();
+    UnixStream::connect(&status).unwrap().read_to_string(&mut report).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["state"], &report["serving"]), (&"open".into(), &true.into()));
+    assert_eq!(report["connections"], 1);
+
+    engine.stop_handle().stop();
+    assert_eq!(engine.wait(), Ok(()));
+    assert!(!nbd.exists() && !status.exists(), "sockets are removed");
+    assert_eq!(client.read(&mut [0; 200]).map(|_| ()).ok(), Some(()), "the client sees the end");
+}
+
+#[test]
+fn an_engine_that_is_fenced_ends_and_says_so() {
+    let servers = Servers::start(2);
+    let engine = Engine::start(EngineOptions {
+        volume: servers.options(false),
+        nbd_socket: Some(servers.path("nbd")),
+        nbd_address: None,
+        status_socket: None,
+        stop_patience: PATIENCE,
+    })
+    .unwrap();
+    engine.wait_open(Some(PATIENCE)).unwrap();
+    let _newer = servers.open();
+    assert_eq!(engine.wait(), Err(EngineError::Fenced));
+}

@@ -1,0 +1,142 @@
+//! Real replica servers on threads of this process, and a volume on them.
+#![allow(clippy::unwrap_used, reason = "it is test code, which may")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use trivet_engine::admin::Admin;
+use trivet_engine::{MemoryAuthority, OpenOptions, Volume};
+use trivet_model::{Authority, Epoch, Generation, Member, MemberState, PoolId, VolumeId, VolumeRecord};
+use trivet_replica::pool::PoolOptions;
+use trivet_replica::server::{ServerError, ServerOptions, StopHandle, run};
+
+const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
+const BLOCKS: u64 = 1024;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Server {
+    directory: PathBuf,
+    address: SocketAddr,
+    pool: PoolId,
+    stop: StopHandle,
+    thread: Option<JoinHandle<Result<(), ServerError>>>,
+}
+
+/// Servers with one volume, and the authority that keeps its record.
+pub(crate) struct Servers {
+    scratch: tempfile::TempDir,
+    servers: Vec<Server>,
+    authority: Arc<MemoryAuthority>,
+}
+
+impl Servers {
+    pub(crate) fn start(count: usize) -> Self {
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let servers: Vec<Server> =
+            (0..count).map(|i| Server::start(scratch.path().join(i.to_string()), any)).collect();
+        let authority = Arc::new(MemoryAuthority::new());
+        let members = servers.iter().map(|server| Member {
+            replica: server.pool,
+            address: server.address.to_string(),
+            state: MemberState::InSync,
+        });
+        authority.insert(VolumeRecord {
+            id: VOLUME,
+            name: "test".to_owned(),
+            blocks: BLOCKS,
+            generation: Generation::ZERO,
+            owner: String::new(),
+            epoch: Epoch(1),
+            members: members.collect(),
+        });
+        for server in &servers {
+            Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();
+        }
+        Self { scratch, servers, authority }
+    }
+
+    pub(crate) fn options(&self, read_only: bool) -> OpenOptions {
+        OpenOptions {
+            authority: Arc::clone(&self.authority) as Arc<dyn Authority>,
+            volume: VOLUME,
+            owner: "a test".to_owned(),
+            read_only,
+            patience: Some(PATIENCE),
+            spin: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn open(&self) -> Volume {
+        Volume::open(self.options(false)).unwrap()
+    }
+
+    pub(crate) fn open_read_only(&self) -> Volume {
+        Volume::open(self.options(true)).unwrap()
+    }
+
+    pub(crate) fn record(&self) -> VolumeRecord {
+        self.authority.read(VOLUME).unwrap().0
+    }
+
+    pub(crate) fn pool(&self, index: usize) -> PoolId {
+        self.servers[index].pool
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    pub(crate) fn stop(&mut self, index: usize) {
+        self.servers[index].stop();
+    }
+
+    pub(crate) fn restart(&mut self, index: usize) {
+        let Server { directory, address, .. } = &self.servers[index];
+        self.servers[index] = Server::start(directory.clone(), *address);
+    }
+}
+
+impl Server {
+    fn start(directory: PathBuf, listen: SocketAddr) -> Self {
+        std::fs::create_dir_all(&directory).unwrap();
+        let pool = PoolOptions { map_budget_bytes: 32 << 20, capacity_bytes: Some(256 << 20) };
+        let options = ServerOptions { directory: directory.clone(), listen, pool };
+        let stop = StopHandle::new();
+        let (ready, started) = channel();
+        let handle = stop.clone();
+        let thread =
+            std::thread::spawn(move || run(&options, &handle, |address| ready.send(address).unwrap()));
+        let Ok(address) = started.recv_timeout(PATIENCE) else {
+            panic!("a replica server does not start: {:?}", thread.join());
+        };
+        let pool = Admin::connect(&address.to_string()).unwrap().pool();
+        Self { directory, address, pool, stop, thread: Some(thread) }
+    }
+
+    fn stop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Looks again and again, without a pause that would be guessed, until `condition` holds.
+#[allow(clippy::disallowed_methods, reason = "a test bounds its waits by the clock")]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
