@@ -9,7 +9,7 @@ use crate::errands::{Errand, Errands, Finished};
 use crate::frontend::{Frontend, Port, split_tag};
 use crate::handover::{Handover, Seen, Shared};
 use crate::link::{Link, Thread, member_of};
-use crate::volume::{Action, CoreOptions, MemberIndex, VolumeCore};
+use crate::volume::{Action, CoreOptions, MemberIndex, VolumeCore, VolumeState};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +165,9 @@ impl EventLoop {
             if now >= self.next_tick {
                 self.core.tick(now);
                 self.next_tick = now + within;
+                if self.core.state() != VolumeState::Open {
+                    self.show();
+                }
             }
             // Something may have come up that wants an earlier tick.
             self.next_tick = self.next_tick.min(now + within);
@@ -209,7 +212,10 @@ impl EventLoop {
                 Action::SwapRecord { expected, record } => {
                     self.errands.give(Errand::Swap { expected, record });
                 }
-                Action::StateChanged => self.show(),
+                Action::StateChanged => {
+                    self.log_state();
+                    self.show();
+                }
             }
         }
         self.actions = actions;
@@ -229,11 +235,15 @@ impl EventLoop {
             self.over_since.get_or_insert(self.reactor.now());
         }
         let (reason, clean) = (self.core.reason(), self.core.closed_cleanly());
-        match &reason {
-            Some(reason) => tracing::info!(?state, standing = ?self.core.standing(), %reason, "volume"),
-            None => tracing::info!(?state, standing = ?self.core.standing(), "volume"),
-        }
         self.shared.show(Seen { state, reason, clean });
+    }
+
+    fn log_state(&self) {
+        let (state, standing) = (self.core.state(), self.core.standing());
+        match self.core.reason() {
+            Some(reason) => tracing::info!(?state, ?standing, %reason, "volume"),
+            None => tracing::info!(?state, ?standing, "volume"),
+        }
     }
 
     fn is_finished(&self) -> bool {

@@ -106,6 +106,14 @@ impl NbdServer {
         })
     }
 
+    fn remove_socket(&mut self) {
+        if let Some(path) = self.path.take()
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::debug!(%error, path = %path.display(), "the NBD socket is gone already");
+        }
+    }
+
     fn accept(&mut self) {
         self.accepting = true;
         self.reactor.accept(self.source, token(0, ACCEPT), &self.listener);
@@ -183,6 +191,12 @@ impl NbdServer {
     }
 }
 
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        self.remove_socket();
+    }
+}
+
 impl Frontend for NbdServer {
     fn turn(&mut self, volume: &mut Port<'_>) {
         while let Some(completion) = self.reactor.take(self.source) {
@@ -222,11 +236,7 @@ impl Frontend for NbdServer {
     fn shut_down(&mut self) {
         self.stopping = true;
         self.reactor.cancel(self.source, token(0, ACCEPT));
-        if let Some(path) = self.path.take()
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            tracing::debug!(%error, path = %path.display(), "the NBD socket is gone already");
-        }
+        self.remove_socket();
         for client in self.clients.values_mut() {
             client.connection.shut_down();
         }

@@ -98,6 +98,8 @@ impl VolumeCore {
         if pieces.is_empty() {
             return self.complete(tag, Ok(IoReply::Done));
         }
+        let pieces =
+            if self.full.is_latched() { pieces::cut_around(pieces, &self.full_ranges()) } else { pieces };
         let id = RequestId(self.new_id());
         let reads = !pieces[0].changes();
         let parts = if reads { vec![Vec::new(); pieces.len()] } else { Vec::new() };

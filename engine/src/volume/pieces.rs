@@ -96,6 +96,27 @@ pub(super) fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError
     Ok(pieces)
 }
 
+/// Cuts discards so that none reaches over the bounds of a run in `held`, which are disjoint: what
+/// lies outside need not wait for what is held.
+pub(super) fn cut_around(pieces: Vec<Piece>, held: &[BlockRange]) -> Vec<Piece> {
+    let mut bounds: Vec<u64> = held.iter().flat_map(|range| [range.start, range.end()]).collect();
+    bounds.sort_unstable();
+    let mut cut = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let Piece::Discard { range, force_unit_access } = piece else {
+            cut.push(piece);
+            continue;
+        };
+        let mut start = range.start;
+        let inside = bounds.iter().copied().filter(|&bound| range.start < bound && bound < range.end());
+        for end in inside.chain([range.end()]) {
+            cut_discard(start, end, force_unit_access, &mut cut);
+            start = end;
+        }
+    }
+    cut
+}
+
 /// The whole blocks inside a run of bytes; `start >= end` when there is none.
 struct Inner {
     start: u64,
@@ -254,6 +275,17 @@ mod tests {
                 covers(&touched(&discard), inner.start * BLOCK_SIZE_U64, inner.end * BLOCK_SIZE_U64);
             }
         }
+    }
+
+    #[test]
+    fn discards_are_cut_around_what_is_held() {
+        let discard =
+            |start, count| Piece::Discard { range: BlockRange::new(start, count), force_unit_access: false };
+        let held = [BlockRange::new(15, 1), BlockRange::new(5, 3), BlockRange::new(90, 20)];
+        let cut = cut_around(vec![discard(0, 10), discard(10, 5), discard(15, 1), discard(20, 80)], &held);
+        let ranges: Vec<(u64, u64)> =
+            cut.iter().map(|piece| (piece.range().start, piece.range().end())).collect();
+        assert_eq!(ranges, [(0, 5), (5, 8), (8, 10), (10, 15), (15, 16), (20, 90), (90, 100)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! each second, until they take it. It only goes forward: bringing back the old contents would need
 //! the space just as much. Until they have, no other write is let in, all get the error at once, so
 //! that few blocks are ever in that state; reads of other blocks, and discards, which make the
-//! space, go on.
+//! space, go on: a discard is cut around the blocks that wait, so that the rest of it makes room.
 //!
 //! Invariants:
 //! - a write with a log slot has been sent to every member that was ready;
@@ -199,6 +199,12 @@ impl VolumeCore {
         self.finish(now, id, outcome);
         self.copied(now);
         self.renew_when_drained(now);
+    }
+
+    /// The blocks of writes that wait for space.
+    pub(super) fn full_ranges(&mut self) -> Vec<BlockRange> {
+        let Self { full, operations, .. } = self;
+        full.unsettled.iter().map(|&id| writing_mut(operations, id).range).collect()
     }
 
     /// Offers writes again to members that had no space for them.
