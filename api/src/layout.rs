@@ -39,6 +39,9 @@ pub enum LayoutError {
     /// The folder has other people's files.
     #[error("{0} is not empty and holds no trivet cluster")]
     Occupied(PathBuf),
+    /// Something else than a folder is there.
+    #[error("{0} is not a folder")]
+    NotAFolder(PathBuf),
     /// The cluster was made by another version.
     #[error("{dir} holds a cluster of another version: found '{found}', expected '{expected}'")]
     Version {
@@ -83,6 +86,9 @@ impl Layout {
             }
             Err(cause) => return Err(failed("open", dir)(cause)),
         };
+        if !dir.is_dir() {
+            return Err(LayoutError::NotAFolder(dir));
+        }
         let marker = dir.join(MARKER);
         match std::fs::read_to_string(&marker) {
             Ok(text) if text == MARKER_TEXT => {}
@@ -90,7 +96,7 @@ impl Layout {
                 let found = found.trim_end().chars().take(40).collect();
                 return Err(LayoutError::Version { dir, found, expected: MARKER_TEXT.trim_end() });
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(LayoutError::NotACluster(dir));
             }
             Err(cause) => return Err(failed("read", &marker)(cause)),
@@ -112,7 +118,7 @@ impl Layout {
                 let mut builder = std::fs::DirBuilder::new();
                 builder.recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
             }
-            Err(LayoutError::NotACluster(_)) if dir.is_dir() => {
+            Err(LayoutError::NotACluster(_)) => {
                 let mut entries = std::fs::read_dir(dir).map_err(failed("list", dir))?;
                 if entries.next().is_some() {
                     return Err(LayoutError::Occupied(dir.to_owned()));
@@ -285,6 +291,8 @@ mod tests {
         assert!(matches!(Layout::create(temp.path()), Err(LayoutError::Occupied(_))));
         assert!(matches!(Layout::open(temp.path()), Err(LayoutError::NotACluster(_))));
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+        let file = temp.path().join("thesis.txt");
+        assert!(matches!(Layout::create(&file), Err(LayoutError::NotAFolder(_))));
     }
 
     #[test]

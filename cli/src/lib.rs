@@ -1,1 +1,66 @@
-//! placeholder
+//! The command line: a file per noun, one error type with cause, next step and exit code.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod check;
+mod cluster;
+mod completion;
+mod down;
+mod explain;
+mod failure;
+mod logging;
+mod nbd;
+mod output;
+mod progress;
+mod role;
+mod status;
+mod up;
+mod view;
+mod volume;
+
+use args::{Cli, Command};
+use clap::Parser;
+use failure::{Exit, Failure};
+use std::process::ExitCode;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    // The roles have runtimes of their own, or none.
+    match cli.command {
+        Command::Manager(arguments) => return role::manager::run(&arguments),
+        Command::Replica(arguments) => return role::replica::run(&arguments),
+        Command::Engine(arguments) => return role::engine::run(&arguments),
+        Command::Completion(arguments) => return completion::run(&arguments),
+        Command::Check(arguments) => return check::run(&arguments),
+        _ => {}
+    }
+    logging::for_commands();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Failure::new("cannot start", error, "free some file handles or threads (ulimit -a)")
+            .exit(Exit::Machine)
+    })?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(arguments) => up::run(&arguments).await,
+            Command::Down(arguments) => down::run(&arguments).await,
+            Command::Status(arguments) => status::run(&arguments).await,
+            Command::Volume(arguments) => volume::run(&arguments).await,
+            Command::Bench(arguments) => bench::run(&arguments).await,
+            _ => unreachable!("dispatched above"),
+        }
+    })
+}

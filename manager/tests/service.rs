@@ -99,9 +99,9 @@ async fn engines_swap_by_revision_and_one_of_them_wins() {
 
         let unknown = VolumeId::from_bytes([0xff; 16]);
         assert_eq!(authority.read(unknown), Err(AuthorityError::NotFound(unknown)));
-        let larger = VolumeRecord { blocks: 2048, ..record.clone() };
-        assert!(matches!(authority.swap(second, &larger), Err(AuthorityError::Unreachable(_))));
-        assert_eq!(authority.read(record.id).unwrap().1, second, "a size is not an engine's to change");
+        let smaller = VolumeRecord { blocks: 1023, ..record.clone() };
+        assert!(matches!(authority.swap(second, &smaller), Err(AuthorityError::Unreachable(_))));
+        assert_eq!(authority.read(record.id).unwrap().1, second, "nothing has changed");
     })
     .await
     .unwrap();
@@ -168,7 +168,10 @@ async fn refusals_have_kinds_and_name_what_they_refuse() {
     assert!(error.to_string().contains("someone else"), "{error}");
     let shrink = v1::ResizeVolumeRequest { name: "used".into(), blocks: 1 };
     let error = client.resize_volume(shrink).await.unwrap_err();
-    assert_eq!(error.to_string(), "volume 'used' has 4 MiB, and a volume cannot shrink to 4 KiB");
+    assert_eq!(
+        error.to_string(),
+        "volume 'used' has 4 MiB, and a volume cannot go to 4 KiB: it grows only, up to 64 TiB"
+    );
 
     let dry = v1::DeleteVolumeRequest { dry_run: true, force: true, ..delete.clone() };
     client.delete_volume(dry).await.unwrap();

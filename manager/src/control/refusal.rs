@@ -37,7 +37,7 @@ pub enum Refusal {
     },
     /// Volumes grow only.
     #[error(
-        "volume '{name}' has {}, and a volume cannot shrink to {}",
+        "volume '{name}' has {}, and a volume cannot go to {}: it grows only, up to 64 TiB",
         ByteSize(.now * BLOCK_SIZE_U64),
         ByteSize(.asked.saturating_mul(BLOCK_SIZE_U64))
     )]

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use trivet_api::convert::{record_from_wire, record_to_wire, volume_id};
 use trivet_api::v1::manager_server::Manager;
 use trivet_api::{Layout, MalformedRecord, v1};
-use trivet_model::{Revision, VolumeRecord};
+use trivet_model::{Revision, VOLUME_BLOCKS_MAX, VolumeRecord};
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -51,8 +51,8 @@ impl ManagerService {
         Ok(found.ok_or_else(|| Refusal::NoSuchVolume(id.to_string()))?)
     }
 
-    /// Engines change generation, owner, epoch and members. What a volume is called and how large
-    /// it is are the owner of changes' to decide.
+    /// Engines change generation, owner, epoch and members, and grow the volume. What it is called
+    /// is the owner of changes' to decide.
     fn swap(&self, expected: Revision, record: &VolumeRecord) -> Result<Revision, Refusal> {
         let store = self.store.as_ref();
         let found = records::read::<VolumeRecord>(store, &record.id.to_string())?;
@@ -63,8 +63,8 @@ impl ManagerService {
         if present.name != record.name {
             return Err(Refusal::Identity("name"));
         }
-        if present.blocks != record.blocks {
-            return Err(Refusal::Identity("size"));
+        if !(present.blocks..=VOLUME_BLOCKS_MAX).contains(&record.blocks) {
+            return Err(Refusal::Shrinks { name: present.name, now: present.blocks, asked: record.blocks });
         }
         records::write(store, record, Some(expected)).map_err(|error| match error {
             CommitError::Conflict { actual: Some(revision), .. } => {

@@ -77,12 +77,16 @@ impl ManagerService {
         let process = Some(process(states.get(&name), &self.layout.log(&name).display().to_string()));
         Ok(match report {
             None => v1::EngineStatus { process, ..v1::EngineStatus::default() },
-            Some(report) => v1::EngineStatus {
-                process,
-                state: report.state,
-                serving: report.serving,
-                connections: report.connections,
-            },
+            Some(report) => {
+                let (state, reason) = report.state.split_once(": ").unwrap_or((&report.state, ""));
+                v1::EngineStatus {
+                    process,
+                    state: state.to_owned(),
+                    reason: reason.to_owned(),
+                    serving: report.serving,
+                    connections: report.connections,
+                }
+            }
         })
     }
 

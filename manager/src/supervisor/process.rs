@@ -115,7 +115,8 @@ pub fn last_error_in_log(path: &Path) -> Option<String> {
     file.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let at = text.rfind("error: ").filter(|&at| at == 0 || text.as_bytes()[at - 1] == b'\n')?;
-    let said: Vec<&str> = text[at + "error: ".len()..].lines().map(str::trim).take(3).collect();
+    let said: Vec<&str> =
+        text[at + "error: ".len()..].lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
     Some(said.join("; "))
 }
 

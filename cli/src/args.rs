@@ -1,0 +1,156 @@
+//! The command line's shape.
+
+use crate::failure::EXIT_CODES;
+use crate::{bench, check, completion, down, role, status, up, volume};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use trivet_model::size::ByteSize;
+use trivet_model::{BLOCK_SIZE_U64, VOLUME_BLOCKS_MAX};
+
+/// What `trivet --help` shows: the commands, sorted into what people and what processes use.
+const TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Cluster:
+  up          Start a local cluster with a volume served as a disk
+  down        Stop the local cluster; its data stays
+  status      Show the processes, pools and volumes of a cluster
+Volumes:
+  volume      Make, list, show, delete, attach, detach and resize volumes
+  bench       Measure a volume
+Care:
+  check       Prove the invariants of a pool that is not running
+  completion  Print completions for a shell
+Processes (started by `trivet up`; run them yourself to see their logs):
+  manager     Keep the records and watch the other processes
+  replica     Serve one disk's pool
+  engine      Serve one volume over NBD
+
+Options:
+{options}{after-help}";
+
+/// A replicated block store: volumes on two or three replicas, used as disks.
+#[derive(Parser, Debug)]
+#[command(
+    name = "trivet",
+    version,
+    about,
+    after_help = format!("{EXIT_CODES}\n\nLogs go to standard error; TRIVET_LOG sets their level (error, warn, info, debug, trace)."),
+    help_template = TEMPLATE,
+    propagate_version = false,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Up(up::UpArgs),
+    Down(down::DownArgs),
+    Status(status::StatusArgs),
+    Volume(volume::VolumeArgs),
+    Bench(bench::BenchArgs),
+    Check(check::CheckArgs),
+    Completion(completion::CompletionArgs),
+    Manager(role::manager::ManagerArgs),
+    Replica(role::replica::ReplicaArgs),
+    Engine(role::engine::EngineArgs),
+}
+
+/// Where the cluster is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Place {
+    /// The cluster's folder [default: trivet in $XDG_DATA_HOME or ~/.local/share]
+    #[arg(long, value_name = "DIR", env = "TRIVET_DIR", hide_env = false)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    // Not documentation comments: those would spread every option's help over five lines.
+    Table,
+    Json,
+}
+
+/// How to print.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// How to print: for people, or for programs
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// A volume's size in whole blocks, from 4 KiB to 64 TiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct VolumeSize {
+    pub(crate) blocks: u64,
+}
+
+impl std::str::FromStr for VolumeSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = text.parse::<ByteSize>().map_err(|error| error.to_string())?;
+        let largest = ByteSize(VOLUME_BLOCKS_MAX * BLOCK_SIZE_U64);
+        if bytes.0 == 0 {
+            return Err(format!("a volume's size cannot be zero; it is from 4 KiB to {largest}"));
+        }
+        if bytes > largest {
+            return Err(format!("a volume's size cannot be above {largest}"));
+        }
+        if !bytes.0.is_multiple_of(BLOCK_SIZE_U64) {
+            return Err(format!("{} bytes are not whole blocks of 4096 bytes", bytes.0));
+        }
+        Ok(Self { blocks: bytes.0 / BLOCK_SIZE_U64 })
+    }
+}
+
+/// A size in bytes.
+pub(crate) fn byte_size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>().map(|size| size.0).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_shape_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_stands_in_the_help() {
+        let help = Cli::command().render_help().to_string();
+        for command in Cli::command().get_subcommands() {
+            let about = command.get_about().expect("has a description").to_string();
+            let line = help
+                .lines()
+                .find(|line| line.starts_with(&format!("  {} ", command.get_name())))
+                .unwrap_or_else(|| panic!("{} is not in:\n{help}", command.get_name()));
+            assert!(line.ends_with(&about), "'{line}' does not say '{about}'");
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_with_the_reason() {
+        for (text, reason) in [
+            ("0", "cannot be zero"),
+            ("65TiB", "above 64 TiB"),
+            ("5000", "not whole blocks"),
+            ("ten", "is not a size"),
+            ("", "is not a size"),
+        ] {
+            let error = text.parse::<VolumeSize>().unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert_eq!("64TiB".parse::<VolumeSize>().unwrap().blocks, VOLUME_BLOCKS_MAX);
+        assert_eq!("4k".parse::<VolumeSize>().unwrap().blocks, 1);
+    }
+}

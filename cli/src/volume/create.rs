@@ -1,0 +1,51 @@
+//! `trivet volume create`.
+
+use super::{AttachArgs, CreateArgs, announce, change};
+use crate::cluster::command;
+use crate::explain;
+use crate::failure::{Exit, Failure};
+use crate::view;
+use trivet_api::v1;
+use trivet_model::record::is_volume_name;
+use trivet_model::size::ByteSize;
+
+pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
+    let name = &arguments.name;
+    if !is_volume_name(name) {
+        return Err(Failure::new(
+            format!("'{name}' cannot name a volume"),
+            "a name is 1 to 63 of a-z, 0-9, '-', '_' and '.', and begins with a letter or digit",
+            "choose another name, such as disk1",
+        )
+        .exit(Exit::Usage));
+    }
+    let (client, dir) = arguments.place.connect()?;
+    let request = v1::CreateVolumeRequest {
+        name: name.clone(),
+        blocks: arguments.size.blocks,
+        copies: arguments.copies.unwrap_or(0),
+    };
+    let created = client.create_volume(request).await;
+    let created =
+        created.map_err(|error| explain::api(&dir, format!("cannot make volume '{name}'"), &error))?;
+    if arguments.attach {
+        let attach = AttachArgs {
+            name: name.clone(),
+            listen: None,
+            read_only: false,
+            force: false,
+            place: arguments.place.clone(),
+            output: arguments.output,
+        };
+        return change::attach(&attach).await;
+    }
+    let volume = view::volume(created)?;
+    let line = format!(
+        "{name}: {}, {} copies; serve it with {}",
+        ByteSize(volume.size_bytes),
+        volume.members.len(),
+        command(&dir, &format!("volume attach {name}"))
+    );
+    announce(arguments.output, &volume, &line);
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! `trivet volume`.
+
+mod change;
+mod create;
+mod delete;
+mod show;
+
+use crate::args::{Format, Output, Place, VolumeSize};
+use crate::failure::Failure;
+use crate::output::{json, say};
+use crate::view::VolumeView;
+use clap::{Args, Subcommand};
+
+/// Make, list, show, delete, attach, detach and resize volumes
+#[derive(Args, Debug)]
+pub(crate) struct VolumeArgs {
+    #[command(subcommand)]
+    command: VolumeCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum VolumeCommand {
+    /// Make a volume; thin, so that it takes space as it is written
+    Create(CreateArgs),
+    /// List all volumes
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show a volume and its copies
+    Show(NameArgs),
+    /// Delete a volume and all its data
+    Delete(DeleteArgs),
+    /// Serve a volume over NBD, and print its URI
+    Attach(AttachArgs),
+    /// Stop serving a volume
+    Detach(NameArgs),
+    /// Grow a volume that is detached
+    Resize(ResizeArgs),
+}
+
+#[derive(Args, Debug)]
+struct CreateArgs {
+    /// Its name: 1 to 63 of a-z, 0-9, '-', '_', '.'
+    name: String,
+    /// Its size, such as 10GiB, 512M or 1.5T
+    #[arg(long, value_name = "SIZE")]
+    size: VolumeSize,
+    /// Copies, each on a replica server of its own [default: 3, or as many as there are servers]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    copies: Option<u32>,
+    /// Attach it too
+    #[arg(long)]
+    attach: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct NameArgs {
+    /// Which volume
+    name: String,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct DeleteArgs {
+    /// Which volume
+    name: String,
+    /// Only say what would be lost
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Delete it though a program that embeds the engine has not closed it
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args, Debug)]
+struct AttachArgs {
+    /// Which volume
+    name: String,
+    /// Listen on this loopback address too, such as 127.0.0.1:10809; port 0 picks one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Serve it for reading only
+    #[arg(long)]
+    read_only: bool,
+    /// Take it from a program that embeds the engine and has not closed it
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct ResizeArgs {
+    /// Which volume
+    name: String,
+    /// Its new size; not below the present one
+    #[arg(long, value_name = "SIZE")]
+    size: VolumeSize,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
+    match &arguments.command {
+        VolumeCommand::Create(arguments) => create::run(arguments).await,
+        VolumeCommand::List(arguments) => show::list(arguments).await,
+        VolumeCommand::Show(arguments) => show::show(arguments).await,
+        VolumeCommand::Delete(arguments) => delete::run(arguments).await,
+        VolumeCommand::Attach(arguments) => change::attach(arguments).await,
+        VolumeCommand::Detach(arguments) => change::detach(arguments).await,
+        VolumeCommand::Resize(arguments) => change::resize(arguments).await,
+    }
+}
+
+/// After a change: the volume for programs, one line for people.
+fn announce(output: Output, volume: &VolumeView, line: &str) {
+    match output.output {
+        Format::Json => json(volume),
+        Format::Table => say(line),
+    }
+}

@@ -1,0 +1,93 @@
+//! `trivet volume list` and `show`.
+
+use super::{ListArgs, NameArgs};
+use crate::args::Format;
+use crate::explain;
+use crate::failure::Failure;
+use crate::output::{json, say, table};
+use crate::view::{self, VolumeView, copies, size};
+use trivet_api::v1;
+
+pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
+    let (client, dir) = arguments.place.connect()?;
+    let status = client.get_status(v1::GetStatusRequest {}).await;
+    let status = status.map_err(|error| explain::api(&dir, "cannot list the volumes", &error))?;
+    let volumes = view::cluster(status)?.volumes;
+    match arguments.output.output {
+        Format::Json => json(&volumes),
+        Format::Table if volumes.is_empty() => {
+            say("no volumes: trivet volume create NAME --size 10GiB makes one");
+        }
+        Format::Table => {
+            let rows = volumes.iter().map(|volume| {
+                vec![
+                    volume.name.clone(),
+                    size(Some(volume.size_bytes)),
+                    size(volume.used_bytes),
+                    copies(&volume.members),
+                    volume.state.clone(),
+                    volume.uri.clone().unwrap_or_else(|| "-".to_owned()),
+                ]
+            });
+            say(&table(&["NAME", ">SIZE", ">USED", ">COPIES", "STATE", "URI"], rows.collect()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn show(arguments: &NameArgs) -> Result<(), Failure> {
+    let name = &arguments.name;
+    let (client, dir) = arguments.place.connect()?;
+    let volume = client.get_volume(v1::GetVolumeRequest { name: name.clone() }).await;
+    let volume =
+        volume.map_err(|error| explain::api(&dir, format!("cannot show volume '{name}'"), &error))?;
+    let volume = view::volume(volume)?;
+    match arguments.output.output {
+        Format::Json => json(&volume),
+        Format::Table => say(&as_text(&volume)),
+    }
+    Ok(())
+}
+
+fn as_text(volume: &VolumeView) -> String {
+    let mut facts = vec![
+        ("name", volume.name.clone()),
+        ("id", volume.id.clone()),
+        ("size", size(Some(volume.size_bytes))),
+        ("used", size(volume.used_bytes)),
+        ("state", volume.state.clone()),
+        ("generation", volume.generation.to_string()),
+        ("epoch", volume.epoch.to_string()),
+    ];
+    let optional = [("uri", volume.uri.clone()), ("tcp uri", volume.tcp_uri.clone())];
+    facts.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    if !volume.trouble.is_empty() {
+        facts.push(("trouble", volume.trouble.clone()));
+    }
+    if volume.read_only {
+        facts.push(("access", "read only".to_owned()));
+    }
+    if volume.attached {
+        facts.push(("clients", volume.connections.to_string()));
+    }
+    if !volume.owner.is_empty() {
+        facts.push(("open by", volume.owner.clone()));
+    }
+    if let Some(engine) = &volume.engine {
+        facts.push(("log", engine.log.clone()));
+    }
+    let lines: Vec<String> = facts.iter().map(|(name, value)| format!("{name:<12}{value}")).collect();
+    let rows = volume.members.iter().map(|member| {
+        vec![
+            member.replica.clone(),
+            member.address.clone(),
+            if member.reachable {
+                member.state.to_owned()
+            } else {
+                format!("{}, does not answer", member.state)
+            },
+            size(member.used_bytes),
+        ]
+    });
+    format!("{}\n\n{}", lines.join("\n"), table(&["REPLICA", "ADDRESS", "STATE", ">USED"], rows.collect()))
+}
