@@ -42,13 +42,18 @@ pub(crate) async fn run(arguments: &DownArgs) -> Result<(), Failure> {
     let stopped = stop(&layout).await?;
     if arguments.delete_data {
         delete(&layout)?;
-        say(&format!("stopped {stopped} processes and deleted {}", layout.dir().display()));
+        say(&format!("stopped {} and deleted {}", processes(stopped), layout.dir().display()));
     } else if stopped == 0 {
         say(&format!("nothing runs in {}", layout.dir().display()));
     } else {
-        say(&format!("stopped {stopped} processes; the data stays in {}", layout.dir().display()));
+        say(&format!("stopped {}; the data stays in {}", processes(stopped), layout.dir().display()));
     }
     Ok(())
+}
+
+/// `1 process`, `4 processes`.
+pub(crate) fn processes(count: usize) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 /// Stops what runs, in the order of dependence: the manager, lest it starts things again; then

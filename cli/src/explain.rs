@@ -111,45 +111,69 @@ mod libc_numbers {
     pub(super) const EMFILE: i32 = 24;
 }
 
-/// Error texts of the data path name the system's error; this finds the next step by them. The
-/// words are those of `strerror`, which the crates pass on unchanged.
-pub(crate) fn data_path(what: impl std::fmt::Display, cause: &str) -> Failure {
-    let has = |words: &[&str]| words.iter().any(|word| cause.contains(word));
-    let (next, exit) = if has(&["io_uring"]) && has(&["not permitted", "Permission denied", "EPERM"]) {
-        (
-            "io_uring is forbidden here: sysctl kernel.io_uring_disabled must be 0 (or 1 and you in \
-             kernel.io_uring_group); in a container, use a seccomp profile that allows io_uring_setup, \
-             io_uring_enter and io_uring_register (docker: --security-opt seccomp=unconfined)",
-            Exit::Machine,
-        )
-    } else if has(&["io_uring"]) && has(&["not implemented", "ENOSYS"]) {
-        ("this kernel has no io_uring: Linux 5.15 or later is needed (uname -r)", Exit::Machine)
-    } else if has(&["io_uring"]) && has(&["Cannot allocate memory", "ENOMEM"]) {
-        ("allow more locked memory: ulimit -l 65536 (LimitMEMLOCK= in systemd)", Exit::Machine)
-    } else if has(&["O_DIRECT"]) {
-        (
-            "this file system cannot do O_DIRECT: choose a folder on ext4, xfs or btrfs (tmpfs can from \
-             Linux 6.6 on)",
-            Exit::Machine,
-        )
-    } else if has(&["Too many open files"]) {
-        ("allow more open files: ulimit -n 4096 (LimitNOFILE= in systemd)", Exit::Machine)
-    } else if has(&["Cannot allocate memory"]) {
-        ("allow more locked memory (ulimit -l 65536), or free some", Exit::Machine)
-    } else if has(&["No space left", "no space", "is full"]) {
-        ("free space on that file system (df -h), or choose another folder", Exit::NoSpace)
-    } else if has(&["version"]) {
-        ("use the trivet version that made it; nothing was changed", Exit::Data)
-    } else if has(&["Address already in use", "in use"]) {
-        ("choose another address, or stop what uses it (ss -ltnp shows listeners)", Exit::Conflict)
-    } else if has(&["no pool", "not a pool", "is no pool", "No such file"]) {
-        ("name a pool's folder, such as DIR/replica-1 of a cluster in DIR", Exit::NotFound)
-    } else if has(&["checksum", "damaged", "corrupt"]) {
-        ("see what is damaged: trivet check DIR", Exit::Data)
-    } else {
-        ("see the cause above", Exit::Failed)
-    };
-    Failure::new(what, cause, next).exit(exit)
+/// The kinds of trouble in the data path, known by the words of its crates and of `strerror`: any of
+/// the first and any of the second. The next step stands in where the error itself has none.
+const TROUBLES: [(&[&str], &[&str], &str, Exit); 9] = [
+    (
+        &["io_uring"],
+        &["forbid", "refuse", "not permitted", "lacks", "not implemented", "memory"],
+        "io_uring must be allowed: sysctl kernel.io_uring_disabled, seccomp, Linux 5.15 or later",
+        Exit::Machine,
+    ),
+    (&["O_DIRECT", "direct I/O"], &[""], "choose a folder on ext4, xfs or btrfs", Exit::Machine),
+    (
+        &["oo many open files"],
+        &[""],
+        "allow more open files: ulimit -n 4096 (LimitNOFILE= in systemd)",
+        Exit::Machine,
+    ),
+    (
+        &["Cannot allocate memory"],
+        &[""],
+        "allow more locked memory (ulimit -l 65536), or free some",
+        Exit::Machine,
+    ),
+    (
+        &["No space left", "no space", "is full", "has room for"],
+        &[""],
+        "free space on that file system (df -h), or choose another folder",
+        Exit::NoSpace,
+    ),
+    (&["version "], &[""], "use the trivet version that made it; nothing was changed", Exit::Data),
+    (
+        &["in use"],
+        &[""],
+        "choose another address, or stop what uses it (ss -ltnp shows listeners)",
+        Exit::Conflict,
+    ),
+    (
+        &["no pool", "not a pool", "No such file"],
+        &[""],
+        "name a pool's folder, such as DIR/replica-1 of a cluster in DIR",
+        Exit::NotFound,
+    ),
+    (&["checksum", "damaged", "does not open"], &[""], "see what is damaged: trivet check DIR", Exit::Data),
+];
+
+/// An error of the data path. Its text names the cause and, behind the last semicolon or in the
+/// form of our own messages, often the next step.
+pub(crate) fn data_path(what: impl std::fmt::Display, text: &str) -> Failure {
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let known = TROUBLES.iter().find(|(subject, words, ..)| has(subject) && has(words));
+    let (step, exit) = known.map_or(("see the cause above", Exit::Failed), |&(.., step, exit)| (step, exit));
+    match text.rsplit_once("; ") {
+        Some((cause, own_step)) => Failure::new(what, cause, own_step).exit(exit),
+        None => Failure::new(what, text, step).exit(exit),
+    }
+}
+
+/// A process ended with one of our own messages, which its supervisor passes on in one line:
+/// `it ended with exit code N: WHAT; cause: …; next: …`.
+pub(crate) fn process(what: impl std::fmt::Display, text: &str) -> Failure {
+    let Some((cause, next)) = text.rsplit_once("; next: ") else { return data_path(what, text) };
+    let code = text.split_once("exit code ").and_then(|(_, rest)| rest.split(':').next()?.parse().ok());
+    let exit = code.and_then(Exit::from_code).unwrap_or(Exit::Failed);
+    Failure::new(what, cause.replace("; cause: ", ": "), next.trim_start()).exit(exit)
 }
 
 #[cfg(test)]
@@ -159,24 +183,50 @@ mod tests {
     #[test]
     fn known_troubles_have_next_steps_and_codes() {
         for (cause, word, exit) in [
-            ("io_uring_setup: Operation not permitted (os error 1)", "seccomp", Exit::Machine),
             (
-                "io_uring_setup: Operation not permitted (os error 1)",
-                "kernel.io_uring_disabled",
+                "this host forbids io_uring (sysctl kernel.io_uring_disabled = 2); an administrator can allow it",
+                "administrator",
                 Exit::Machine,
             ),
-            ("io_uring_setup: Function not implemented (os error 38)", "5.15", Exit::Machine),
-            ("io_uring_setup: Cannot allocate memory (os error 12)", "ulimit -l", Exit::Machine),
-            ("/mnt/pool does not take O_DIRECT: Invalid argument", "file system", Exit::Machine),
-            ("open: Too many open files (os error 24)", "ulimit -n", Exit::Machine),
+            (
+                "a security filter (seccomp) on this process forbids io_uring; run the container with",
+                "container",
+                Exit::Machine,
+            ),
+            (
+                "no memory for an io_uring of 256 entries (RLIMIT_MEMLOCK is 0 bytes); raise the limit with ulimit -l",
+                "ulimit -l",
+                Exit::Machine,
+            ),
+            ("this kernel's io_uring lacks X; Trivet needs Linux 5.15", "5.15", Exit::Machine),
+            ("/mnt/pool: its file system does not do O_DIRECT", "ext4", Exit::Machine),
+            ("map store: open: Too many open files", "ulimit -n", Exit::Machine),
+            (
+                "too many open files (20 allowed for this process); raise the limit with ulimit -n",
+                "ulimit -n",
+                Exit::Machine,
+            ),
             ("write: No space left on device (os error 28)", "df -h", Exit::NoSpace),
-            ("the pool has version 99, this program reads 1", "nothing was changed", Exit::Data),
+            ("the pool has version 99", "nothing was changed", Exit::Data),
             ("127.0.0.1:1: Address already in use (os error 98)", "ss -ltnp", Exit::Conflict),
+            ("it does what it wants", "see the cause", Exit::Failed),
         ] {
             let failure = data_path("cannot", cause);
             assert_eq!(failure.exit, exit, "{failure}");
-            assert!(failure.to_string().contains(word), "{failure}");
+            assert!(failure.to_string().split("next:").nth(1).unwrap().contains(word), "{failure}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_told_in_its_own_words() {
+        let text = "it ended with exit code 6: cannot serve /p; cause: no memory; next:  ulimit -l 1";
+        let failure = process("replica-1 does not start", text);
+        assert_eq!(
+            failure.to_string(),
+            "error: replica-1 does not start\n  cause: it ended with exit code 6: cannot serve /p: no memory\n  next:  ulimit -l 1"
+        );
+        assert_eq!(failure.exit, Exit::Machine);
+        assert_eq!(process("x", "it was killed by signal 9").exit, Exit::Failed);
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub(crate) enum Exit {
     NoSpace = 8,
 }
 
+impl Exit {
+    /// The meaning of another trivet process's exit code.
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        use Exit::{Conflict, Data, Failed, Machine, NoSpace, NotFound, Unreachable, Usage};
+        let all = [Failed, Usage, NotFound, Conflict, Unreachable, Machine, Data, NoSpace];
+        all.into_iter().find(|exit| *exit as u8 == code)
+    }
+}
+
 /// What `trivet --help` says of the codes.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:

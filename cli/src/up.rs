@@ -168,7 +168,7 @@ async fn wait_for(
         let missing = missing(&cluster);
         let Some(first) = missing.first() else { return Ok(cluster) };
         if let Some(hopeless) = missing.iter().find(|missing| missing.deaths >= DEATHS_HOPELESS) {
-            let failure = explain::data_path(format!("{} does not start", hopeless.name), &hopeless.reason);
+            let failure = explain::process(format!("{} does not start", hopeless.name), &hopeless.reason);
             return Err(failure.with_log(&hopeless.log));
         }
         if Instant::now() >= deadline {
@@ -275,6 +275,6 @@ async fn stay(layout: &Layout) -> Result<(), Failure> {
         _ = hangup.recv() => {}
     }
     let stopped = down::stop(layout).await?;
-    say(&format!("stopped {stopped} processes; the data stays in {}", layout.dir().display()));
+    say(&format!("stopped {}; the data stays in {}", down::processes(stopped), layout.dir().display()));
     Ok(())
 }

@@ -52,7 +52,7 @@ pub struct ProcessState {
     pub phase: Phase,
     /// While it runs.
     pub pid: Option<u32>,
-    /// How often it was started again.
+    /// How often it was started again, or that was tried.
     pub restarts: u32,
     /// Why it died last.
     pub last_failure: Option<String>,
@@ -235,6 +235,7 @@ impl Watched {
                 let pause = self.backoff.after_death(Duration::ZERO);
                 tracing::error!(process = self.spec.name, %error, ?pause, "cannot be started");
                 self.last_failure = Some(format!("it cannot be started: {error}"));
+                self.restarts += 1;
                 self.life = Life::StartAt(now + pause);
             }
         }
