@@ -26,6 +26,9 @@ APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install
 BUILD_PACKAGES = build-essential clang libclang-dev lld protobuf-compiler
 TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux
 
+# The sanitizer's flags are nightly's; the stable compiler takes them when told so.
+FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+
 ROUNDS ?= 100
 FUZZ_SECONDS ?= 60
 
@@ -102,13 +105,13 @@ memory: build ## two million blocks in a terabyte: a replica's memory, and its t
 	$(CARGO) test --release --workspace --test memory -- --ignored --nocapture
 
 # What is found goes into the cache; what is worth keeping is added to fuzz/corpus by hand.
-fuzz: deps-fuzz ## fuzz every decoder for FUZZ_SECONDS=60 each (needs a nightly toolchain)
-	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+fuzz: deps-fuzz ## fuzz every decoder for FUZZ_SECONDS=60 each
+	cd fuzz && for target in $$($(FUZZ) list); do \
 		found=$(CACHE)/fuzz-corpus/$$target; mkdir -p $$found; \
-		$(CARGO) +nightly fuzz run $$target $$found corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 || exit 1; \
+		$(FUZZ) run $$target $$found corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 || exit 1; \
 	done
 
-fuzz-replay: deps-fuzz ## run every decoder on the corpus (needs a nightly toolchain)
-	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -runs=0 || exit 1; \
+fuzz-replay: deps-fuzz ## run every decoder on the corpus, with the address sanitizer
+	cd fuzz && for target in $$($(FUZZ) list); do \
+		$(FUZZ) run $$target -- -runs=0 || exit 1; \
 	done

@@ -192,6 +192,12 @@ impl UringFile {
         }
     }
 
+    /// Operations that the kernel has and will complete by itself.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.in_flight
+    }
+
     fn is_busy(&self) -> bool {
         !self.pending.is_empty() || !self.extensions.is_empty()
     }

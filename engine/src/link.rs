@@ -205,7 +205,12 @@ impl Link {
     fn receive(&mut self, thread: &Thread<'_>) {
         if let State::Up { socket } = &self.state {
             let token = token(self.member, self.serial, RECEIVE);
-            thread.reactor.receive(thread.source, token, socket, self.decoder.buffer());
+            let buffer = self.decoder.buffer();
+            if self.decoder.lends_payload() {
+                thread.reactor.receive_whole(thread.source, token, socket, buffer);
+            } else {
+                thread.reactor.receive(thread.source, token, socket, buffer);
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     },
     Receive {
         buffer: BytesMut,
+        /// Leave it to the kernel to fill the buffer, as far as the stream goes.
+        whole: bool,
     },
     Send {
         segments: Segments,
@@ -80,7 +82,7 @@ impl Operation {
             Kind::Read { buffer, .. } if buffer.capacity() == buffer.len() => {
                 Some(Ok(Output::Buffer(std::mem::take(buffer))))
             }
-            Kind::Receive { buffer } if buffer.capacity() == buffer.len() => Some(Err(io::Error::new(
+            Kind::Receive { buffer, .. } if buffer.capacity() == buffer.len() => Some(Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "a receive into a buffer without room cannot tell data from the end",
             ))),
@@ -110,9 +112,10 @@ impl Operation {
             }
             Kind::SyncData => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Kind::Allocate { offset, length } => opcode::Fallocate::new(fd, *length).offset(*offset).build(),
-            Kind::Receive { buffer } => {
+            Kind::Receive { buffer, whole } => {
                 let (pointer, length) = spare(buffer);
-                opcode::Recv::new(fd, pointer, length).build()
+                let flags = if *whole { libc::MSG_WAITALL } else { 0 };
+                opcode::Recv::new(fd, pointer, length).flags(flags).build()
             }
             Kind::Send { segments } => {
                 segments.describe(&mut scratch.iovecs);
@@ -173,7 +176,7 @@ impl Operation {
                 segments.advance(count);
                 if segments.remaining() == 0 { done() } else { self.rest() }
             }
-            Kind::Receive { buffer } => {
+            Kind::Receive { buffer, .. } => {
                 filled(buffer, count);
                 Progress::Finished(Ok(Output::Buffer(std::mem::take(buffer))))
             }

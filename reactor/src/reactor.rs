@@ -62,6 +62,8 @@ struct Inner {
     clock: Clock,
     now: Duration,
     spin: Spin,
+    /// How many completions the next sleep waits for.
+    gather: u32,
     /// Why wake-ups from other threads no longer arrive; reported by the next poll.
     broken: Option<io::Error>,
 }
@@ -93,6 +95,7 @@ impl Reactor {
             clock: Clock::start(),
             now: Duration::ZERO,
             spin: Spin::new(options.spin),
+            gather: 1,
             broken: None,
         };
         inner.begin(nobody, 0, &doorbell, Kind::Doorbell { count: 0 });
@@ -141,7 +144,14 @@ impl Reactor {
     /// Appends what arrives, at least one byte, to the spare capacity of `buffer`. No new bytes
     /// mean that the peer has closed.
     pub fn receive(&self, to: Source, token: u64, socket: &Handle, buffer: BytesMut) {
-        self.begin(to, token, socket, Kind::Receive { buffer });
+        self.begin(to, token, socket, Kind::Receive { buffer, whole: false });
+    }
+
+    /// As [`Reactor::receive`], but waits until the spare capacity is full: one completion where the
+    /// length to come is known, instead of one for each of the pieces in which it arrives. Fewer bytes
+    /// mean that the stream has ended, or that the kernel (before 5.19) gave up early.
+    pub fn receive_whole(&self, to: Source, token: u64, socket: &Handle, buffer: BytesMut) {
+        self.begin(to, token, socket, Kind::Receive { buffer, whole: true });
     }
 
     /// Sends all of the segments, continuing short sends. Have one send in flight on a socket at a
@@ -198,6 +208,14 @@ impl Reactor {
     /// As for [`poll`](Reactor::poll).
     pub fn poll_source(&self, source: Source, wait: Wait) -> io::Result<()> {
         self.0.borrow_mut().poll(Some(source), wait)
+    }
+
+    /// In the next sleep, waits for `count` completions rather than one. Only for whoever knows that
+    /// so many will come by themselves and soon, and that one alone is no news: each wake-up saved is
+    /// time for the others on the same cores. (A time limit would cost more than it saves: in a
+    /// virtual machine every short timer is an exit to the host.)
+    pub fn gather(&self, count: u32) {
+        self.0.borrow_mut().gather = count;
     }
 
     /// Takes the next completion out of a mailbox.
@@ -316,7 +334,8 @@ impl Inner {
         if at_most == Some(Duration::ZERO) || !self.wakers.fall_asleep() {
             return self.ring.submit();
         }
-        let entered = self.ring.submit_and_wait(at_most);
+        let count = std::mem::replace(&mut self.gather, 1);
+        let entered = self.ring.submit_and_wait(count, at_most);
         self.wakers.awake();
         entered
     }
@@ -363,7 +382,7 @@ impl Drop for Inner {
         self.now = self.clock.read();
         let deadline = self.now + DRAIN_MAX;
         while self.slab.len() > 0 && self.now < deadline {
-            if let Err(error) = self.ring.submit_and_wait(Some(deadline - self.now)) {
+            if let Err(error) = self.ring.submit_and_wait(1, Some(deadline - self.now)) {
                 tracing::warn!(%error, "the ring of a dropped reactor does not answer");
                 break;
             }

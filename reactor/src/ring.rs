@@ -133,10 +133,10 @@ impl Ring {
         self.enter(0, None)
     }
 
-    /// Submits what is queued and waits for a completion, or for the time given.
-    pub(crate) fn submit_and_wait(&mut self, at_most: Option<Duration>) -> io::Result<Entered> {
+    /// Submits what is queued and waits for so many completions, or for the time given.
+    pub(crate) fn submit_and_wait(&mut self, want: u32, at_most: Option<Duration>) -> io::Result<Entered> {
         self.refill();
-        self.enter(u32::from(self.backlog.is_empty()), at_most)
+        self.enter(if self.backlog.is_empty() { want } else { 0 }, at_most)
     }
 
     fn refill(&mut self) {
@@ -225,7 +225,7 @@ mod tests {
             }
             let mut seen = Vec::new();
             for _ in 0..20 {
-                ring.submit_and_wait(Some(Duration::from_secs(5))).unwrap();
+                ring.submit_and_wait(1, Some(Duration::from_secs(5))).unwrap();
                 while let Some((tag, result)) = ring.reap() {
                     assert_eq!(result, 0);
                     seen.push(tag);

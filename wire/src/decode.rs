@@ -177,6 +177,13 @@ impl Decoder {
         self.stage.split_off(self.stage.len())
     }
 
+    /// Whether the lent buffer has room for exactly what is still to come of a payload: to be waited
+    /// for in one piece.
+    #[must_use]
+    pub fn lends_payload(&self) -> bool {
+        self.lent == Lent::Payload
+    }
+
     /// Takes the lent buffer back with the bytes received, which may be none.
     ///
     /// # Panics

@@ -137,6 +137,10 @@ impl EventLoop {
         self.drive_store();
         self.start_quiet_timer();
         while !self.is_finished() {
+            // A batch is over when its data and its records are written: one of the two is no news.
+            if self.disk.in_flight() >= 2 {
+                self.reactor.gather(2);
+            }
             self.reactor.poll(Wait::Forever)?;
             while let Some(completion) = self.reactor.take(self.source) {
                 self.completed(completion);

@@ -189,7 +189,11 @@ impl Peer {
             _ => BytesMut::with_capacity(DISCARD_BYTES),
         };
         self.receiving = true;
-        reactor.receive(source, token, &self.socket, buffer);
+        if self.phase == Phase::Live && self.decoder.lends_payload() {
+            reactor.receive_whole(source, token, &self.socket, buffer);
+        } else {
+            reactor.receive(source, token, &self.socket, buffer);
+        }
     }
 
     fn shut_down(&self, how: Shutdown) {

@@ -98,24 +98,21 @@ impl CheckpointJob {
             used: BTreeMap::new(),
             done: None,
         };
+        let mut merged: Vec<_> = self.frozen.points().collect();
+        merged.sort_unstable_by_key(|(key, _)| *key);
         merge.commit.put(key::HEADER, &self.header.encode())?;
-        merge.groups()?;
+        merge.groups(&merged)?;
         let (used, removed) = merge.volumes()?;
         let freed = merge.bitmaps()?;
         merge.commit.finish()?;
-        let mut merged: Vec<_> = self.frozen.points().collect();
-        merged.sort_unstable_by_key(|(key, _)| *key);
         Ok(CheckpointDone { header: self.header.clone(), freed, used, removed, merged })
     }
 }
 
 impl Merge<'_> {
-    /// Walks everything that changed, in the map's order.
-    fn groups(&mut self) -> Result<(), CheckpointError> {
-        let mut points: Vec<(Slot, u64)> =
-            self.job.frozen.points().map(|(key, _)| (key.slot, key.block / GROUP_BLOCKS)).collect();
-        points.sort_unstable();
-        points.dedup();
+    /// Walks everything that changed, in the map's order. `points` are the memtable's, sorted.
+    fn groups(&mut self, points: &[(BlockKey, Entry)]) -> Result<(), CheckpointError> {
+        let mut points = points.chunk_by(|(a, _), (b, _)| group_of(*a) == group_of(*b)).peekable();
         let mut spans: Vec<(Slot, u64, u64)> = self
             .job
             .frozen
@@ -125,10 +122,9 @@ impl Merge<'_> {
         let deleted = self.job.volumes.iter().filter(|(_, volume)| volume.deleted);
         spans.extend(deleted.map(|(slot, _)| (*slot, 0, u64::MAX)));
         spans.sort_unstable();
-        let mut points = points.into_iter().peekable();
         for (slot, first, end) in spans {
-            while let Some(point) = points.next_if(|point| *point < (slot, first)) {
-                self.point(point)?;
+            while let Some(changed) = points.next_if(|changed| group_of(changed[0].0) < (slot, first)) {
+                self.changed(changed)?;
             }
             let mut from = first;
             loop {
@@ -136,26 +132,29 @@ impl Merge<'_> {
                 let Some((last, _)) = portion.last() else { break };
                 from = last + 1;
                 for (group, stored) in portion {
-                    while let Some(point) = points.next_if(|point| *point < (slot, group)) {
-                        self.point(point)?;
+                    while let Some(changed) = points.next_if(|changed| group_of(changed[0].0) < (slot, group))
+                    {
+                        self.changed(changed)?;
                     }
-                    points.next_if_eq(&(slot, group));
-                    self.group(slot, group, stored)?;
+                    let changed = points.next_if(|changed| group_of(changed[0].0) == (slot, group));
+                    self.group(slot, group, stored, changed.unwrap_or_default())?;
                 }
             }
         }
-        for point in points {
-            self.point(point)?;
+        for changed in points {
+            self.changed(changed)?;
         }
         Ok(())
     }
 
-    fn point(&mut self, (slot, group): (Slot, u64)) -> Result<(), CheckpointError> {
+    /// The changed blocks of one group.
+    fn changed(&mut self, changed: &[(BlockKey, Entry)]) -> Result<(), CheckpointError> {
+        let (slot, group) = group_of(changed[0].0);
         let stored = match self.meta.get(&key::group(slot, group))? {
             Some(value) => decode_group(slot, group, &value)?,
             None => Group::default(),
         };
-        self.group(slot, group, stored)
+        self.group(slot, group, stored, changed)
     }
 
     /// The first groups that the map holds of a span: a bounded portion.
@@ -168,17 +167,25 @@ impl Merge<'_> {
         Ok(found)
     }
 
-    fn group(&mut self, slot: Slot, group: u64, stored: Group) -> Result<(), CheckpointError> {
+    fn group(
+        &mut self,
+        slot: Slot,
+        group: u64,
+        stored: Group,
+        changed: &[(BlockKey, Entry)],
+    ) -> Result<(), CheckpointError> {
         // Neighbouring spans share the group that lies on their border.
         if self.done.is_some_and(|done| done >= (slot, group)) {
             return Ok(());
         }
         self.done = Some((slot, group));
         let deleted = self.job.volumes.iter().any(|(at, volume)| *at == slot && volume.deleted);
+        let mut changed = changed.iter().peekable();
         let mut merged = Group::default();
         for (at, (place, old)) in merged.0.iter_mut().zip(stored.0).enumerate() {
             let block = BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 };
-            let new = if deleted { None } else { self.job.frozen.lookup(block) };
+            let point = changed.next_if(|(key, _)| *key == block).map(|(_, entry)| *entry);
+            let new = if deleted { None } else { point.or_else(|| self.job.frozen.lookup_range(block)) };
             *place = match new {
                 // A discard of what was never written leaves no trace.
                 Some(new) if new.is_tombstone() && old.is_none() => None,
@@ -251,6 +258,11 @@ impl Merge<'_> {
         freed.retain(|_, bits| count_set(bits) > 0);
         Ok(freed)
     }
+}
+
+/// The group that a block lies in.
+fn group_of(key: BlockKey) -> (Slot, u64) {
+    (key.slot, key.block / GROUP_BLOCKS)
 }
 
 fn note_change(

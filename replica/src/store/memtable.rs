@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map};
 use trivet_model::{BlockRange, Stamp};
 
 use super::entry::{BlockKey, Entry};
@@ -55,27 +55,33 @@ impl Memtable {
 
     /// The newest version that changed here; `None` when the block did not change.
     pub(crate) fn lookup(&self, key: BlockKey) -> Option<Entry> {
-        if let Some(entry) = self.points.get(&key) {
-            return Some(*entry);
-        }
-        if self.ranges.is_empty() {
-            return None;
-        }
-        let (first, range) = self.ranges.range(..=key).next_back()?;
-        (first.slot == key.slot && key.block < range.end)
-            .then(|| Entry::tombstone(range.stamp.plus(key.block - first.block)))
+        self.points.get(&key).copied().or_else(|| covering(&self.ranges, key))
+    }
+
+    /// The tombstone of a discarded range that covers the block; points, which are newer, apart.
+    pub(crate) fn lookup_range(&self, key: BlockKey) -> Option<Entry> {
+        covering(&self.ranges, key)
     }
 
     /// Takes a version unless a newer one is there. An equal stamp is the same write sent again:
     /// the later copy takes the place of the earlier.
     pub(crate) fn insert(&mut self, key: BlockKey, entry: Entry) -> Placed {
-        if let Some(present) = self.lookup(key)
-            && present.stamp > entry.stamp
-        {
-            return Placed::Outdated;
+        match self.points.entry(key) {
+            hash_map::Entry::Occupied(present) if present.get().stamp > entry.stamp => Placed::Outdated,
+            hash_map::Entry::Occupied(mut present) => {
+                let old = present.insert(entry);
+                Placed::Newest { superseded: (!old.is_tombstone()).then_some(old.physical) }
+            }
+            hash_map::Entry::Vacant(_)
+                if covering(&self.ranges, key).is_some_and(|old| old.stamp > entry.stamp) =>
+            {
+                Placed::Outdated
+            }
+            hash_map::Entry::Vacant(place) => {
+                place.insert(entry);
+                Placed::Newest { superseded: None }
+            }
         }
-        let superseded = self.points.insert(key, entry);
-        Placed::Newest { superseded: superseded.filter(|old| !old.is_tombstone()).map(|old| old.physical) }
     }
 
     /// Discards blocks; calls `superseded` with each pool block that is no longer referenced.
@@ -166,6 +172,15 @@ impl Memtable {
             }
         }
     }
+}
+
+fn covering(ranges: &BTreeMap<BlockKey, Range>, key: BlockKey) -> Option<Entry> {
+    if ranges.is_empty() {
+        return None;
+    }
+    let (first, range) = ranges.range(..=key).next_back()?;
+    (first.slot == key.slot && key.block < range.end)
+        .then(|| Entry::tombstone(range.stamp.plus(key.block - first.block)))
 }
 
 #[cfg(test)]
