@@ -1,18 +1,18 @@
 //! The pure core of a volume: events in, actions out, one owner, no clock, socket or thread.
 //!
 //! The owner calls a method for every event, with the time since some fixed moment, and afterwards
-//! performs what [`VolumeCore::take_actions`] hands out, in order. [`state`] draws the volume's life,
-//! [`member`] a member's. The protocol is PacificA's (MSR-TR-2008-25): one writer, passive replicas,
+//! performs what [`VolumeCore::take_actions`] hands out, in order. `state.rs` draws the volume's life,
+//! `member.rs` a member's. The protocol is PacificA's (MSR-TR-2008-25): one writer, passive replicas,
 //! an external configuration authority; see `docs/failure-model.md`.
 //!
-//! A request is cut into [`pieces`]; each becomes an operation that passes, in this order, the
-//! *window* (bytes in flight, first come first served), the [`ordering`] of overlapping operations,
+//! A request is cut into pieces (`pieces.rs`); each becomes an operation that passes, in this order, the
+//! *window* (bytes in flight, first come first served), the ordering of overlapping operations (`ordering.rs`),
 //! and the links. A link carries every write once and a read at most once, so that the bound on the
 //! volume bounds each link as well. What waits at one of these gates waits only for operations that
 //! passed it earlier, so there is no deadlock.
 //!
 //! Invariants:
-//! - a write is acknowledged only when every in-sync member has answered it ([`write`]);
+//! - a write is acknowledged only when every in-sync member has answered it (`write.rs`);
 //! - every write that is not acknowledged is in `log`, in stamp order, with its data, so that it can
 //!   be sent again; stamps are sent to every member in rising order;
 //! - while a member is not ready nothing new is written, and no consumer sees an error for it;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Copy-on-write: data goes only to free blocks, so a torn data write is harmless. The journal is
-//! written in parallel with the data; replay verifies unstable data by checksum ([`recovery`]).
+//! written in parallel with the data; replay verifies unstable data by checksum (`recovery.rs`).
 
 mod allocator;
 mod cache;

@@ -15,7 +15,7 @@ pub enum CloseReason {
     /// The client asked for an export that is not there, in the one way that has no error reply.
     #[error("the client asked for an unknown export")]
     UnknownExport,
-    /// [`Connection::shut_down`] was called.
+    /// [`Connection::shut_down`](super::Connection::shut_down) was called.
     #[error("the server is shutting down")]
     ShutDown,
     /// The client broke the protocol.
