@@ -11,7 +11,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// A shell that takes the lock the way a role does (pid first), and becomes `sleep`.
 fn sleeper(dir: &Path, name: &str) -> ProcessSpec {
     let lock = dir.join(format!("{name}.lock"));
-    let script = format!("exec 9<>{0}; flock -xn 9 || exit 4; echo $$ > {0}; exec sleep 600", lock.display());
+    let script =
+        format!("exec 9<>{0}; flock -x -w 5 9 || exit 4; echo $$ > {0}; exec sleep 600", lock.display());
     ProcessSpec {
         name: name.to_owned(),
         program: PathBuf::from("/bin/sh"),

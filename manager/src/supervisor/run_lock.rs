@@ -57,7 +57,7 @@ impl RunLock {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        match file.try_lock() {
+        match try_lock_past_lookers(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(RunLockError::Held {
@@ -130,6 +130,20 @@ fn wait_for_end(pidfd: &OwnedFd) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Who looks whether a lock is held takes it himself for a moment; a holder keeps it.
+fn try_lock_past_lookers(file: &File) -> Result<(), TryLockError> {
+    const ATTEMPTS: u32 = 10;
+    let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    for _ in 0..ATTEMPTS {
+        match file.try_lock() {
+            // A signal only shortens the pause.
+            Err(TryLockError::WouldBlock) => drop(rustix::event::poll(&mut [], Some(&pause))),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Who holds the lock at `path`, if anyone does.
