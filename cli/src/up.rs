@@ -9,6 +9,7 @@ use crate::output::say;
 use crate::progress::Step;
 use crate::view::{self, ClusterView, VolumeView};
 use clap::Args;
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -163,11 +164,17 @@ async fn wait_for(
 ) -> Result<ClusterView, Failure> {
     let deadline = Instant::now() + READY_PATIENCE;
     let shown_from = Instant::now() + Duration::from_secs(2);
+    // Deaths from before are history: only those that happen while one waits say that it is hopeless.
+    let mut deaths_before: HashMap<String, u32> = HashMap::new();
     loop {
         let cluster = status(client, layout).await?;
         let missing = missing(&cluster);
         let Some(first) = missing.first() else { return Ok(cluster) };
-        if let Some(hopeless) = missing.iter().find(|missing| missing.deaths >= DEATHS_HOPELESS) {
+        let hopeless = missing.iter().find(|missing| {
+            let before = *deaths_before.entry(missing.name.clone()).or_insert(missing.deaths);
+            missing.deaths.saturating_sub(before) >= DEATHS_HOPELESS
+        });
+        if let Some(hopeless) = hopeless {
             let failure = explain::process(format!("{} does not start", hopeless.name), &hopeless.reason);
             return Err(failure.with_log(&hopeless.log));
         }
