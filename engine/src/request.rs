@@ -24,8 +24,9 @@ pub enum IoRequest {
     },
     /// Complete when everything completed before is stable.
     Flush,
-    /// The contents are no longer needed. Whole blocks inside are freed and read as zeros;
-    /// partial blocks at the edges keep their contents.
+    /// The contents are no longer needed: read as zeros afterwards, and what can be freed is. Partial
+    /// blocks at the edges are zeroed too, since consumers exist that take a trim at its word: a
+    /// hole punched through nbdfuse arrives as one.
     Discard {
         /// Byte offset.
         offset: u64,

@@ -196,6 +196,9 @@ const FSX_BLOCK_MODE: &str = "blockmode = true\n[opsize]\nmin = 512\nmax = 65536
     truncate = 0\ninvalidate = 1\nmapread = 5\nmapwrite = 5\nread = 10\nwrite = 10\nfsync = 1\n\
     fdatasync = 1\npunch_hole = 5\nsendfile = 1\nposix_fadvise = 1\n";
 
+/// A hole punched through nbdfuse arrives as a trim, whose partial blocks were once left as they are.
+const FSX_PARTIAL_TRIM: u64 = 4_566_782_273_476_616_760;
+
 #[test]
 fn fsx_finds_no_fault_in_a_block_device() {
     needs_programs!("fsx");
@@ -207,12 +210,14 @@ fn fsx_finds_no_fault_in_a_block_device() {
     let device = LoopDevice::attach(fuse.path());
     let config = cluster.scratch().join("fsx.toml");
     fs::write(&config, FSX_BLOCK_MODE).expect("a file can be written");
-    let seed = Random::seed_from_environment().to_string();
-    eprintln!("TRIVET_TEST_SEED={seed}");
-    let mut fsx = Command::new("fsx");
-    fsx.args(["-q", "-N", "3000", "-S", &seed, "-f"]).arg(config);
-    fsx.arg("-P").arg(cluster.scratch().path()).arg(device.path());
-    let _passed = run(&mut fsx, patience::LONG).succeeded();
+    for seed in [FSX_PARTIAL_TRIM, Random::seed_from_environment()] {
+        eprintln!("TRIVET_TEST_SEED={seed}");
+        must("blkdiscard", &["--zeroout".as_ref(), device.path().as_os_str()]);
+        let mut fsx = Command::new("fsx");
+        fsx.args(["-q", "-N", "3000", "-S", &seed.to_string(), "-f"]).arg(&config);
+        fsx.arg("-P").arg(cluster.scratch().path()).arg(device.path());
+        let _passed = run(&mut fsx, patience::LONG).succeeded();
+    }
 }
 
 /// Makes a file system, fills it, takes it down, checks it, and compares what it holds.

@@ -215,9 +215,13 @@ impl VolumeCore {
                 self.finish(now, id, Outcome::Data(segments));
             }
             Then::Patch { at, segments, force_unit_access } => {
-                let merged = vec![patched(&with_zeros(runs), at, &segments)];
-                let phase = Phase::Writing(Writing::data(range, merged, force_unit_access));
-                self.operations.get_mut(&id).expect("it was reading").phase = phase;
+                let merged = patched(&with_zeros(runs), at, &segments);
+                let writing = if merged.iter().all(|&byte| byte == 0) {
+                    Writing::discard(range, force_unit_access)
+                } else {
+                    Writing::data(range, vec![merged], force_unit_access)
+                };
+                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
             }
             Then::Copy => {

@@ -72,8 +72,7 @@ impl Client {
                 (Kind::Change(marks), IoRequest::Write { offset, segments: data, force_unit_access })
             }
             8 => {
-                let blocks = first.div_ceil(8) * 8..((first + count) / 8 * 8);
-                let marks = self.begin_change(blocks, 0, time);
+                let marks = self.begin_change(first..first + count, 0, time);
                 (Kind::Change(marks), IoRequest::Discard { offset, length })
             }
             9 => {
