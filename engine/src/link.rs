@@ -18,7 +18,7 @@
 use crate::volume::{MemberFault, MemberIndex, VolumeCore};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
-use trivet_reactor::{Completion, Handle, Output, Reactor, SocketAddress, Source};
+use trivet_reactor::{Completion, Handle, Output, Reactor, Sent, SocketAddress, Source};
 use trivet_wire::{Decoder, Encoder, Frame};
 
 /// The first pause before a connection is made again; each failure in a row doubles it.
@@ -139,13 +139,17 @@ impl Link {
     }
 
     fn connect(&mut self, thread: &Thread<'_>, core: &mut VolumeCore, address: SocketAddr) {
+        self.serial += 1;
+        self.decoder = Decoder::new();
+        self.encoder = Encoder::new();
+        self.sending = false;
+        if let Some(socket) = trivet_reactor::connect_shortcut(address) {
+            self.state = State::Connecting { socket, since: thread.now };
+            return self.connected(thread, core);
+        }
         let address = SocketAddress::Tcp(address);
         match trivet_reactor::socket(&address) {
             Ok(socket) => {
-                self.serial += 1;
-                self.decoder = Decoder::new();
-                self.encoder = Encoder::new();
-                self.sending = false;
                 let token = token(self.member, self.serial, CONNECT);
                 thread.reactor.connect(thread.source, token, &socket, &address);
                 self.state = State::Connecting { socket, since: thread.now };
@@ -168,9 +172,9 @@ impl Link {
             && !self.sending
             && !self.encoder.is_empty()
         {
-            self.sending = true;
             let token = token(self.member, self.serial, SEND);
-            thread.reactor.send(thread.source, token, socket, self.encoder.take());
+            let sent = thread.reactor.send(thread.source, token, socket, self.encoder.take());
+            self.sending = sent == Sent::UnderWay;
         }
     }
 

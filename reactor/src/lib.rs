@@ -29,6 +29,7 @@
 //! kernel has finished with them; dropping the reactor cancels what is in flight and waits for it.
 
 mod clock;
+mod direct;
 mod handle;
 mod limits;
 mod mailbox;
@@ -37,6 +38,7 @@ mod reactor;
 mod ring;
 mod segments;
 mod setup_error;
+mod shortcut;
 mod slab;
 mod socket;
 mod socket_address;
@@ -48,9 +50,10 @@ mod waker;
 pub use handle::Handle;
 pub use limits::raise_file_handle_limit;
 pub use mailbox::{Completion, Output, Source};
-pub use reactor::{Options, Reactor, Wait};
+pub use reactor::{Options, Reactor, Sent, Wait};
 pub use ring::Features;
 pub use setup_error::SetupError;
+pub use shortcut::{connect_shortcut, listen_shortcut, prepare_shortcut};
 pub use socket::{listen, local_address, prepare_accepted, socket};
 pub use socket_address::SocketAddress;
 pub use socket_error::SocketError;

@@ -2,6 +2,7 @@
 
 use crate::Handle;
 use crate::clock::Clock;
+use crate::direct::Direct;
 use crate::mailbox::{Completion, Mailboxes, Output, Source};
 use crate::operation::{Kind, Operation, Progress, cancelled};
 use crate::ring::{Entered, Features, Ring};
@@ -64,8 +65,19 @@ struct Inner {
     spin: Spin,
     /// How many completions the next sleep waits for.
     gather: u32,
+    direct: Direct,
     /// Why wake-ups from other threads no longer arrive; reported by the next poll.
     broken: Option<io::Error>,
+}
+
+/// How far a send is when it has been asked for.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// All of it; there is no completion.
+    Whole,
+    /// The rest follows; a completion tells its end.
+    UnderWay,
 }
 
 /// The user data of cancellations, whose own completions tell nothing that the cancelled
@@ -96,6 +108,7 @@ impl Reactor {
             now: Duration::ZERO,
             spin: Spin::new(options.spin),
             gather: 1,
+            direct: Direct::default(),
             broken: None,
         };
         inner.begin(nobody, 0, &doorbell, Kind::Doorbell { count: 0 });
@@ -154,10 +167,17 @@ impl Reactor {
         self.begin(to, token, socket, Kind::Receive { buffer, whole: true });
     }
 
-    /// Sends all of the segments, continuing short sends. Have one send in flight on a socket at a
-    /// time: the kernel may mix the bytes of several.
-    pub fn send(&self, to: Source, token: u64, socket: &Handle, segments: Vec<Bytes>) {
-        self.begin(to, token, socket, Kind::Send { segments: Segments::new(segments) });
+    /// Sends all of the segments, continuing short sends. What the socket has room for is sent at
+    /// once, mostly all of it: then there is no completion to wait for or to wake up for. Have one
+    /// send in flight on a socket at a time: the kernel may mix the bytes of several.
+    pub fn send(&self, to: Source, token: u64, socket: &Handle, segments: Vec<Bytes>) -> Sent {
+        let mut segments = Segments::new(segments);
+        self.0.borrow_mut().direct.send(socket, &mut segments);
+        if segments.remaining() == 0 {
+            return Sent::Whole;
+        }
+        self.begin(to, token, socket, Kind::Send { segments });
+        Sent::UnderWay
     }
 
     /// Accepts one connection.

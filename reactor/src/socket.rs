@@ -85,7 +85,7 @@ fn open(address: &SocketAddress) -> Result<OwnedFd, SocketError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn tune(fd: &OwnedFd) -> io::Result<()> {
+pub(crate) fn tune(fd: &OwnedFd) -> io::Result<()> {
     match local_address(fd)? {
         SocketAddress::Tcp(_) => set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         SocketAddress::Unix(_) => set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_BUFFER_BYTES),

@@ -9,7 +9,8 @@ use std::io;
 use std::net::Shutdown;
 use support::{Loop, is_cancelled, pattern, tight_pair};
 use trivet_reactor::{
-    Handle, Output, SocketAddress, SocketError, listen, local_address, prepare_accepted, socket,
+    Handle, Output, SocketAddress, SocketError, connect_shortcut, listen, listen_shortcut, local_address,
+    prepare_accepted, prepare_shortcut, socket,
 };
 
 const ACCEPT: u64 = 1;
@@ -38,6 +39,38 @@ fn receive_all(l: &mut Loop, token: u64, socket: &Handle, length: usize) -> Byte
     buffer
 }
 
+/// A listener at `at` with its shortcut, and the port it got.
+fn with_shortcut(at: &str) -> (Handle, Handle, u16) {
+    let listener = listen(&SocketAddress::Tcp(at.parse().unwrap())).unwrap();
+    let Ok(SocketAddress::Tcp(address)) = local_address(&listener) else { panic!("a TCP address") };
+    let shortcut = listen_shortcut(address).unwrap();
+    (listener, shortcut, address.port())
+}
+
+#[test]
+fn a_shortcut_leads_where_the_address_does() {
+    let mut l = Loop::new();
+    for (listens_at, connects_to) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")] {
+        let (_listener, shortcut, port) = with_shortcut(listens_at);
+        let client = connect_shortcut(format!("{connects_to}:{port}").parse().unwrap()).unwrap();
+        assert!(matches!(local_address(&client), Ok(SocketAddress::Unix(_))));
+        l.reactor.accept(l.source, ACCEPT, &shortcut);
+        let Ok(Output::Accepted(server)) = l.wait(ACCEPT) else { panic!("no connection") };
+        let server = prepare_shortcut(server).unwrap();
+        l.send(10, &server, vec![Bytes::from_static(b"hello")]);
+        assert_eq!(receive_all(&mut l, 11, &client, 5), "hello");
+        l.done(10);
+    }
+}
+
+#[test]
+fn there_is_no_shortcut_to_other_addresses_or_hosts() {
+    let (_listener, _shortcut, port) = with_shortcut("127.0.0.1:0");
+    for elsewhere in [format!("127.0.0.2:{port}"), format!("192.0.2.1:{port}")] {
+        assert!(connect_shortcut(elsewhere.parse().unwrap()).is_none(), "{elsewhere}");
+    }
+}
+
 #[test]
 fn connections_over_tcp_and_unix_carry_bytes_both_ways() {
     let folder = tempfile::tempdir().unwrap();
@@ -50,7 +83,7 @@ fn connections_over_tcp_and_unix_carry_bytes_both_ways() {
         for (from, to) in [(&server, &client), (&client, &server)] {
             let parts = vec![data.slice(..10), data.slice(20..1 << 20), data.slice(1 << 20..)];
             let expected = parts.concat();
-            l.reactor.send(l.source, 10, from, parts);
+            l.send(10, from, parts);
             assert!(receive_all(&mut l, 11, to, expected.len()) == expected);
             l.done(10);
         }
@@ -63,7 +96,7 @@ fn a_send_through_a_tight_socket_arrives_whole() {
     let mut l = Loop::new();
     let data = pattern(500_000, 2);
     let parts: Vec<_> = data.chunks(999).map(Bytes::copy_from_slice).collect();
-    l.reactor.send(l.source, 1, &a, parts);
+    l.send(1, &a, parts);
     assert!(receive_all(&mut l, 2, &b, data.len()) == data);
     l.done(1);
 }
@@ -75,7 +108,7 @@ fn a_receive_appends_to_what_the_buffer_holds() {
     let mut buffer = BytesMut::with_capacity(16);
     buffer.extend_from_slice(b"head ");
     l.reactor.receive(l.source, 1, &b, buffer);
-    l.reactor.send(l.source, 2, &a, vec![Bytes::from_static(b"tail")]);
+    l.send(2, &a, vec![Bytes::from_static(b"tail")]);
     assert_eq!(l.buffer(1)[..], *b"head tail");
     l.done(2);
     l.reactor.receive(l.source, 3, &b, BytesMut::new());
@@ -86,7 +119,7 @@ fn a_receive_appends_to_what_the_buffer_holds() {
 fn a_peer_that_closes_ends_receives_and_fails_sends() {
     let (a, b) = tight_pair();
     let mut l = Loop::new();
-    l.reactor.send(l.source, 1, &a, vec![pattern(10_000_000, 3)]);
+    l.send(1, &a, vec![pattern(10_000_000, 3)]);
     receive_all(&mut l, 2, &b, 1);
     assert!(!l.has(1), "the send must be waiting for room");
     drop(b);
@@ -118,7 +151,7 @@ fn waiting_operations_can_be_cancelled() {
     let mut l = Loop::new();
     l.reactor.receive(l.source, 1, &a, BytesMut::with_capacity(8));
     l.reactor.accept(l.source, 2, &listener);
-    l.reactor.send(l.source, 3, &a, vec![pattern(10_000_000, 3)]);
+    l.send(3, &a, vec![pattern(10_000_000, 3)]);
     l.reactor.timer(l.source, 4, std::time::Duration::from_secs(3600));
     // The first is cancelled before it is submitted, the others in flight.
     l.reactor.cancel(l.source, 1);
@@ -141,7 +174,7 @@ fn a_cancelled_receive_leaves_the_bytes_to_the_next() {
     l.reactor.receive(l.source, 1, &b, BytesMut::with_capacity(8));
     l.reactor.cancel(l.source, 1);
     assert!(is_cancelled(&l.error(1)));
-    l.reactor.send(l.source, 2, &a, vec![Bytes::from_static(b"kept")]);
+    l.send(2, &a, vec![Bytes::from_static(b"kept")]);
     assert_eq!(receive_all(&mut l, 3, &b, 4)[..], *b"kept");
 }
 

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::{Loop, is_cancelled, pattern, pipe, tight_pair};
-use trivet_reactor::{Handle, Options, Output, Reactor, Wait};
+use trivet_reactor::{Handle, Options, Output, Reactor, Sent, Wait};
 
 #[test]
 fn timers_fire_in_the_order_of_their_deadlines_and_not_early() {
@@ -133,7 +133,7 @@ fn a_spinning_loop_carries_out_everything_a_sleeping_one_does() {
     let (a, b) = tight_pair();
     let mut l = Loop::with(Options { spin: Duration::from_micros(100), ..Options::default() });
     let data = pattern(200_000, 1);
-    l.reactor.send(l.source, 1, &a, vec![data.clone()]);
+    l.send(1, &a, vec![data.clone()]);
     let mut received = BytesMut::with_capacity(data.len());
     while received.len() < data.len() {
         l.reactor.receive(l.source, 2, &b, received);
@@ -167,7 +167,7 @@ fn drop_in_flight(entries: u32, submit: bool) {
     for token in 0..40 {
         reactor.read_at(source, token, &read_end, 0, BytesMut::with_capacity(1 << 16));
         reactor.receive(source, token, &a, BytesMut::with_capacity(1 << 16));
-        reactor.send(source, token, &b, vec![pattern(1 << 20, token)]);
+        assert_eq!(reactor.send(source, token, &b, vec![pattern(1 << 20, token)]), Sent::UnderWay);
     }
     if submit {
         reactor.poll(Wait::No).unwrap();

@@ -29,8 +29,6 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<(), String>
     let volume = Volume::start(&options)?;
     eprintln!("filling the volume once");
     fio::fill(&volume.fio_target(), options.size_bytes)?;
-    eprintln!("warming up");
-    fio::run(&volume.fio_target(), &workload::WARM_UP, 2)?;
 
     let mut rows = Vec::new();
     for workload in chosen {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use trivet_model::BLOCK_SIZE_U64;
 use trivet_reactor::{
-    Completion, Handle, Output, Reactor, SocketAddress, SocketError, Source, prepare_accepted,
+    Completion, Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source, prepare_accepted,
 };
 
 /// Most clients at a time; more wait to be accepted.
@@ -174,9 +174,12 @@ impl NbdServer {
         let mut out = Vec::new();
         client.connection.take_output(&mut out);
         if !client.gone && !out.is_empty() {
-            client.sending = true;
-            self.reactor.send(self.source, token(id, SEND), &client.socket, out);
-        } else if let Some(reason) = client.connection.is_finished() {
+            let sent = self.reactor.send(self.source, token(id, SEND), &client.socket, out);
+            client.sending = sent == Sent::UnderWay;
+        }
+        if !client.sending
+            && let Some(reason) = client.connection.is_finished()
+        {
             tracing::info!(client = id, %reason, "NBD client disconnected");
             if let Err(error) = client.socket.shut_down(Shutdown::Both) {
                 tracing::trace!(%error, "the client was first to hang up");

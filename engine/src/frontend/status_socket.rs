@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use trivet_reactor::{Handle, Output, Reactor, SocketAddress, SocketError, Source};
+use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
 
 /// Answers under way; more who ask wait to be accepted.
 const ANSWERS_MAX: usize = 16;
@@ -83,9 +83,11 @@ impl StatusSocket {
         let report = EngineReport::new(volume.status(), volume.connections());
         match serde_json::to_vec(&report) {
             Ok(json) => {
-                self.reactor.send(self.source, self.next_answer, &socket, vec![Bytes::from(json)]);
-                self.answering.insert(self.next_answer, socket);
-                self.next_answer += 1;
+                let json = vec![Bytes::from(json)];
+                if self.reactor.send(self.source, self.next_answer, &socket, json) == Sent::UnderWay {
+                    self.answering.insert(self.next_answer, socket);
+                    self.next_answer += 1;
+                }
             }
             Err(error) => tracing::error!(%error, "a report cannot be written as JSON"),
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
-use trivet_reactor::{Handle, Options, Output, Reactor, Source, Wait};
+use trivet_reactor::{Handle, Options, Output, Reactor, Sent, Source, Wait};
 
 /// Far above what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +27,13 @@ impl Loop {
         let reactor = Reactor::new(options).unwrap();
         let source = reactor.source();
         Self { reactor, source, done: HashMap::new() }
+    }
+
+    /// Sends; what left at once counts as completed.
+    pub(crate) fn send(&mut self, token: u64, socket: &Handle, segments: Vec<Bytes>) {
+        if self.reactor.send(self.source, token, socket, segments) == Sent::Whole {
+            self.done.insert(token, Ok(Output::Done));
+        }
     }
 
     /// Turns the loop until the operation under `token` has completed.

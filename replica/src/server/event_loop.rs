@@ -12,10 +12,13 @@ use super::peer::{Operation, Peer, Phase, Verdict};
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
 use crate::store::{Action, PoolStatistics, RequestError, Store, VolumeStatistics};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 use trivet_disk::{Disk, DiskCompletion, UringFile};
 use trivet_model::VolumeId;
-use trivet_reactor::{Completion, Handle, Output as Outcome, Reactor, Source, Wait};
+use trivet_reactor::{
+    Completion, Handle, Output as Outcome, Reactor, Source, Wait, prepare_accepted, prepare_shortcut,
+};
 
 /// Between looks at what takes too long.
 const TICK: Duration = Duration::from_secs(1);
@@ -26,6 +29,7 @@ const STOP: u64 = 2;
 const BACKGROUND: u64 = 3;
 const QUIET_TIMER: u64 = 4;
 const TICK_TIMER: u64 = 5;
+const ACCEPT_SHORTCUT: u64 = 6;
 /// Tokens from here on are a peer's: twice its index, and one more for a send.
 const PEERS: u64 = 16;
 
@@ -62,12 +66,19 @@ enum Stage {
     Checkpointing,
 }
 
+/// Somewhere to connect to.
+struct Door {
+    listener: Handle,
+    token: u64,
+    prepare: fn(OwnedFd) -> io::Result<Handle>,
+    accepting: bool,
+}
+
 /// Everything that the thread owns.
 pub(super) struct EventLoop {
     reactor: Reactor,
     source: Source,
-    listener: Handle,
-    accepting: bool,
+    doors: Vec<Door>,
     store: Store,
     disk: UringFile,
     background: Background,
@@ -94,6 +105,8 @@ pub(super) struct Parts {
     pub(super) reactor: Reactor,
     pub(super) source: Source,
     pub(super) listener: Handle,
+    /// Where processes of this host get in past the network stack.
+    pub(super) shortcut: Option<Handle>,
     pub(super) store: Store,
     pub(super) disk: UringFile,
     pub(super) background: Background,
@@ -102,11 +115,18 @@ pub(super) struct Parts {
 
 impl EventLoop {
     pub(super) fn new(parts: Parts) -> Self {
+        let network =
+            Door { listener: parts.listener, token: ACCEPT, prepare: prepare_accepted, accepting: false };
+        let shortcut = parts.shortcut.map(|listener| Door {
+            listener,
+            token: ACCEPT_SHORTCUT,
+            prepare: prepare_shortcut,
+            accepting: false,
+        });
         Self {
             reactor: parts.reactor,
             source: parts.source,
-            listener: parts.listener,
-            accepting: false,
+            doors: std::iter::once(network).chain(shortcut).collect(),
             store: parts.store,
             disk: parts.disk,
             background: parts.background,
@@ -156,7 +176,7 @@ impl EventLoop {
 
     fn completed(&mut self, completion: Completion) {
         match completion.token {
-            ACCEPT => self.accepted(completion.result),
+            token @ (ACCEPT | ACCEPT_SHORTCUT) => self.accepted(token, completion.result),
             ACCEPT_TIMER => self.accept(),
             STOP => self.stop(),
             BACKGROUND => self.finished_in_background(),

@@ -18,7 +18,7 @@ use crate::store::OpenReport;
 use background::Background;
 use event_loop::{EventLoop, Parts, token};
 use std::net::SocketAddr;
-use trivet_reactor::{Options, Reactor, SocketAddress, listen, local_address};
+use trivet_reactor::{Options, Reactor, SocketAddress, listen, listen_shortcut, local_address};
 
 /// Opens the pool, or makes it, and serves it on this thread until `stop` is used. `ready` is told
 /// the address once connections are accepted.
@@ -38,6 +38,11 @@ pub fn run(
         SocketAddress::Tcp(address) => address,
         SocketAddress::Unix(_) => options.listen,
     };
+    let shortcut = listen_shortcut(address)
+        .inspect_err(
+            |error| tracing::warn!(%error, "processes of this host must connect through the network stack"),
+        )
+        .ok();
     let opened = match pool::open_or_create(&reactor, &options.directory, &options.pool) {
         Err(error @ PoolError::NotAPool { .. }) => {
             lock.withdraw()?;
@@ -54,6 +59,7 @@ pub fn run(
         reactor,
         source,
         listener,
+        shortcut,
         store: opened.store,
         disk: opened.disk,
         background,

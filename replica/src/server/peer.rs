@@ -4,7 +4,7 @@ use crate::session::ConnectionId;
 use bytes::BytesMut;
 use std::net::Shutdown;
 use std::time::Duration;
-use trivet_reactor::{Handle, Reactor, Source};
+use trivet_reactor::{Handle, Reactor, Sent, Source};
 use trivet_wire::{Decoder, Encoder};
 
 /// Frames not yet handed to the kernel above which nothing more is taken: a peer that asks and
@@ -144,9 +144,9 @@ impl Peer {
     ) -> Verdict {
         let unsent = self.encoder.bytes();
         if self.phase != Phase::Gone && !self.sending && unsent > 0 {
-            self.sending = true;
             self.since = now;
-            reactor.send(source, token(Operation::Send), &self.socket, self.encoder.take());
+            let sent = reactor.send(source, token(Operation::Send), &self.socket, self.encoder.take());
+            self.sending = sent == Sent::UnderWay;
         }
         if self.phase == Phase::Ending && !self.sending {
             self.phase = Phase::Lingering;

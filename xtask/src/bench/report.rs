@@ -33,6 +33,7 @@ impl Row {
             Metric::CpuPerOperation => value <= bound,
         };
         let verdict = match (reaches(*aim), reaches(*to_reach)) {
+            _ if *to_reach == 0.0 => "",
             (true, _) => "reaches the aim",
             (false, true) => "passes",
             (false, false) => "**falls short**",
@@ -48,7 +49,8 @@ impl Row {
             Metric::Rate => {
                 let files = if *raw_files == 1 { "one file" } else { "three files, each" };
                 let raw = self.raw.map(per_second).unwrap_or_default();
-                let goal = format!("≥ {to_reach} (aim {aim})");
+                let goal =
+                    if *to_reach == 0.0 { String::new() } else { format!("≥ {to_reach} (aim {aim})") };
                 (format!("{files}: {raw}"), per_second(self.volume), goal)
             }
             Metric::CpuPerOperation => (String::new(), String::new(), format!("≤ {to_reach} µs (aim {aim})")),

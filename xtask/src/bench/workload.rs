@@ -23,6 +23,7 @@ pub(crate) struct Workload {
     pub(crate) metric: Metric,
     /// How many raw files at once it is compared with: a write goes to three replicas on one disk.
     pub(crate) raw_files: u32,
+    /// 0 where no goal is set.
     pub(crate) to_reach: f64,
     pub(crate) aim: f64,
     rw: &'static str,
@@ -40,9 +41,6 @@ pub(crate) struct Job {
     /// fio's nbd engine turns `fsync` into a flush and does not know `fdatasync`.
     pub(crate) sync: Option<&'static str>,
 }
-
-/// Brings both sides to the state that a disk in use is in.
-pub(crate) const WARM_UP: Job = Job { rw: "randwrite", size: Size::FourKib, depth: 32, sync: None };
 
 impl Workload {
     const fn job(&self, sync: &'static str) -> Job {
@@ -74,23 +72,25 @@ impl Workload {
     }
 }
 
-/// The table of the project's goals.
-pub(crate) const WORKLOADS: [Workload; 8] = [
-    rate("4 KiB randwrite, depth 1", "randwrite", Size::FourKib, 1).reaching(0.35, 0.5),
+/// The table of the project's goals. In this order: what goes through the volume from end to end
+/// finds it as it was filled; only then come those that scatter it, and last what that does to reads.
+pub(crate) const WORKLOADS: [Workload; 9] = [
+    rate("1 MiB read, depth 8", "read", Size::OneMib, 8).reaching(0.6, 0.9),
+    rate("1 MiB write, depth 8", "write", Size::OneMib, 8).reaching(0.5, 0.8).against_three_files(),
+    rate("4 KiB randread, depth 1", "randread", Size::FourKib, 1).reaching(0.35, 0.5),
+    rate("4 KiB randread, depth 32", "randread", Size::FourKib, 32).reaching(0.5, 0.8),
     rate("4 KiB randwrite, depth 32", "randwrite", Size::FourKib, 32)
         .reaching(1.0, 1.5)
         .against_three_files(),
-    Workload {
-        flush_each: true,
-        ..rate("4 KiB randwrite + flush each, depth 1", "randwrite", Size::FourKib, 1).reaching(0.25, 0.4)
-    },
-    rate("4 KiB randread, depth 1", "randread", Size::FourKib, 1).reaching(0.35, 0.5),
-    rate("4 KiB randread, depth 32", "randread", Size::FourKib, 32).reaching(0.5, 0.8),
-    rate("1 MiB write, depth 8", "write", Size::OneMib, 8).reaching(0.5, 0.8).against_three_files(),
-    rate("1 MiB read, depth 8", "read", Size::OneMib, 8).reaching(0.6, 0.9),
     Workload {
         metric: Metric::CpuPerOperation,
         ..rate("CPU per 4 KiB write, all processes, depth 32", "randwrite", Size::FourKib, 32)
             .reaching(60.0, 40.0)
     },
+    rate("4 KiB randwrite, depth 1", "randwrite", Size::FourKib, 1).reaching(0.35, 0.5),
+    Workload {
+        flush_each: true,
+        ..rate("4 KiB randwrite + flush each, depth 1", "randwrite", Size::FourKib, 1).reaching(0.25, 0.4)
+    },
+    rate("1 MiB read, depth 8, after the random writes", "read", Size::OneMib, 8),
 ];

@@ -1,11 +1,11 @@
 //! What does not happen on request: accepting, quiet, slow peers, and the server's stop.
 
-use super::{ACCEPT, ACCEPT_TIMER, EventLoop, QUIET_TIMER, Stage, TICK, TICK_TIMER};
+use super::{ACCEPT_TIMER, EventLoop, QUIET_TIMER, Stage, TICK, TICK_TIMER};
 use crate::server::peer::{Peer, Phase};
 use crate::session::CloseReason;
 use std::io;
 use std::time::Duration;
-use trivet_reactor::{Output as Outcome, prepare_accepted};
+use trivet_reactor::Output as Outcome;
 use trivet_wire::ErrorCode;
 
 /// Most connections at a time; beyond, they wait to be accepted.
@@ -21,17 +21,21 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl EventLoop {
     pub(super) fn accept(&mut self) {
-        let full = self.peers_count >= CONNECTIONS_MAX;
-        if !self.accepting && !full && self.stage == Stage::Serving {
-            self.accepting = true;
-            self.reactor.accept(self.source, ACCEPT, &self.listener);
+        if self.peers_count >= CONNECTIONS_MAX || self.stage != Stage::Serving {
+            return;
+        }
+        for door in &mut self.doors {
+            if !std::mem::replace(&mut door.accepting, true) {
+                self.reactor.accept(self.source, door.token, &door.listener);
+            }
         }
     }
 
-    pub(super) fn accepted(&mut self, result: io::Result<Outcome>) {
-        self.accepting = false;
+    pub(super) fn accepted(&mut self, token: u64, result: io::Result<Outcome>) {
+        let door = self.doors.iter_mut().find(|door| door.token == token).expect("only doors accept");
+        door.accepting = false;
         let socket = match result {
-            Ok(Outcome::Accepted(fd)) => prepare_accepted(fd),
+            Ok(Outcome::Accepted(fd)) => (door.prepare)(fd),
             Ok(other) => unreachable!("an accept yields {other:?}"),
             Err(error) => Err(error),
         };
@@ -110,7 +114,9 @@ impl EventLoop {
         if self.stage == Stage::Serving {
             tracing::info!("stopping");
             self.stage = Stage::Draining { since: self.reactor.now() };
-            self.reactor.cancel(self.source, ACCEPT);
+            for door in &self.doors {
+                self.reactor.cancel(self.source, door.token);
+            }
             self.sessions.stop(&mut self.outputs);
             self.perform();
         }
