@@ -17,7 +17,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
     let member = |member: &Member| {
         let (state, stale_since) = match member.state {
             MemberState::InSync => (v1::MemberState::InSync, Stamp::ZERO),
-            MemberState::Syncing => (v1::MemberState::Syncing, Stamp::ZERO),
+            MemberState::Syncing { since } => (v1::MemberState::Syncing, since),
             MemberState::Stale { since } => (v1::MemberState::Stale, since),
         };
         v1::Member {
@@ -85,7 +85,7 @@ pub fn pool_id(bytes: &[u8]) -> Result<PoolId, MalformedRecord> {
 fn member_from_wire(member: v1::Member) -> Result<Member, MalformedRecord> {
     let state = match member.state() {
         v1::MemberState::InSync => MemberState::InSync,
-        v1::MemberState::Syncing => MemberState::Syncing,
+        v1::MemberState::Syncing => MemberState::Syncing { since: Stamp::from_u64(member.stale_since) },
         v1::MemberState::Stale => MemberState::Stale { since: Stamp::from_u64(member.stale_since) },
         v1::MemberState::Unspecified => return Err(MalformedRecord { field: "member state" }),
     };
@@ -100,7 +100,7 @@ mod tests {
     fn state() -> impl Strategy<Value = MemberState> {
         prop_oneof![
             Just(MemberState::InSync),
-            Just(MemberState::Syncing),
+            any::<u64>().prop_map(|since| MemberState::Syncing { since: Stamp::from_u64(since) }),
             any::<u64>().prop_map(|since| MemberState::Stale { since: Stamp::from_u64(since) }),
         ]
     }

@@ -164,7 +164,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
                 address: member.address.clone(),
                 state: match member.state {
                     MemberState::InSync => "in-sync",
-                    MemberState::Syncing => "syncing",
+                    MemberState::Syncing { .. } => "syncing",
                     MemberState::Stale { .. } => "stale",
                 },
                 reachable: figures.is_some(),

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 use trivet_model::BLOCK_SIZE_U64;
 use trivet_reactor::{Handle, Output, Reactor, Source, Wait};
 
@@ -32,6 +33,9 @@ pub struct UringFile {
     /// Ended without the reactor having to say so.
     ready: Vec<DiskCompletion>,
 }
+
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The reactor token of all steps of extensions; other tokens are indices into `Pending`.
 const EXTENSION: u64 = u64::MAX;
@@ -216,12 +220,22 @@ impl UringFile {
     }
 }
 
+/// Takes the file's lock. Tries for a moment, since the kernel's workers let go of a file a little after
+/// they have said that an operation on it is done.
+#[allow(clippy::disallowed_methods, reason = "nobody tells when the kernel has let go")]
 fn lock(file: &File) -> io::Result<()> {
-    // SAFETY: takes no memory; the descriptor is open.
-    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    for _ in 0..LOCK_ATTEMPTS {
+        // SAFETY: takes no memory; the descriptor is open.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        std::thread::sleep(LOCK_PAUSE);
     }
+    Err(io::Error::from_raw_os_error(libc::EWOULDBLOCK))
 }
 
 impl Drop for UringFile {

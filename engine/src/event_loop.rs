@@ -208,6 +208,7 @@ impl EventLoop {
                 },
                 Action::Connect { member, address } => self.connect(member, address),
                 Action::Disconnect { member } => self.links[member.0].hang_up(self.reactor.now()),
+                Action::Forget { member } => self.links[member.0].forget(self.reactor.now()),
                 Action::ReadRecord => self.errands.give(Errand::Read),
                 Action::SwapRecord { expected, record } => {
                     self.errands.give(Errand::Swap { expected, record });

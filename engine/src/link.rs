@@ -38,6 +38,7 @@ enum State {
     Resolving,
     Connecting { socket: Handle, since: Duration },
     Up { socket: Handle },
+    Over,
 }
 
 /// See the module's documentation.
@@ -99,7 +100,7 @@ impl Link {
         match self.state {
             State::Waiting { until } => Some(until),
             State::Connecting { since, .. } => Some(since + CONNECT_MAX),
-            State::Resolving | State::Up { .. } => None,
+            State::Resolving | State::Up { .. } | State::Over => None,
         }
     }
 
@@ -234,6 +235,12 @@ impl Link {
     fn broke(&mut self, thread: &Thread<'_>, core: &mut VolumeCore, cause: String) {
         self.hang_up(thread.now);
         core.disconnected(thread.now, self.member, MemberFault::Unreachable(cause));
+    }
+
+    /// Ends the present connection, and makes no other.
+    pub(crate) fn forget(&mut self, now: Duration) {
+        self.hang_up(now);
+        self.state = State::Over;
     }
 
     /// Ends the present connection, and makes another after a pause.

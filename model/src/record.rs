@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 pub enum MemberState {
     /// Holds every acknowledged write; may be read from and acknowledge.
     InSync,
-    /// Receives new writes while the copier brings the old; never read from.
-    Syncing,
+    /// Receives new writes while a copy brings the old; never read from.
+    Syncing {
+        /// As of the `Stale` that it was before: the copy may end at any moment.
+        since: Stamp,
+    },
     /// Lacks writes after this stamp; never read from.
     Stale {
         /// The last stamp it is known to hold everything up to.

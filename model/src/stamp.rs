@@ -16,6 +16,9 @@ const SEQUENCE_BITS: u32 = 40;
 pub const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 impl Stamp {
+    /// Above every stamp of a write.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// Before every write: the stamp of a block never written.
     pub const ZERO: Self = Self(0);
 

@@ -259,8 +259,8 @@ pub struct OpenReply {
     pub blocks: u64,
     /// The highest stamp it holds.
     pub last: Stamp,
-    /// It has everything it ever acknowledged up to here. Below `last` only after the host lost
-    /// power: what lies above may be missing.
+    /// It has everything it ever acknowledged up to here: all of it ([`Stamp::MAX`]) unless its host
+    /// lost power. Then what lies above may be missing, without a trace.
     pub intact: Stamp,
     /// The volume's progress as the replica knows it.
     pub progress: Progress,

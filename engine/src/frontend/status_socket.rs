@@ -38,6 +38,7 @@ impl EngineReport {
         let word = match volume.standing {
             Standing::Opening => "opening",
             Standing::Open => "open",
+            Standing::Degraded => "degraded",
             Standing::Paused => "paused",
             Standing::Closing => "closing",
             Standing::Closed => "closed",
@@ -45,7 +46,8 @@ impl EngineReport {
             Standing::Failed => "failed",
         };
         let state = volume.reason.as_ref().map_or(word.to_owned(), |reason| format!("{word}: {reason}"));
-        Self { state, serving: volume.standing == Standing::Open, connections, volume }
+        let serving = matches!(volume.standing, Standing::Open | Standing::Degraded);
+        Self { state, serving, connections, volume }
     }
 }
 

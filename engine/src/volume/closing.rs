@@ -35,11 +35,15 @@ impl VolumeCore {
     /// Takes no more requests, finishes those in flight, and closes. What does not finish within
     /// `patience`, because a member is away, is answered [`IoError::Closed`].
     pub fn close(&mut self, now: Duration, patience: Duration) {
+        self.now = now;
         match self.state {
             VolumeState::Open => {
                 self.transition(now, VolumeState::Closing);
                 self.closing = Some(Closing { step: Step::Draining, until: now + patience });
                 self.renewing = false;
+                for index in 0..self.members.len() {
+                    self.end_attempt(now, MemberIndex(index), "the volume is being closed");
+                }
                 self.release_held_writes(now);
                 self.pump(now);
                 self.check_closing(now);
@@ -79,6 +83,11 @@ impl VolumeCore {
             }
             Step::Draining | Step::Flushing | Step::Parting(_) | Step::Releasing => {}
         }
+    }
+
+    /// Whether all that is left to do is to tell the authority.
+    pub(super) fn is_releasing(&self) -> bool {
+        matches!(self.closing, Some(Closing { step: Step::Releasing, .. }))
     }
 
     fn closing_step(&mut self, step: Step) {

@@ -10,13 +10,11 @@ use trivet_wire::{ErrorCode, Message};
 
 /// How long nothing is written before members are told progress by itself.
 pub(super) const IDLE: Duration = Duration::from_millis(100);
-/// How often a member is spoken to at least, so that a dead connection is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a member may owe an answer without saying anything.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long until the authority is asked again when it could not be reached.
 const AUTHORITY_RETRY: Duration = Duration::from_secs(1);
-/// How often the record is read again while a member is away: its address may have changed.
+/// How often the record is read again: members may have been added, removed or moved.
 pub(super) const REFRESH: Duration = Duration::from_secs(5);
 
 /// What the volume record is wanted for.
@@ -24,8 +22,10 @@ pub(super) const REFRESH: Duration = Duration::from_secs(5);
 pub(super) enum Purpose {
     /// Become the owner, with a new generation.
     Claim,
-    /// Learn members' new addresses, and whether a newer engine took over.
+    /// Follow what others have changed, and learn whether a newer engine took over.
     Refresh,
+    /// Record who has left, is being brought back, or is in sync again.
+    Members,
     /// Record the new size.
     Grow,
     /// Record that nobody has the volume open.
@@ -53,6 +53,7 @@ impl VolumeCore {
     /// Grows the volume to `blocks`; answered by an [`Action::Complete`]. Growing to the present
     /// size is done at once, shrinking is invalid. Waits for members that are away.
     pub fn grow(&mut self, now: Duration, tag: Tag, blocks: u64) {
+        self.now = now;
         let refused = match self.state {
             VolumeState::Fenced => Some(IoError::Fenced),
             VolumeState::Open if self.options.read_only => {
@@ -74,10 +75,22 @@ impl VolumeCore {
         if blocks == self.blocks {
             return self.complete(tag, Ok(IoReply::Done));
         }
-        let awaiting = self.all_members();
+        let awaiting = self.required().union(self.receiving());
         self.growing = Some(Growing { tag, blocks, awaiting });
         for member in self.ready_members() {
             self.resend_grow(now, member);
+        }
+    }
+
+    /// Those who have left need not grow now.
+    pub(super) fn settle_grow(&mut self) {
+        let taking_part = self.required().union(self.receiving());
+        let Some(growing) = self.growing.as_mut().filter(|growing| !growing.awaiting.is_empty()) else {
+            return;
+        };
+        growing.awaiting = growing.awaiting.intersection(taking_part);
+        if growing.awaiting.is_empty() {
+            self.run_errand(Purpose::Grow);
         }
     }
 
@@ -89,17 +102,28 @@ impl VolumeCore {
         self.ask(now, member, Control::Resize, message);
     }
 
-    fn member_grown(&mut self, member: MemberIndex) {
-        let Some(growing) = &mut self.growing else { return };
-        growing.awaiting.remove(member);
-        if growing.awaiting.is_empty() {
-            self.run_errand(Purpose::Grow);
+    fn member_grown(&mut self, now: Duration, member: MemberIndex) {
+        if let Some(growing) = self.growing.as_mut().filter(|growing| growing.awaiting.contains(member)) {
+            growing.awaiting.remove(member);
+            if growing.awaiting.is_empty() {
+                self.run_errand(Purpose::Grow);
+            }
+        } else {
+            // One that was away while the volume grew.
+            self.members[member.0].blocks = self.blocks;
+            self.begin_attempts(now);
         }
     }
 
     /// A member refuses to grow: no space for the map, say. It keeps its size; so does the volume.
-    fn grow_refused(&mut self, code: ErrorCode, detail: String) -> Result<(), MemberFault> {
-        if !matches!(code, ErrorCode::BadSize | ErrorCode::NoSpace) {
+    fn grow_refused(
+        &mut self,
+        member: MemberIndex,
+        code: ErrorCode,
+        detail: String,
+    ) -> Result<(), MemberFault> {
+        let asked = self.growing.as_ref().is_some_and(|growing| growing.awaiting.contains(member));
+        if !asked || !matches!(code, ErrorCode::BadSize | ErrorCode::NoSpace) {
             return Err(MemberFault::Refused { code, detail });
         }
         if let Some(growing) = self.growing.take() {
@@ -116,7 +140,7 @@ impl VolumeCore {
     /// Sends one member a request that is not I/O.
     pub(super) fn ask(&mut self, now: Duration, member: MemberIndex, control: Control, message: Message) {
         let id = self.new_id();
-        self.members[member.0].expect(id, control);
+        self.members[member.0].expect(now, id, control);
         self.send(now, MemberSet::of(member), id, message);
     }
 
@@ -137,14 +161,17 @@ impl VolumeCore {
             (Control::Flush, Message::FlushReply(_)) => self.flush_answered(now, member),
             (Control::Progress, Message::Done) => Ok(()),
             (Control::Resize, Message::Done) => {
-                self.member_grown(member);
+                self.member_grown(now, member);
                 Ok(())
             }
+            (Control::Pull, Message::Done) => Ok(()),
+            (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
+            (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {
                 self.member_parted(now, member);
                 Ok(())
             }
-            (Control::Resize, Message::Error { code, detail }) => self.grow_refused(code, detail),
+            (Control::Resize, Message::Error { code, detail }) => self.grow_refused(member, code, detail),
             (_, Message::Error { code, detail }) => Err(MemberFault::Refused { code, detail }),
             _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
         }
@@ -174,8 +201,7 @@ impl VolumeCore {
         for member in self.ready_members() {
             let link = &self.members[member.0];
             let lags = idle && link.told != progress;
-            let quiet = now.saturating_sub(link.spoken) >= KEEP_ALIVE;
-            if (lags || quiet) && !link.expects(Control::Progress) {
+            if (lags || self.is_lease_due(member)) && !link.expects(Control::Progress) {
                 self.tell(MemberSet::of(member), progress);
                 self.ask(now, member, Control::Progress, Message::Progress(progress));
             }
@@ -226,7 +252,11 @@ impl VolumeCore {
                 errand.retry_at = None;
                 self.actions.push(Action::ReadRecord);
             }
-        } else if !self.all_ready() && now >= self.refresh_at {
+        } else if self.growing.as_ref().is_some_and(|growing| growing.awaiting.is_empty()) {
+            self.run_errand(Purpose::Grow);
+        } else if self.is_releasing() {
+            self.run_errand(Purpose::Release);
+        } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
             self.refresh_at = now + REFRESH;
             self.run_errand(Purpose::Refresh);
         }
@@ -234,6 +264,7 @@ impl VolumeCore {
 
     /// The answer to [`Action::ReadRecord`].
     pub fn record_read(&mut self, now: Duration, result: Result<(VolumeRecord, Revision), AuthorityError>) {
+        self.now = now;
         let Some(purpose) = self.errand.as_ref().map(|errand| errand.purpose) else { return };
         if self.state.is_over() {
             return;
@@ -245,10 +276,14 @@ impl VolumeCore {
                 self.errand = None;
                 self.fenced(now);
             }
-            (Purpose::Refresh, Ok((record, revision))) => {
-                self.errand = None;
-                self.addresses_read(&record);
-                self.record = Some((record, revision));
+            (Purpose::Refresh, Ok((record, revision))) => self.record_learnt(now, record, revision),
+            (Purpose::Members, Ok((record, revision))) => {
+                // Followed first: an earlier swap may have been done although its answer was lost.
+                self.adopt(now, &record);
+                match self.wanted_record(now, &record) {
+                    Some(wanted) => self.swap(revision, wanted),
+                    None => self.record_learnt(now, record, revision),
+                }
             }
             (Purpose::Grow, Ok((mut record, revision))) => match &self.growing {
                 Some(growing) => {
@@ -264,6 +299,15 @@ impl VolumeCore {
         }
     }
 
+    /// The record is as it should be.
+    fn record_learnt(&mut self, now: Duration, record: VolumeRecord, revision: Revision) {
+        self.errand = None;
+        self.authority_trouble = None;
+        self.adopt(now, &record);
+        self.record = Some((record, revision));
+        self.check_connected(now);
+    }
+
     pub(super) fn swap(&mut self, expected: Revision, record: VolumeRecord) {
         if let Some(errand) = &mut self.errand {
             errand.swapping = Some(Box::new(record.clone()));
@@ -273,6 +317,7 @@ impl VolumeCore {
 
     /// The answer to [`Action::SwapRecord`].
     pub fn record_swapped(&mut self, now: Duration, result: Result<Revision, AuthorityError>) {
+        self.now = now;
         let Some((purpose, swapped)) =
             self.errand.as_mut().and_then(|errand| Some((errand.purpose, errand.swapping.take()?)))
         else {
@@ -298,6 +343,7 @@ impl VolumeCore {
                 }
                 self.check_closing(now);
             }
+            Purpose::Members => self.record_learnt(now, *swapped, revision),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -305,21 +351,16 @@ impl VolumeCore {
 
     /// The authority does not answer an errand of a volume that is open.
     fn authority_failed(&mut self, now: Duration, purpose: Purpose, error: &AuthorityError) {
-        tracing::warn!(volume = %self.options.volume, ?purpose, %error, "the volume record cannot be had");
+        if self.authority_trouble.is_none() {
+            tracing::warn!(volume = %self.options.volume, ?purpose, %error, "the volume record cannot be had");
+        }
+        self.authority_trouble = Some(error.to_string());
         match purpose {
             Purpose::Refresh => self.errand = None,
-            Purpose::Claim | Purpose::Grow | Purpose::Release => self.read_record_again(now, false),
-        }
-    }
-
-    fn addresses_read(&mut self, record: &VolumeRecord) {
-        for (index, link) in self.members.iter_mut().enumerate() {
-            let recorded = record.members.iter().find(|member| member.replica == link.replica);
-            if let Some(recorded) = recorded.filter(|recorded| recorded.address != link.address) {
-                link.address.clone_from(&recorded.address);
-                let (member, address) = (MemberIndex(index), recorded.address.clone());
-                self.actions.push(Action::Connect { member, address });
+            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Release => {
+                self.read_record_again(now, false);
             }
         }
+        self.note_standing(now);
     }
 }

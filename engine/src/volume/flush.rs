@@ -82,8 +82,7 @@ impl VolumeCore {
         if self.options.read_only {
             return self.complete(tag, Ok(IoReply::Done));
         }
-        #[cfg(test)]
-        if self.planted == Some(super::simulation::PlantedFault::SkipFlush) {
+        if self.has_planted(super::planted::PlantedFault::SkipFlush) {
             return self.complete(tag, Ok(IoReply::Done));
         }
         self.flushing.waiters.push(tag);
@@ -119,7 +118,7 @@ impl VolumeCore {
         }
         let id = self.new_id();
         let progress = self.log.progress();
-        let everyone = self.all_members();
+        let everyone = self.required();
         let waiters = std::mem::take(&mut self.flushing.waiters);
         self.flushing.round = Some(Round { id, covers: progress.committed, awaiting: everyone, waiters });
         self.flushing.wanted = false;
@@ -131,7 +130,7 @@ impl VolumeCore {
     fn send_flush(&mut self, now: Duration, to: MemberSet, id: u64) {
         let progress = self.log.progress();
         for member in to {
-            self.members[member.0].expect(id, Control::Flush);
+            self.members[member.0].expect(now, id, Control::Flush);
         }
         self.tell(to, progress);
         self.send(now, to, id, Message::Flush { progress });
@@ -150,8 +149,16 @@ impl VolumeCore {
             return Err(MemberFault::Protocol("it answers a flush that nobody waits for"));
         };
         round.awaiting.remove(member);
-        if !round.awaiting.is_empty() {
-            return Ok(());
+        self.settle_flush(now);
+        Ok(())
+    }
+
+    /// Ends the round if nobody who counts is awaited.
+    pub(super) fn settle_flush(&mut self, now: Duration) {
+        let required = self.required();
+        let ended = |round: &Round| round.awaiting.intersection(required).is_empty();
+        if !self.flushing.round.as_ref().is_some_and(ended) {
+            return;
         }
         if let Some(round) = self.flushing.round.take() {
             self.log.flushed(round.covers);
@@ -165,7 +172,6 @@ impl VolumeCore {
         self.begin_flush(now);
         self.renew_when_drained(now);
         self.check_closing(now);
-        Ok(())
     }
 
     /// Makes a tail short that nobody adds to.

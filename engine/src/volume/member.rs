@@ -12,9 +12,11 @@
 //!        └── any fault ─────┴──────────────────────┴───────────────┴─────────┘
 //! ```
 //!
-//! Only a ready member is read from or written to. One that is not pauses the volume.
+//! Apart from its connection a member has a role, which the record decides (`membership.rs`): in sync,
+//! stale, or being brought back (`sync.rs`). Only a ready in-sync member is read from.
 
 use super::VolumeCore;
+use super::sync::Attempt;
 use std::fmt;
 use std::time::Duration;
 use trivet_model::{BootId, PoolId, Stamp};
@@ -35,6 +37,9 @@ pub struct MemberSet(u32);
 impl MemberSet {
     /// Nobody.
     pub const EMPTY: Self = Self(0);
+
+    /// Everyone there could be.
+    pub const ALL: Self = Self(u32::MAX);
 
     /// The set of one.
     #[must_use]
@@ -168,6 +173,28 @@ pub enum MemberFault {
     /// Another member failed while the tails were compared, which begins anew.
     #[error("opening again since another member failed")]
     Restarted,
+    /// It has no space for what other members have taken.
+    #[error("it has no space")]
+    NoSpace,
+    /// It is in sync no more, and begins again with a new session.
+    #[error("dropped: {0}")]
+    Dropped(String),
+    /// The attempt to bring it back came to nothing.
+    #[error("the copy to it has ended early: {0}")]
+    SyncFailed(String),
+}
+
+/// What a member is to the volume, as the record says.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Holds everything that was acknowledged.
+    InSync,
+    /// Lacks writes above `since`.
+    Stale { since: Stamp },
+    /// As stale, but writes are sent to it while it is brought back. `attempt` is `None` until it begins.
+    Syncing { since: Stamp, attempt: Option<Attempt> },
+    /// Not in the record any more.
+    Removed,
 }
 
 /// A member's standing; the module draws it.
@@ -190,6 +217,10 @@ pub(super) enum Control {
     Progress,
     Resize,
     Close,
+    /// To begin a copy, of its progress, and the flush at its end.
+    Pull,
+    PullStatus,
+    JoinFlush,
 }
 
 /// One member.
@@ -197,8 +228,23 @@ pub(super) enum Control {
 pub(super) struct MemberLink {
     pub(super) replica: PoolId,
     pub(super) address: String,
+    pub(super) role: Role,
     pub(super) state: MemberState,
     pub(super) fault: Option<MemberFault>,
+    /// Since when it has not been ready.
+    pub(super) away_since: Option<Duration>,
+    /// Why it is to leave the in-sync members although it is connected, or at once.
+    pub(super) expelled: Option<MemberFault>,
+    /// When the latest request was sent that it has answered on this connection.
+    pub(super) lease: Option<Duration>,
+    /// Not before then is it brought back.
+    pub(super) sync_after: Duration,
+    pub(super) sync_failures: u32,
+    /// Whether it has promised our generation.
+    pub(super) promised: bool,
+    /// As it answered to `Open`: its size, and the highest stamp it held.
+    pub(super) blocks: u64,
+    pub(super) last: Stamp,
     /// Whether it is on this host: read from first.
     pub(super) local: bool,
     pub(super) boot: Option<BootId>,
@@ -210,20 +256,29 @@ pub(super) struct MemberLink {
     pub(super) told: Progress,
     pub(super) reads_in_flight: usize,
     pub(super) disconnects: u64,
-    control: Vec<(u64, Control)>,
+    control: Vec<(u64, Control, Duration)>,
     outstanding: usize,
     heard: Duration,
     pub(super) spoken: Duration,
 }
 
 impl MemberLink {
-    pub(super) fn new(replica: PoolId, address: String) -> Self {
+    pub(super) fn new(now: Duration, replica: PoolId, address: String, role: Role) -> Self {
         let local = is_local(&address);
         Self {
             replica,
             address,
+            role,
             state: MemberState::Disconnected,
             fault: Some(MemberFault::NotConnected),
+            away_since: Some(now),
+            expelled: None,
+            lease: None,
+            sync_after: Duration::ZERO,
+            sync_failures: 0,
+            promised: false,
+            blocks: 0,
+            last: Stamp::ZERO,
             local,
             boot: None,
             held: Stamp::ZERO,
@@ -275,22 +330,44 @@ impl MemberLink {
         (self.outstanding > 0).then(|| now.saturating_sub(self.heard))
     }
 
+    /// Whether it has everything and waits for the record to say so.
+    pub(super) fn is_to_be_promoted(&self) -> bool {
+        let promoting =
+            matches!(&self.role, Role::Syncing { attempt: Some(attempt), .. } if attempt.is_complete());
+        promoting && self.is_ready()
+    }
+
+    /// Whether its host has not lost power with writes that were not stable.
+    pub(super) fn is_whole(&self) -> bool {
+        self.intact == Stamp::MAX
+    }
+
+    /// Of what was acknowledged before it was opened, it has everything up to here.
+    pub(super) fn surely_has(&self) -> Stamp {
+        self.intact.min(self.known.committed)
+    }
+
     /// No read of its is in flight any more.
     pub(super) const fn forget_reads(&mut self) {
         self.reads_in_flight = 0;
     }
 
-    pub(super) fn expect(&mut self, request: u64, control: Control) {
-        self.control.push((request, control));
+    pub(super) fn expect(&mut self, now: Duration, request: u64, control: Control) {
+        self.control.push((request, control, now));
     }
 
     pub(super) fn expects(&self, control: Control) -> bool {
-        self.control.iter().any(|&(_, expected)| expected == control)
+        self.control.iter().any(|&(_, expected, _)| expected == control)
     }
 
+    /// What a request that is not I/O asked, now that it is answered; renews the lease.
     pub(super) fn take_control(&mut self, request: u64) -> Option<Control> {
-        let at = self.control.iter().position(|&(id, _)| id == request)?;
-        Some(self.control.swap_remove(at).1)
+        let at = self.control.iter().position(|&(id, ..)| id == request)?;
+        let (_, control, sent) = self.control.swap_remove(at);
+        if self.state == MemberState::Ready || control == Control::Open {
+            self.lease = self.lease.max(Some(sent));
+        }
+        Some(control)
     }
 
     /// The only place that changes `state`.
@@ -307,6 +384,7 @@ impl MemberLink {
             self.control.clear();
             self.outstanding = 0;
             self.reads_in_flight = 0;
+            self.lease = None;
         }
     }
 }
@@ -320,14 +398,14 @@ fn is_local(address: &str) -> bool {
 
 impl VolumeCore {
     pub(super) fn member_transition(&mut self, now: Duration, member: MemberIndex, next: MemberState) {
-        self.members[member.0].transition(next);
+        let link = &mut self.members[member.0];
+        link.transition(next);
+        if link.is_ready() {
+            link.away_since = None;
+        } else {
+            link.away_since.get_or_insert(now);
+        }
         self.note_standing(now);
-    }
-
-    /// Everyone who must acknowledge.
-    pub(super) fn all_members(&self) -> MemberSet {
-        (0..self.members.len())
-            .fold(MemberSet::EMPTY, |set, index| set.union(MemberSet::of(MemberIndex(index))))
     }
 
     pub(super) fn ready_members(&self) -> MemberSet {
@@ -342,9 +420,5 @@ impl VolumeCore {
             }
         }
         set
-    }
-
-    pub(super) fn all_ready(&self) -> bool {
-        self.members.iter().all(MemberLink::is_ready)
     }
 }

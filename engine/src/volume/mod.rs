@@ -12,21 +12,24 @@
 //! passed it earlier, so there is no deadlock.
 //!
 //! Invariants:
-//! - a write is acknowledged only when every in-sync member has answered it (`write.rs`);
+//! - a write is acknowledged only when every required member has answered it (`write.rs`, `membership.rs`);
 //! - every write that is not acknowledged is in `log`, in stamp order, with its data, so that it can
 //!   be sent again; stamps are sent to every member in rising order;
-//! - while a member is not ready nothing new is written, and no consumer sees an error for it;
+//! - while a required member is not ready nothing new is written, and no consumer sees an error for it;
 //! - a request is answered exactly once.
 
 mod closing;
 mod control;
 mod flush;
+mod lease;
 mod log;
 mod member;
+mod membership;
 mod opening;
 mod operation;
 mod ordering;
 mod pieces;
+mod planted;
 mod read;
 mod reconcile;
 mod segments;
@@ -34,9 +37,12 @@ mod segments;
 mod simulation;
 mod state;
 mod status;
+mod sync;
 mod write;
 
 pub use member::{MemberFault, MemberIndex, MemberSet};
+#[cfg(any(test, feature = "planted-faults"))]
+pub use planted::PlantedFault;
 pub use state::VolumeState;
 pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
 
@@ -88,6 +94,11 @@ pub enum Action {
         /// Which member.
         member: MemberIndex,
     },
+    /// The member is not of the volume any more: close its connection and make no other.
+    Forget {
+        /// Which member.
+        member: MemberIndex,
+    },
     /// Read the volume record off this thread; answer [`VolumeCore::record_read`].
     ReadRecord,
     /// Swap the volume record off this thread; answer [`VolumeCore::record_swapped`].
@@ -126,6 +137,8 @@ pub struct CoreOptions {
 #[derive(Debug)]
 pub struct VolumeCore {
     options: CoreOptions,
+    /// The time of the event that is being handled.
+    now: Duration,
     state: VolumeState,
     failure: Option<Failure>,
     standing: Standing,
@@ -136,12 +149,22 @@ pub struct VolumeCore {
     epoch: Epoch,
     blocks: u64,
     members: Vec<MemberLink>,
+    /// When the first in-sync member promised our generation.
+    first_promise: Option<Duration>,
+    /// Whether the record named an owner when we claimed it.
+    was_owned: bool,
+    /// An older engine may serve reads until then.
+    serve_after: Option<Duration>,
     early: VecDeque<(Tag, IoRequest)>,
     requests: HashMap<RequestId, Request>,
     waiting: VecDeque<Waiting>,
     window_bytes: usize,
     ordering: Ordering,
     operations: HashMap<OperationId, Operation>,
+    /// Acknowledged writes that members being brought back have not answered.
+    stragglers: HashMap<OperationId, MemberSet>,
+    /// Answers that wait for the lease.
+    unleased: Vec<(Tag, Result<IoReply, IoError>)>,
     held_writes: VecDeque<OperationId>,
     held_reads: VecDeque<OperationId>,
     log: WriteLog,
@@ -158,8 +181,8 @@ pub struct VolumeCore {
     next_id: u64,
     counters: Counters,
     actions: Vec<Action>,
-    #[cfg(test)]
-    planted: Option<simulation::PlantedFault>,
+    #[cfg(any(test, feature = "planted-faults"))]
+    planted: Option<PlantedFault>,
 }
 
 impl VolumeCore {
@@ -168,6 +191,7 @@ impl VolumeCore {
     pub fn new(options: CoreOptions, now: Duration) -> Self {
         let mut core = Self {
             options,
+            now,
             state: VolumeState::Claiming,
             failure: None,
             standing: Standing::Opening,
@@ -178,12 +202,17 @@ impl VolumeCore {
             epoch: Epoch(0),
             blocks: 0,
             members: Vec::new(),
+            first_promise: None,
+            was_owned: false,
+            serve_after: None,
             early: VecDeque::new(),
             requests: HashMap::new(),
             waiting: VecDeque::new(),
             window_bytes: 0,
             ordering: Ordering::default(),
             operations: HashMap::new(),
+            stragglers: HashMap::new(),
+            unleased: Vec::new(),
             held_writes: VecDeque::new(),
             held_reads: VecDeque::new(),
             log: WriteLog::default(),
@@ -200,7 +229,7 @@ impl VolumeCore {
             next_id: 0,
             counters: Counters::default(),
             actions: Vec::new(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "planted-faults"))]
             planted: None,
         };
         core.run_errand(control::Purpose::Claim);
@@ -210,6 +239,7 @@ impl VolumeCore {
     /// Takes a consumer's request; it is answered by exactly one [`Action::Complete`]. Before the
     /// volume is open it waits.
     pub fn submit(&mut self, now: Duration, tag: Tag, request: IoRequest) {
+        self.now = now;
         match self.state {
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
                 self.early.push_back((tag, request));
@@ -227,6 +257,7 @@ impl VolumeCore {
 
     /// A connection to the member stands; nothing has been said on it.
     pub fn connected(&mut self, now: Duration, member: MemberIndex) {
+        self.now = now;
         if !self.state.is_over() {
             self.greet(now, member);
         }
@@ -234,6 +265,7 @@ impl VolumeCore {
 
     /// The member's connection broke, or could not be made.
     pub fn disconnected(&mut self, now: Duration, member: MemberIndex, fault: MemberFault) {
+        self.now = now;
         if !self.state.is_over() {
             self.member_failed(now, member, fault);
         }
@@ -241,6 +273,7 @@ impl VolumeCore {
 
     /// A frame came in on the member's present connection.
     pub fn received(&mut self, now: Duration, member: MemberIndex, frame: Frame) {
+        self.now = now;
         if self.state.is_over() || !self.members[member.0].is_connected() {
             return;
         }
@@ -258,10 +291,15 @@ impl VolumeCore {
 
     /// Time passes: call it at least as often as [`VolumeCore::tick_within`] says.
     pub fn tick(&mut self, now: Duration) {
+        self.now = now;
         if self.state.is_over() {
             return;
         }
         self.check_silence(now);
+        self.review_members(now);
+        self.advance_attempts(now);
+        self.copied(now);
+        self.renew_when_drained(now);
         self.retry_errand(now);
         self.retry_full(now);
         self.retry_reads(now);
@@ -275,7 +313,7 @@ impl VolumeCore {
     pub fn tick_within(&self) -> Option<Duration> {
         if self.state.is_over() {
             None
-        } else if self.progress_is_untold() {
+        } else if self.progress_is_untold() || !self.required_are_ready() || self.any_attempt() {
             Some(control::IDLE)
         } else {
             Some(Duration::from_secs(1))
@@ -322,13 +360,10 @@ impl VolumeCore {
         self.next_id
     }
 
-    fn complete(&mut self, tag: Tag, result: Result<IoReply, IoError>) {
-        self.actions.push(Action::Complete { tag, result });
-    }
-
     /// Sends a message to members that are connected, and expects an answer of each.
     fn send(&mut self, now: Duration, to: MemberSet, request: u64, message: Message) {
         for member in to {
+            assert!(self.members[member.0].is_connected(), "{member:?} is not connected");
             self.members[member.0].asked(now);
         }
         let frame = Frame { request, generation: self.generation, epoch: self.epoch, message };
@@ -339,7 +374,11 @@ impl VolumeCore {
     fn dispatch(&mut self, now: Duration, member: MemberIndex, frame: Frame) -> Result<(), MemberFault> {
         let id = OperationId(frame.request);
         if let Some(control) = self.members[member.0].take_control(frame.request) {
+            self.release_unleased();
             return self.control_answered(now, member, control, frame.message);
+        }
+        if self.straggler_answered(now, member, id, &frame.message) {
+            return Ok(());
         }
         if !self.operations.contains_key(&id) {
             return Err(MemberFault::Protocol("an answer to nothing that was asked"));

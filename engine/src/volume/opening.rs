@@ -5,7 +5,7 @@
 //! write or serve a read.
 
 use super::control::{Purpose, REFRESH};
-use super::member::{Control, MEMBERS_MAX, MemberLink, MemberState};
+use super::member::{Control, MEMBERS_MAX, MemberLink, MemberState, Role};
 use super::state::Failure;
 use super::{Action, MemberFault, MemberIndex, VolumeCore, VolumeState};
 use crate::request::IoError;
@@ -45,6 +45,9 @@ impl VolumeCore {
         let Some(generation) = record.generation.next() else {
             return self.fail(now, Failure::GenerationsUsedUp);
         };
+        if self.generation.get() == 0 {
+            self.was_owned = !record.owner.is_empty();
+        }
         record.generation = generation;
         record.owner.clone_from(&self.options.owner);
         self.swap(revision, record);
@@ -52,24 +55,21 @@ impl VolumeCore {
 
     /// The record is ours.
     pub(super) fn claimed(&mut self, now: Duration, record: VolumeRecord) {
-        let in_sync: Vec<_> =
-            record.members.into_iter().filter(|member| member.state == Recorded::InSync).collect();
-        if in_sync.is_empty() {
+        if !record.members.iter().any(|member| member.state == Recorded::InSync) {
             return self.fail(now, Failure::NoMember);
         }
-        if in_sync.len() > MEMBERS_MAX {
-            return self.fail(now, Failure::TooManyMembers(in_sync.len()));
+        if record.members.len() > MEMBERS_MAX {
+            return self.fail(now, Failure::TooManyMembers(record.members.len()));
         }
         self.generation = record.generation;
         self.epoch = record.epoch;
         self.blocks = record.blocks;
-        self.transition(now, VolumeState::Connecting);
-        if self.members.is_empty() {
-            for (index, member) in in_sync.into_iter().enumerate() {
-                self.members.push(MemberLink::new(member.replica, member.address.clone()));
-                self.actions.push(Action::Connect { member: MemberIndex(index), address: member.address });
-            }
+        self.first_promise = None;
+        for member in &mut self.members {
+            member.promised = false;
         }
+        self.transition(now, VolumeState::Connecting);
+        self.adopt(now, &record);
         for member in self.members_that(|member| member.state == MemberState::Opening) {
             self.open_member(now, member);
         }
@@ -124,21 +124,28 @@ impl VolumeCore {
         member: MemberIndex,
         reply: &OpenReply,
     ) -> Result<(), MemberFault> {
-        if reply.blocks < self.blocks {
-            return Err(MemberFault::TooSmall { expected: self.blocks, found: reply.blocks });
-        }
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
         let link = &mut self.members[member.0];
+        let in_sync = matches!(link.role, Role::InSync);
+        if reply.blocks < self.blocks && in_sync {
+            return Err(MemberFault::TooSmall { expected: self.blocks, found: reply.blocks });
+        }
+        link.promised = true;
+        (link.blocks, link.last) = (reply.blocks, reply.last);
         // On the same boot nothing that the device accepted is lost, whatever `intact` still says of an
         // earlier loss.
         let same_boot = link.boot == Some(reply.boot);
         let have = if same_boot { reply.last } else { reply.last.min(reply.intact) };
-        if serving && !self.options.read_only && have < link.held {
+        if serving && in_sync && !self.options.read_only && have < link.held {
             let fault = MemberFault::Lost { acknowledged: link.held, intact: have };
             tracing::error!(volume = %self.options.volume, member = %link.replica, %fault, "member lost writes");
-            link.fault = Some(fault);
+            (link.fault, link.expelled) = (Some(fault.clone()), Some(fault));
             self.member_transition(now, member, MemberState::Lost);
+            self.review_members(now);
             return Ok(());
+        }
+        if !in_sync {
+            link.held = reply.last;
         }
         link.held = link.held.max(reply.last);
         link.intact = reply.intact;
@@ -148,9 +155,15 @@ impl VolumeCore {
         link.fault = None;
         self.member_transition(now, member, MemberState::Ready);
         match self.state {
-            VolumeState::Connecting if self.options.read_only => self.opened(now),
-            VolumeState::Connecting if self.all_ready() => self.begin_reconcile(now),
-            VolumeState::Open | VolumeState::Closing => self.member_is_back(now, member),
+            VolumeState::Connecting if self.options.read_only && in_sync => self.opened(now),
+            VolumeState::Connecting => {
+                if in_sync {
+                    self.first_promise.get_or_insert(now);
+                }
+                self.check_connected(now);
+            }
+            VolumeState::Open | VolumeState::Closing if in_sync => self.member_is_back(now, member),
+            VolumeState::Open => self.review_members(now),
             _ => {}
         }
         Ok(())
@@ -160,11 +173,7 @@ impl VolumeCore {
         self.resend_writes(now, member);
         self.resend_flush(now, member);
         self.resend_grow(now, member);
-        self.release_held_writes(now);
-        self.retry_reads(now);
-        self.begin_flush(now);
-        self.renew_when_drained(now);
-        self.check_closing(now);
+        self.members_changed(now);
     }
 
     /// Members are alike: serve.
@@ -204,9 +213,11 @@ impl VolumeCore {
         }
         let asked = self.asked_of(member);
         self.member_transition(now, member, MemberState::Disconnected);
+        self.end_attempt(now, member, "its connection ended");
+        let in_sync = matches!(self.members[member.0].role, Role::InSync);
         match self.state {
-            VolumeState::Reconciling => self.connect_all_again(now),
-            VolumeState::Open | VolumeState::Closing => {
+            VolumeState::Reconciling if in_sync => self.connect_all_again(now),
+            VolumeState::Reconciling | VolumeState::Open | VolumeState::Closing => {
                 for id in asked {
                     self.ask_again(now, id);
                 }
@@ -219,15 +230,17 @@ impl VolumeCore {
     /// A member failed while members were being made alike: what it holds is unknown again, and what
     /// the others have in flight must be settled before tails are compared. Opening a session
     /// settles it, so all are opened again.
-    fn connect_all_again(&mut self, now: Duration) {
+    pub(super) fn connect_all_again(&mut self, now: Duration) {
         self.reconcile = None;
         self.drop_engine_operations();
         self.flushing.abandon();
         self.disconnect_all(now, &MemberFault::Restarted);
         self.transition(now, VolumeState::Connecting);
+        self.first_promise = None;
     }
 
     fn disconnect_all(&mut self, now: Duration, fault: &MemberFault) {
+        self.drop_attempts();
         for member in self.members_that(MemberLink::is_connected) {
             self.actions.push(Action::Disconnect { member });
             self.members[member.0].fault = Some(fault.clone());
@@ -238,7 +251,7 @@ impl VolumeCore {
     /// The stamps of this generation run out: once nothing is in flight, begin the next.
     pub(super) fn renew_when_drained(&mut self, now: Duration) {
         let drained = self.renewing && self.log.is_empty() && !self.flushing.is_running();
-        if !drained || self.state != VolumeState::Open || self.growing.is_some() {
+        if !drained || self.state != VolumeState::Open || self.growing.is_some() || self.errand.is_some() {
             return;
         }
         self.renewing = false;
@@ -250,7 +263,6 @@ impl VolumeCore {
         for id in asked {
             self.ask_again(now, id);
         }
-        self.errand = None;
         self.run_errand(Purpose::Claim);
     }
 

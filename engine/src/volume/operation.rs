@@ -9,7 +9,7 @@ use super::ordering::Span;
 use super::pieces::{self, Piece};
 use super::read::{Querying, Reading, Then};
 use super::write::Writing;
-use super::{OperationId, Tag, VolumeCore, VolumeState};
+use super::{MemberSet, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
 use bytes::Bytes;
 use std::time::Duration;
@@ -78,6 +78,18 @@ pub(super) enum Outcome {
     Failed(IoError),
 }
 
+impl Operation {
+    /// Whether it makes members alike while the volume opens.
+    pub(super) fn reconciles(&self) -> bool {
+        self.owner == Owner::Engine && !self.ordered
+    }
+
+    /// One of the engine's own that takes its place among overlapping I/O.
+    pub(super) const fn ordered_by_engine(phase: Phase) -> Self {
+        Self { owner: Owner::Engine, window: 0, ordered: true, phase }
+    }
+}
+
 impl VolumeCore {
     pub(super) fn accept(&mut self, now: Duration, tag: Tag, request: IoRequest) {
         match request {
@@ -98,8 +110,6 @@ impl VolumeCore {
         if pieces.is_empty() {
             return self.complete(tag, Ok(IoReply::Done));
         }
-        let pieces =
-            if self.full.is_latched() { pieces::cut_around(pieces, &self.full_ranges()) } else { pieces };
         let id = RequestId(self.new_id());
         let reads = !pieces[0].changes();
         let parts = if reads { vec![Vec::new(); pieces.len()] } else { Vec::new() };
@@ -116,9 +126,9 @@ impl VolumeCore {
         }
         while let Some(first) = self.waiting.front() {
             let bytes = first.piece.window_bytes();
-            let full =
-                self.window_bytes + bytes > WINDOW_BYTES_MAX || self.operations.len() >= OPERATIONS_MAX;
-            if full && self.window_bytes > 0 {
+            let operations = self.operations.len() + self.stragglers.len();
+            let full = self.window_bytes + bytes > WINDOW_BYTES_MAX || operations >= OPERATIONS_MAX;
+            if full && (self.window_bytes > 0 || !self.stragglers.is_empty()) {
                 return;
             }
             if let Some(waiting) = self.waiting.pop_front() {
@@ -129,13 +139,10 @@ impl VolumeCore {
 
     fn admit(&mut self, now: Duration, waiting: Waiting, window: usize) {
         let Waiting { request, part, piece } = waiting;
-        if self.full.is_latched() && piece.needs_space() {
-            return self.part_finished(request, part, Outcome::Failed(IoError::NoSpace));
-        }
         let id = OperationId(self.new_id());
         let range = piece.range();
         let span = Span { start: range.start, end: range.end() };
-        let ordered = self.orders_overlaps();
+        let ordered = !self.has_planted(super::planted::PlantedFault::IgnoreOverlaps);
         let ready = !ordered || self.ordering.register(id, span, piece.changes());
         let owner = Owner::Request { id: request, part };
         self.operations.insert(id, Operation { owner, window, ordered, phase: Phase::Blocked(piece) });
@@ -145,20 +152,9 @@ impl VolumeCore {
         }
     }
 
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "the simulation can plant a fault here")]
-    const fn orders_overlaps(&self) -> bool {
-        true
-    }
-
-    #[cfg(test)]
-    fn orders_overlaps(&self) -> bool {
-        self.planted != Some(super::simulation::PlantedFault::IgnoreOverlaps)
-    }
-
     /// Starts an operation that nothing blocks any more.
-    fn start(&mut self, now: Duration, id: OperationId) {
-        let everyone = self.all_members();
+    pub(super) fn start(&mut self, now: Duration, id: OperationId) {
+        let everyone = MemberSet::ALL;
         let operation = self.operations.get_mut(&id).expect("started operations exist");
         let Phase::Blocked(piece) = &mut operation.phase else { panic!("{id:?} started twice") };
         let empty = Piece::Discard { range: BlockRange::default(), force_unit_access: false };
@@ -171,6 +167,11 @@ impl VolumeCore {
             Piece::Patch { block, at, segments, force_unit_access } => {
                 let then = Then::Patch { at, segments, force_unit_access };
                 operation.phase = Phase::Reading(Reading::new(BlockRange::new(block, 1), everyone, then));
+                self.send_read(now, id);
+            }
+            Piece::Rewrite { block } => {
+                let range = BlockRange::new(block, 1);
+                operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Rewrite));
                 self.send_read(now, id);
             }
             Piece::Write { range, segments, force_unit_access } => {
@@ -202,7 +203,8 @@ impl VolumeCore {
         self.window_bytes -= operation.window;
         match operation.owner {
             Owner::Request { id: request, part } => self.part_finished(request, part, outcome),
-            Owner::Query { .. } | Owner::Engine => {}
+            Owner::Engine => self.rewritten(now, id),
+            Owner::Query { .. } => {}
         }
         if operation.ordered {
             let mut released = Vec::new();
@@ -213,17 +215,6 @@ impl VolumeCore {
         }
         self.pump(now);
         self.check_closing(now);
-    }
-
-    /// Answers an operation's part while the operation itself goes on as the engine's own.
-    pub(super) fn answer_early(&mut self, now: Duration, id: OperationId, error: IoError) {
-        let operation = self.operations.get_mut(&id).expect("an operation that is answered exists");
-        self.window_bytes -= std::mem::take(&mut operation.window);
-        let owner = std::mem::replace(&mut operation.owner, Owner::Engine);
-        if let Owner::Request { id: request, part } = owner {
-            self.part_finished(request, part, Outcome::Failed(error));
-        }
-        self.pump(now);
     }
 
     fn part_finished(&mut self, id: RequestId, part: usize, outcome: Outcome) {
@@ -251,6 +242,8 @@ impl VolumeCore {
     /// Answers everything that waits with one error, and forgets it.
     pub(super) fn answer_all(&mut self, error: &IoError) {
         let mut tags: Vec<Tag> = self.early.drain(..).map(|(tag, _)| tag).collect();
+        tags.extend(self.unleased.drain(..).map(|(tag, _)| tag));
+        self.stragglers.clear();
         tags.extend(self.requests.drain().map(|(_, request)| request.tag));
         tags.extend(self.operations.drain().filter_map(|(_, operation)| match operation.owner {
             Owner::Query { tag } => Some(tag),

@@ -19,6 +19,8 @@ pub(super) enum Piece {
     Write { range: BlockRange, segments: Vec<Bytes>, force_unit_access: bool },
     /// Change a part of one block, from byte `at`: needs the rest of the block first.
     Patch { block: u64, at: usize, segments: Vec<Bytes>, force_unit_access: bool },
+    /// Write the contents that a block has anew: for a member that has others.
+    Rewrite { block: u64 },
     /// Make blocks read as zeros.
     Discard { range: BlockRange, force_unit_access: bool },
 }
@@ -27,7 +29,7 @@ impl Piece {
     pub(super) const fn range(&self) -> BlockRange {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } | Self::Discard { range, .. } => *range,
-            Self::Patch { block, .. } => BlockRange::new(*block, 1),
+            Self::Patch { block, .. } | Self::Rewrite { block } => BlockRange::new(*block, 1),
         }
     }
 
@@ -35,17 +37,12 @@ impl Piece {
     pub(super) const fn window_bytes(&self) -> usize {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } => range.count as usize * BLOCK_SIZE,
-            Self::Patch { .. } | Self::Discard { .. } => BLOCK_SIZE,
+            Self::Patch { .. } | Self::Rewrite { .. } | Self::Discard { .. } => BLOCK_SIZE,
         }
     }
 
     pub(super) const fn changes(&self) -> bool {
         !matches!(self, Self::Read { .. })
-    }
-
-    /// Whether it may need space that a pool does not have.
-    pub(super) const fn needs_space(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Patch { .. })
     }
 }
 
@@ -92,27 +89,6 @@ pub(super) fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError
         IoRequest::Flush | IoRequest::Allocation { .. } => unreachable!("has no pieces"),
     }
     Ok(pieces)
-}
-
-/// Cuts discards so that none reaches over the bounds of a run in `held`, which are disjoint: what
-/// lies outside need not wait for what is held.
-pub(super) fn cut_around(pieces: Vec<Piece>, held: &[BlockRange]) -> Vec<Piece> {
-    let mut bounds: Vec<u64> = held.iter().flat_map(|range| [range.start, range.end()]).collect();
-    bounds.sort_unstable();
-    let mut cut = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let Piece::Discard { range, force_unit_access } = piece else {
-            cut.push(piece);
-            continue;
-        };
-        let mut start = range.start;
-        let inside = bounds.iter().copied().filter(|&bound| range.start < bound && bound < range.end());
-        for end in inside.chain([range.end()]) {
-            cut_discard(start, end, force_unit_access, &mut cut);
-            start = end;
-        }
-    }
-    cut
 }
 
 /// The whole blocks inside a run of bytes; `start >= end` when there is none.
@@ -232,6 +208,7 @@ mod tests {
                         (start + *at as u64, start + (at + length) as u64, 'w')
                     }
                     Piece::Discard { range, .. } => (start, start + range.bytes(), 'd'),
+                    Piece::Rewrite { .. } => unreachable!("no request is cut into these"),
                 }
             })
             .collect();
@@ -269,17 +246,6 @@ mod tests {
             let discard = cut(IoRequest::Discard { offset, length }, BLOCKS).unwrap();
             covers(&touched(&discard), offset, end);
         }
-    }
-
-    #[test]
-    fn discards_are_cut_around_what_is_held() {
-        let discard =
-            |start, count| Piece::Discard { range: BlockRange::new(start, count), force_unit_access: false };
-        let held = [BlockRange::new(15, 1), BlockRange::new(5, 3), BlockRange::new(90, 20)];
-        let cut = cut_around(vec![discard(0, 10), discard(10, 5), discard(15, 1), discard(20, 80)], &held);
-        let ranges: Vec<(u64, u64)> =
-            cut.iter().map(|piece| (piece.range().start, piece.range().end())).collect();
-        assert_eq!(ranges, [(0, 5), (5, 8), (8, 10), (10, 15), (15, 16), (20, 90), (90, 100)]);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) enum Then {
     Answer { skip: usize, length: usize },
     /// To lay a consumer's bytes over the one block, from byte `at`, and write it.
     Patch { at: usize, segments: Vec<Bytes>, force_unit_access: bool },
+    /// To write the block on every member again, a hole as a discard.
+    Rewrite,
     /// To write the blocks on every member, holes as discards.
     Copy,
 }
@@ -69,17 +71,18 @@ impl Reading {
 impl VolumeCore {
     /// Sends a read to the nearest member that has not failed it, or holds it until one is there.
     pub(super) fn send_read(&mut self, now: Duration, id: OperationId) {
-        let engine = self.operations[&id].owner == Owner::Engine;
         let serving = match self.state {
             VolumeState::Open | VolumeState::Closing => true,
-            VolumeState::Reconciling => engine,
+            VolumeState::Reconciling => self.operations[&id].reconciles(),
             _ => false,
         };
         let reading = reading_mut(&mut self.operations, id);
-        let untried = reading.among.without(reading.tried);
+        let (among, tried) = (reading.among, reading.tried);
+        let untried = among.intersection(self.readable()).without(tried);
         if untried.is_empty() {
             return self.nobody_can_answer(now, id);
         }
+        let reading = reading_mut(&mut self.operations, id);
         let range = reading.range;
         match self.nearest(untried).filter(|_| serving) {
             Some(member) => {
@@ -89,6 +92,14 @@ impl VolumeCore {
             }
             None => self.held_reads.push_back(id),
         }
+    }
+
+    /// Who may be read from.
+    fn readable(&self) -> MemberSet {
+        if self.has_planted(super::planted::PlantedFault::ReadFromSyncing) {
+            return self.receiving().union(self.in_sync());
+        }
+        self.in_sync()
     }
 
     fn nearest(&self, among: MemberSet) -> Option<MemberIndex> {
@@ -185,7 +196,7 @@ impl VolumeCore {
 
     fn nobody_can_answer(&mut self, now: Duration, id: OperationId) {
         let reading = reading_mut(&mut self.operations, id);
-        if matches!(reading.then, Then::Copy) {
+        if matches!(reading.then, Then::Copy | Then::Rewrite) {
             // The only holders of the newest version cannot read it now. Choosing an older one could
             // take back what was acknowledged, so the volume stays closed and asks again.
             reading.tried = MemberSet::EMPTY;
@@ -220,6 +231,15 @@ impl VolumeCore {
                     Writing::discard(range, force_unit_access)
                 } else {
                     Writing::data(range, vec![merged], force_unit_access)
+                };
+                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
+                self.send_write(now, id);
+            }
+            Then::Rewrite => {
+                self.counters.blocks_rewritten += 1;
+                let writing = match runs.into_iter().find_map(|run| run.data) {
+                    Some(segments) => Writing::data(range, segments, false),
+                    None => Writing::discard(range, false),
                 };
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
@@ -275,7 +295,7 @@ impl VolumeCore {
     }
 
     fn send_query(&mut self, now: Duration, id: OperationId) {
-        let everyone = self.all_members();
+        let everyone = self.readable();
         let querying = querying_mut(&mut self.operations, id);
         let untried = everyone.without(querying.tried);
         let range = querying.range;

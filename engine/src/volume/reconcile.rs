@@ -13,7 +13,6 @@
 //! was on every member, or is the newest.
 
 use super::member::Control;
-use super::operation::Owner;
 use super::{MemberFault, MemberIndex, MemberSet, VolumeCore, VolumeState};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -58,22 +57,24 @@ struct Copy {
 impl VolumeCore {
     /// All members are ready: ask for their tails.
     pub(super) fn begin_reconcile(&mut self, now: Duration) {
-        let stable = self.members.iter().map(|member| member.known.stable).max().unwrap_or_default();
-        let committed = self.members.iter().map(|member| member.known.committed).max().unwrap_or_default();
-        let intact = self.members.iter().map(|member| member.intact).min().unwrap_or_default();
+        let in_sync = self.in_sync();
+        let members = || in_sync.into_iter().map(|member| &self.members[member.0]);
+        let stable = members().map(|member| member.known.stable).max().unwrap_or_default();
+        let committed = members().map(|member| member.known.committed).max().unwrap_or_default();
+        let intact = members().map(|member| member.intact).min().unwrap_or_default();
         self.log.abandon();
-        self.log.begin(self.generation, Progress { committed, stable });
+        let held = members().map(|member| member.last).max().unwrap_or_default();
+        self.log.begin(self.generation, Progress { committed, stable }, held);
         let tails = self.members.iter().map(|_| Tail::default()).collect();
         let since = stable.min(intact);
         self.reconcile =
             Some(Reconcile { since, tails, copies: VecDeque::new(), comparing: true, trouble: None });
         self.transition(now, VolumeState::Reconciling);
-        #[cfg(test)]
-        if self.planted == Some(super::simulation::PlantedFault::SkipReconcile) {
+        if self.has_planted(super::planted::PlantedFault::SkipReconcile) {
             self.log.members_are_alike();
             return self.opened(now);
         }
-        for member in self.all_members() {
+        for member in in_sync {
             self.ask(now, member, Control::Tail, Message::Tail { since, skip: 0 });
         }
     }
@@ -103,24 +104,39 @@ impl VolumeCore {
             return Ok(());
         }
         tail.complete = true;
-        if reconcile.tails.iter().all(|tail| tail.complete) {
-            let tails = std::mem::take(&mut reconcile.tails);
-            let tails: Vec<Vec<TailEntry>> = tails.into_iter().map(|tail| tail.entries).collect();
-            reconcile.copies = differences(&tails).into();
-            reconcile.comparing = false;
-            let wrote = !reconcile.copies.is_empty() || tails.iter().any(|tail| !tail.is_empty());
-            if wrote || self.members.iter().any(|member| member.intact < member.held) {
-                self.flushing.want();
-            }
-            self.copied(now);
-        }
+        self.tails_changed(now);
         Ok(())
+    }
+
+    /// Compares, once the tails of all in-sync members are there.
+    pub(super) fn tails_changed(&mut self, now: Duration) {
+        let in_sync = self.in_sync();
+        let Some(reconcile) = self.reconcile.as_mut().filter(|reconcile| reconcile.comparing) else {
+            return self.copied(now);
+        };
+        if in_sync.into_iter().any(|member| !reconcile.tails[member.0].complete) {
+            return;
+        }
+        let mut tails = std::mem::take(&mut reconcile.tails);
+        let tails: Vec<(MemberIndex, Vec<TailEntry>)> = in_sync
+            .into_iter()
+            .map(|member| (member, std::mem::take(&mut tails[member.0].entries)))
+            .collect();
+        reconcile.copies = differences(&tails).into();
+        reconcile.comparing = false;
+        let wrote = !reconcile.copies.is_empty() || tails.iter().any(|(_, tail)| !tail.is_empty());
+        if wrote
+            || in_sync.into_iter().any(|member| self.members[member.0].intact < self.members[member.0].held)
+        {
+            self.flushing.want();
+        }
+        self.copied(now);
     }
 
     /// Goes on copying; ends with a flush, and the volume is open.
     pub(super) fn copied(&mut self, now: Duration) {
         while let Some(reconcile) = self.reconcile.as_mut().filter(|reconcile| !reconcile.comparing) {
-            let mine = self.operations.values().filter(|operation| operation.owner == Owner::Engine).count();
+            let mine = self.operations.values().filter(|operation| operation.reconciles()).count();
             let Some(copy) = reconcile.copies.front_mut() else {
                 if mine == 0 {
                     self.alike(now);
@@ -149,17 +165,18 @@ impl VolumeCore {
         }
         self.log.members_are_alike();
         self.begin_flush(now);
-        if !self.flushing.is_running() {
+        if !self.flushing.is_running() && !self.must_wait_for_older_engines(now) {
             self.opened(now);
         }
     }
 
     /// Forgets the copies under way; what they wrote is in the members' next tails.
     pub(super) fn drop_engine_operations(&mut self) {
-        self.operations.retain(|_, operation| operation.owner != Owner::Engine);
+        self.operations.retain(|_, operation| !operation.reconciles());
         let Self { held_reads, held_writes, operations, .. } = self;
         held_reads.retain(|id| operations.contains_key(id));
         held_writes.retain(|id| operations.contains_key(id));
+        self.stragglers.clear();
         self.full = super::write::Full::default();
         self.log.abandon();
         for member in &mut self.members {
@@ -201,12 +218,12 @@ impl Walk<'_> {
 /// The runs of blocks whose newest versions are not the same on all members, with those who have
 /// the newest. Within a run between two boundaries of entries, stamps rise alike on all members, so
 /// comparing its first block compares all.
-fn differences(tails: &[Vec<TailEntry>]) -> Vec<Copy> {
-    let mut boundaries: Vec<u64> =
-        tails.iter().flatten().flat_map(|entry| [entry.range.start, entry.range.end()]).collect();
+fn differences(tails: &[(MemberIndex, Vec<TailEntry>)]) -> Vec<Copy> {
+    let entries = tails.iter().flat_map(|(_, entries)| entries);
+    let mut boundaries: Vec<u64> = entries.flat_map(|entry| [entry.range.start, entry.range.end()]).collect();
     boundaries.sort_unstable();
     boundaries.dedup();
-    let mut walks: Vec<Walk<'_>> = tails.iter().map(|entries| Walk { entries }).collect();
+    let mut walks: Vec<Walk<'_>> = tails.iter().map(|(_, entries)| Walk { entries }).collect();
     let mut copies: Vec<Copy> = Vec::new();
     for pair in boundaries.windows(2) {
         let versions: Vec<Option<Version>> = walks.iter_mut().map(|walk| walk.version_at(pair[0])).collect();
@@ -217,9 +234,9 @@ fn differences(tails: &[Vec<TailEntry>]) -> Vec<Copy> {
             continue;
         };
         let mut newest = MemberSet::EMPTY;
-        for (index, version) in versions.iter().enumerate() {
+        for ((member, _), version) in tails.iter().zip(&versions) {
             if *version == Some(best) {
-                newest.insert(MemberIndex(index));
+                newest.insert(*member);
             }
         }
         let copy = Copy { start: pair[0], end: pair[1], newest, discard: best.discard };
@@ -286,7 +303,8 @@ mod tests {
                 }
                 sequence += count;
             }
-            let tails: Vec<Vec<TailEntry>> = members.iter().map(entries).collect();
+            let tails: Vec<_> =
+                members.iter().enumerate().map(|(index, versions)| (MemberIndex(index), entries(versions))).collect();
             let mut found: BTreeMap<u64, (Vec<usize>, bool)> = BTreeMap::new();
             for copy in differences(&tails) {
                 for block in copy.start..copy.end {

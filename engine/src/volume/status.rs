@@ -1,6 +1,6 @@
 //! What people are shown of a volume.
 
-use super::member::MemberState;
+use super::member::{MemberLink, MemberState, Role};
 use super::{Action, VolumeCore, VolumeState};
 use crate::request::IoRequest;
 use serde::Serialize;
@@ -15,7 +15,9 @@ pub enum Standing {
     Opening,
     /// Serving.
     Open,
-    /// Open, but writes wait for a member that is away.
+    /// Serving, with fewer members in sync than the volume has.
+    Degraded,
+    /// Open, but I/O waits: for a member, or for the record.
     Paused,
     /// Finishing.
     Closing,
@@ -56,6 +58,10 @@ pub struct Counters {
     pub no_space: u64,
     /// Blocks rewritten to make members alike on opening.
     pub blocks_reconciled: u64,
+    /// Blocks rewritten because a member that came back had another version.
+    pub blocks_rewritten: u64,
+    /// In-sync members that were dropped.
+    pub members_dropped: u64,
 }
 
 impl Counters {
@@ -90,14 +96,29 @@ pub struct MemberStatus {
     pub replica: String,
     /// Where it listens: `host:port`.
     pub address: String,
+    /// `in-sync`, `syncing`, `stale` or `removed`.
+    pub role: &'static str,
     /// `disconnected`, `greeting`, `opening`, `ready` or `lost`.
     pub state: &'static str,
+    /// How far it has been brought back, while that is under way.
+    pub sync: Option<SyncStatus>,
     /// Why it is not ready.
     pub fault: Option<String>,
     /// How often its connection broke.
     pub disconnects: u64,
     /// Requests that it has not answered.
     pub in_flight: usize,
+}
+
+/// How far a member has been brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct SyncStatus {
+    /// The block that the walk over the volume has reached.
+    pub position: u64,
+    /// Blocks copied.
+    pub copied_blocks: u64,
+    /// For how long this attempt has been under way, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// A volume's state, for people and their tools.
@@ -123,7 +144,7 @@ pub struct VolumeStatus {
     pub committed: String,
     /// Every member has all writes up to this stamp on its medium.
     pub stable: String,
-    /// Every in-sync member.
+    /// Every member, in sync or not.
     pub members: Vec<MemberStatus>,
     /// Consumers' requests that are not answered yet.
     pub requests_in_flight: usize,
@@ -152,7 +173,7 @@ impl VolumeCore {
             generation: self.generation.get(),
             committed: progress.committed.to_string(),
             stable: progress.stable.to_string(),
-            members: self.members.iter().map(member_status).collect(),
+            members: self.members.iter().map(|member| member_status(member, now)).collect(),
             requests_in_flight: self.requests.len() + self.early.len(),
             bytes_in_flight: self.window_bytes,
             bytes_unflushed: self.flushing.unflushed_bytes(),
@@ -166,8 +187,10 @@ impl VolumeCore {
         match self.state {
             VolumeState::Claiming if self.renewing => Standing::Paused,
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => Standing::Opening,
-            VolumeState::Open if self.all_ready() || self.options.read_only => Standing::Open,
-            VolumeState::Open => Standing::Paused,
+            VolumeState::Open if self.options.read_only => Standing::Open,
+            VolumeState::Open if !self.required_are_ready() => Standing::Paused,
+            VolumeState::Open if self.members.iter().any(is_missing) => Standing::Degraded,
+            VolumeState::Open => Standing::Open,
             VolumeState::Closing => Standing::Closing,
             VolumeState::Closed => Standing::Closed,
             VolumeState::Fenced => Standing::Fenced,
@@ -179,11 +202,14 @@ impl VolumeCore {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         let away = || {
-            let faults = self.members.iter().filter_map(|member| {
+            let members = self.members.iter().filter(|member| !matches!(member.role, Role::Removed));
+            let faults = members.filter_map(|member| {
                 let fault = member.fault.as_ref()?;
                 Some(format!("member {} at {}: {fault}", member.replica, member.address))
             });
-            faults.collect::<Vec<_>>().join("; ")
+            let trouble = self.authority_trouble.as_ref();
+            let trouble = trouble.map(|cause| format!("the manager cannot be reached: {cause}"));
+            faults.chain(trouble).collect::<Vec<_>>().join("; ")
         };
         match self.state {
             VolumeState::Claiming => {
@@ -195,18 +221,34 @@ impl VolumeCore {
             VolumeState::Connecting => Some(format!("waiting for {}", away())),
             VolumeState::Reconciling => {
                 let trouble = self.reconcile.as_ref().and_then(|reconcile| reconcile.trouble.clone());
-                let full = self.full.is_latched().then(|| "a member has no space".to_owned());
-                Some(trouble.or(full).unwrap_or_else(|| "making members alike".to_owned()))
+                let full = (!self.full.is_empty()).then(|| "the members have no space".to_owned());
+                let waits = self
+                    .must_wait_for_older_engines(self.now)
+                    .then(|| "waiting until an older engine has noticed that it is passed over".to_owned());
+                Some(trouble.or(full).or(waits).unwrap_or_else(|| "making members alike".to_owned()))
             }
-            VolumeState::Open if !self.all_ready() => Some(away()),
-            VolumeState::Open if self.full.is_latched() => {
-                Some("a member has no space: writes fail until some is freed".to_owned())
-            }
+            VolumeState::Open if !self.required_are_ready() => Some(away()),
+            VolumeState::Open if self.members.iter().any(is_missing) => Some(self.what_is_missing()),
             VolumeState::Open | VolumeState::Closed => None,
-            VolumeState::Closing => (!self.all_ready()).then(away),
+            VolumeState::Closing => (!self.required_are_ready()).then(away),
             VolumeState::Fenced => Some("a newer engine has opened the volume".to_owned()),
             VolumeState::Failed => self.failure.as_ref().map(ToString::to_string),
         }
+    }
+
+    /// Who is not in sync, and what becomes of that.
+    fn what_is_missing(&self) -> String {
+        let missing = self.members.iter().filter(|member| is_missing(member)).map(|member| {
+            let (replica, address) = (member.replica, &member.address);
+            match (&member.role, &member.fault) {
+                (Role::Syncing { attempt: Some(_), .. }, _) => {
+                    format!("member {replica} at {address} is being brought back")
+                }
+                (_, Some(fault)) => format!("member {replica} at {address} is not in sync: {fault}"),
+                (_, None) => format!("member {replica} at {address} is not in sync"),
+            }
+        });
+        missing.collect::<Vec<_>>().join("; ")
     }
 
     /// Notes when the standing changes. Called after every change of state, here or of a member.
@@ -220,10 +262,28 @@ impl VolumeCore {
     }
 }
 
-fn member_status(member: &super::member::MemberLink) -> MemberStatus {
+fn is_missing(member: &MemberLink) -> bool {
+    matches!(member.role, Role::Stale { .. } | Role::Syncing { .. })
+}
+
+fn member_status(member: &MemberLink, now: Duration) -> MemberStatus {
+    let sync = match &member.role {
+        Role::Syncing { attempt: Some(attempt), .. } => Some(SyncStatus {
+            position: attempt.position,
+            copied_blocks: attempt.copied_blocks,
+            since_ms: u64::try_from(now.saturating_sub(attempt.began).as_millis()).unwrap_or(u64::MAX),
+        }),
+        _ => None,
+    };
     MemberStatus {
         replica: member.replica.to_string(),
         address: member.address.clone(),
+        role: match member.role {
+            Role::InSync => "in-sync",
+            Role::Stale { .. } => "stale",
+            Role::Syncing { .. } => "syncing",
+            Role::Removed => "removed",
+        },
         state: match member.state {
             MemberState::Disconnected => "disconnected",
             MemberState::Greeting => "greeting",
@@ -231,6 +291,7 @@ fn member_status(member: &super::member::MemberLink) -> MemberStatus {
             MemberState::Ready => "ready",
             MemberState::Lost => "lost",
         },
+        sync,
         fault: member.fault.as_ref().map(ToString::to_string),
         disconnects: member.disconnects,
         in_flight: member.outstanding(),

@@ -1,20 +1,15 @@
 //! Writes and discards: sent to every member, acknowledged when each has answered.
 //!
 //! **No space.** A member without space refuses a write whole and keeps what it had. When every
-//! member refuses, nothing has changed anywhere and the consumer gets the error. When some took the
-//! write, the members differ, and must not stay so: the consumer gets the error (a failed write may
-//! have happened or not), and the engine keeps the operation as its own, in its place in the order
-//! of overlapping I/O, and offers the same write with the same stamp to the refusing members again,
-//! each second, until they take it. It only goes forward: bringing back the old contents would need
-//! the space just as much. Until they have, no other write is let in, all get the error at once, so
-//! that few blocks are ever in that state; reads of other blocks, and discards, which make the
-//! space, go on: a discard is cut around the blocks that wait, so that the rest of it makes room.
+//! required member refuses, nothing has changed anywhere that counts, and the consumer gets the error.
+//! When some took the write, those that refused have no place among the in-sync members any more: they
+//! are dropped, and brought back when they have space.
 //!
 //! Invariants:
-//! - a write with a log slot has been sent to every member that was ready;
-//! - it is settled once nobody is awaited and either nobody or everybody refused it.
+//! - a write with a log slot has been sent to every member that was receiving;
+//! - it is settled once no required member is awaited, and either none or all of them refused it.
 
-use super::log::LogSlot;
+use super::log::{Fate, LogSlot};
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::segments::{checksums, whole_blocks};
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
@@ -25,7 +20,7 @@ use trivet_model::{BlockRange, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{BlockData, ErrorCode, Message};
 
-/// How long until a member that had no space is asked again.
+/// How long until a write of the engine's own, for which nobody had space, is offered again.
 const RETRY_FULL: Duration = Duration::from_secs(1);
 
 /// A write or discard on its way.
@@ -51,7 +46,7 @@ struct Sent {
     refused: MemberSet,
 }
 
-/// Writes that some members took and others had no space for.
+/// Writes of the engine's own that no member has space for: they must be made.
 #[derive(Debug, Default)]
 pub(super) struct Full {
     unsettled: Vec<OperationId>,
@@ -59,9 +54,8 @@ pub(super) struct Full {
 }
 
 impl Full {
-    /// Whether new writes are refused.
-    pub(super) const fn is_latched(&self) -> bool {
-        !self.unsettled.is_empty()
+    pub(super) const fn is_empty(&self) -> bool {
+        self.unsettled.is_empty()
     }
 }
 
@@ -95,11 +89,11 @@ impl Writing {
 }
 
 impl VolumeCore {
-    /// Whether writes may be sent: all members are there to take them.
+    /// Whether writes may be sent: all who must acknowledge are there to take them.
     pub(super) fn may_write(&self) -> bool {
         let serving =
             matches!(self.state, VolumeState::Open | VolumeState::Closing | VolumeState::Reconciling);
-        serving && !self.renewing && self.all_ready()
+        serving && !self.renewing && self.required_are_ready()
     }
 
     /// Gives a write its stamps and sends it to everyone, or holds it until everyone is there.
@@ -107,11 +101,12 @@ impl VolumeCore {
         if self.state == VolumeState::Open && self.may_write() && self.log.is_used_up() {
             self.renewing = true;
         }
-        if !self.may_write() {
+        let too_early = self.state == VolumeState::Reconciling && !self.operations[&id].reconciles();
+        if too_early || !self.may_write() {
             self.held_writes.push_back(id);
             return self.renew_when_drained(now);
         }
-        let everyone = self.all_members();
+        let everyone = self.receiving();
         let progress = self.log.progress();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
@@ -128,17 +123,15 @@ impl VolumeCore {
         member: MemberIndex,
         id: OperationId,
     ) -> Result<(), MemberFault> {
+        let hasty = self.has_planted(super::planted::PlantedFault::AcknowledgeFirstAnswer);
         let (sent, last) = awaited(&mut self.operations, member, id)?;
         sent.awaiting.remove(member);
-        let held = &mut self.members[member.0].held;
-        *held = (*held).max(last);
-        #[cfg(test)]
-        if self.planted == Some(super::simulation::PlantedFault::AcknowledgeFirstAnswer) {
+        if hasty {
             sent.awaiting = MemberSet::EMPTY;
         }
-        if sent.awaiting.is_empty() {
-            self.everyone_answered(now, id);
-        }
+        let held = &mut self.members[member.0].held;
+        *held = (*held).max(last);
+        self.settle_write(now, id);
         Ok(())
     }
 
@@ -158,9 +151,8 @@ impl VolumeCore {
                 let (sent, _) = awaited(&mut self.operations, member, id)?;
                 sent.awaiting.remove(member);
                 sent.refused.insert(member);
-                if sent.awaiting.is_empty() {
-                    self.everyone_answered(now, id);
-                }
+                self.end_attempt(now, member, "it has no space");
+                self.settle_write(now, id);
                 Ok(())
             }
             ErrorCode::ChecksumOnMedium | ErrorCode::ChecksumOnWire | ErrorCode::Medium if !writes => {
@@ -171,45 +163,101 @@ impl VolumeCore {
         }
     }
 
-    fn everyone_answered(&mut self, now: Duration, id: OperationId) {
-        let everyone = self.all_members();
-        let mine = self.operations[&id].owner == Owner::Engine;
-        let writing = writing_mut(&mut self.operations, id);
-        let bytes = writing.range.bytes();
-        let sent = writing.sent.as_ref().expect("only what was sent is answered");
-        let (slot, refused) = (sent.slot, sent.refused);
+    /// Acknowledges a write if everyone who must has answered it.
+    fn settle_write(&mut self, now: Duration, id: OperationId) {
+        let required = self.required();
+        let Some(Operation { owner, phase: Phase::Writing(writing), .. }) = self.operations.get(&id) else {
+            return;
+        };
+        let Some(sent) = writing.sent.as_ref() else { return };
+        if !sent.awaiting.intersection(required).is_empty() {
+            return;
+        }
+        let (mine, bytes) = (*owner == Owner::Engine, writing.range.bytes());
+        let (slot, late, refused) = (sent.slot, sent.awaiting, sent.refused.intersection(required));
         if refused.is_empty() {
             self.full.unsettled.retain(|&unsettled| unsettled != id);
-            self.log.settle(slot);
+            if !late.is_empty() {
+                self.stragglers.insert(id, late);
+            }
+            self.log.settle(slot, Fate::Held);
             self.wrote(now, bytes);
             self.settled(now, id, Outcome::Done);
-        } else if refused == everyone && !mine {
-            self.log.settle(slot);
-            self.settled(now, id, Outcome::Failed(IoError::NoSpace));
-        } else {
+        } else if refused != required {
+            for member in refused {
+                self.members[member.0].expelled = Some(MemberFault::NoSpace);
+            }
+            self.review_members(now);
+        } else if mine {
             if !self.full.unsettled.contains(&id) {
                 self.full.unsettled.push(id);
             }
             self.full.retry_at = now + RETRY_FULL;
-            self.answer_early(now, id, IoError::NoSpace);
+        } else {
+            // Nobody who counts has it; one that is being brought back and took it must begin anew.
+            self.log.settle(slot, Fate::Refused);
+            self.settled(now, id, Outcome::Failed(IoError::NoSpace));
+            for member in self.receiving().without(required) {
+                self.end_attempt(now, member, "it took a write that others had no space for");
+            }
         }
+    }
+
+    /// Looks at every write again: someone is required no more.
+    pub(super) fn settle_writes(&mut self, now: Duration) {
+        for id in self.log.unsettled().collect::<Vec<_>>() {
+            self.settle_write(now, id);
+        }
+    }
+
+    /// A member takes part in what is on its way no more.
+    pub(super) fn forget_in_writes(&mut self, member: MemberIndex) {
+        for id in self.log.unsettled().collect::<Vec<_>>() {
+            if let Some(sent) = writing_mut(&mut self.operations, id).sent.as_mut() {
+                sent.awaiting.remove(member);
+                sent.refused.remove(member);
+            }
+        }
+        self.stragglers.retain(|_, late| {
+            late.remove(member);
+            !late.is_empty()
+        });
+    }
+
+    /// Takes a late answer to a write that is acknowledged already. Whether it was one.
+    pub(super) fn straggler_answered(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        id: OperationId,
+        message: &Message,
+    ) -> bool {
+        let Some(late) = self.stragglers.get_mut(&id).filter(|late| late.contains(member)) else {
+            return false;
+        };
+        late.remove(member);
+        if late.is_empty() {
+            self.stragglers.remove(&id);
+        }
+        if matches!(message, Message::Done) {
+            self.advance_attempts(now);
+        } else {
+            self.end_attempt(now, member, "it refuses a write");
+        }
+        self.pump(now);
+        true
     }
 
     fn settled(&mut self, now: Duration, id: OperationId, outcome: Outcome) {
         self.finish(now, id, outcome);
         self.copied(now);
+        self.advance_attempts(now);
         self.renew_when_drained(now);
     }
 
-    /// The blocks of writes that wait for space.
-    pub(super) fn full_ranges(&mut self) -> Vec<BlockRange> {
-        let Self { full, operations, .. } = self;
-        full.unsettled.iter().map(|&id| writing_mut(operations, id).range).collect()
-    }
-
-    /// Offers writes again to members that had no space for them.
+    /// Offers the engine's own writes again to members that had no space for them.
     pub(super) fn retry_full(&mut self, now: Duration) {
-        if !self.full.is_latched() || now < self.full.retry_at {
+        if self.full.is_empty() || now < self.full.retry_at {
             return;
         }
         self.full.retry_at = now + RETRY_FULL;

@@ -255,7 +255,7 @@ pub struct VolumeStatistics {
     pub session: u64,
     /// Highest stamp held.
     pub last: Stamp,
-    /// Everything acknowledged up to here is there; below `last` only after the host lost power.
+    /// Everything acknowledged up to here is there: [`Stamp::MAX`] unless the host lost power.
     pub intact: Stamp,
     /// Progress as last told.
     pub progress: VolumeProgress,

@@ -81,7 +81,7 @@ impl Volume {
             epoch: self.epoch,
             session: self.session,
             last: self.last,
-            intact: self.intact_limit.map_or(self.last, |limit| limit.min(self.last)),
+            intact: self.intact_limit.unwrap_or(Stamp::MAX),
             progress: self.progress,
         }
     }

@@ -3,10 +3,11 @@
 use super::Random;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use trivet_model::{BootId, Generation, PoolId, Stamp};
+use trivet_model::{BlockRange, BootId, Generation, PoolId, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{
-    BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, TailEntry,
+    BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, PullReport, PullState,
+    TailEntry,
 };
 
 /// A block's version; no data for a tombstone.
@@ -14,6 +15,17 @@ use trivet_wire::{
 pub(super) struct Version {
     pub(super) stamp: Stamp,
     pub(super) data: Option<Bytes>,
+}
+
+/// A walk over the source's and the own versions.
+#[derive(Debug)]
+struct Pull {
+    source: PoolId,
+    since: Stamp,
+    floor: Stamp,
+    next: u64,
+    diverged: Vec<BlockRange>,
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +43,8 @@ pub(super) struct ModelMember {
     pending: Vec<Frame>,
     /// What a connection left behind that broke.
     orphans: Vec<Frame>,
+    /// A copy from a peer, bound to the session.
+    pull: Option<Pull>,
     pub(super) full: bool,
     /// Reads fail, or answer changed data, once in so many times.
     pub(super) bad_read: u32,
@@ -50,9 +64,15 @@ impl ModelMember {
             intact: None,
             pending: Vec::new(),
             orphans: Vec::new(),
+            pull: None,
             full: false,
             bad_read: 0,
         }
+    }
+
+    /// Whether it has lost nothing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.intact.is_none()
     }
 
     pub(super) fn take(&mut self, frame: Frame) {
@@ -65,6 +85,7 @@ impl ModelMember {
 
     /// The connection broke: what is pending may still land, until the next `Open` drains it.
     pub(super) fn disconnected(&mut self) {
+        self.pull = None;
         let left = self.pending.drain(..);
         let changes =
             |frame: &Frame| matches!(frame.message, Message::Write { .. } | Message::Discard { .. });
@@ -75,6 +96,38 @@ impl ModelMember {
     pub(super) fn killed(&mut self) {
         self.pending.clear();
         self.orphans.clear();
+        self.pull = None;
+    }
+
+    /// Whom it copies from, and which block comes next.
+    pub(super) fn pulls(&self) -> Option<(PoolId, u64)> {
+        let pull = self.pull.as_ref().filter(|pull| !pull.failed && pull.next < self.size)?;
+        Some((pull.source, pull.next))
+    }
+
+    /// Takes the source's version of the block that comes next; `None` where the source has none.
+    pub(super) fn pull_block(&mut self, version: Option<Version>) {
+        let Some(pull) = &mut self.pull else { return };
+        let block = pull.next;
+        pull.next += 1;
+        let theirs = version.as_ref().map_or(Stamp::ZERO, |version| version.stamp);
+        let ours = self.blocks.get(&block).map_or(Stamp::ZERO, |version| version.stamp);
+        if theirs <= pull.since && ours <= pull.since {
+            return;
+        }
+        if ours > theirs && ours < pull.floor {
+            pull.diverged.push(BlockRange::new(block, 1));
+        }
+        if let Some(version) = version {
+            self.put(block, version.stamp, version.data, false);
+        }
+    }
+
+    /// The source cannot be read from.
+    pub(super) fn pull_failed(&mut self) {
+        if let Some(pull) = &mut self.pull {
+            pull.failed = true;
+        }
     }
 
     /// The host loses power: of what is not flushed, each block keeps its new version or not.
@@ -90,6 +143,7 @@ impl ModelMember {
                 None => {}
             }
         }
+        self.last = self.blocks.values().map(|version| version.stamp).max().unwrap_or_default();
         // What opening accepts, it makes stable; what it had told to be committed is whole.
         self.stable = self.blocks.clone();
         self.intact =
@@ -161,6 +215,12 @@ impl ModelMember {
                     range.blocks().map(|block| Extent { count: 1, allocated: allocated(block) }).collect();
                 Message::AllocationReply { extents }
             }
+            Message::Pull { source, since, floor, .. } => {
+                let diverged = Vec::new();
+                self.pull = Some(Pull { source, since, floor, next: 0, diverged, failed: false });
+                Message::Done
+            }
+            Message::PullStatus => self.pull_report(),
             Message::Tail { since, skip } => self.tail(since, skip as usize),
             other => panic!("the engine does not send {other:?}"),
         }
@@ -178,6 +238,7 @@ impl ModelMember {
             if generation < promised || (generation == promised && session != known) {
                 return Message::Error { code: ErrorCode::Fenced, detail: String::new() };
             }
+            self.pull = None;
             // An older session's requests land or are cancelled before the promise is answered.
             for frame in std::mem::take(&mut self.orphans) {
                 if random.once_in(2) {
@@ -189,9 +250,28 @@ impl ModelMember {
         Message::OpenReply(OpenReply {
             blocks: self.size,
             last: self.last,
-            intact: self.intact.unwrap_or(self.last),
+            intact: self.intact.unwrap_or(Stamp::MAX),
             progress: self.progress,
             boot: BootId::from_bytes([self.boot; 16]),
+        })
+    }
+
+    fn pull_report(&mut self) -> Message {
+        let size = self.size;
+        let Some(pull) = &mut self.pull else {
+            return Message::Error { code: ErrorCode::Unexpected, detail: "nothing is pulled".to_owned() };
+        };
+        let state = match pull {
+            Pull { failed: true, .. } => PullState::Failed,
+            Pull { next, .. } if *next >= size => PullState::Finished,
+            _ => PullState::Running,
+        };
+        Message::PullReport(PullReport {
+            state,
+            position: pull.next,
+            copied_blocks: 0,
+            diverged: std::mem::take(&mut pull.diverged),
+            detail: String::new(),
         })
     }
 
@@ -241,7 +321,7 @@ impl ModelMember {
     fn tail(&self, since: Stamp, skip: usize) -> Message {
         let newer = self.blocks.iter().filter(|(_, version)| version.stamp > since);
         let entry = |(&block, version): (&u64, &Version)| TailEntry {
-            range: trivet_model::BlockRange::new(block, 1),
+            range: BlockRange::new(block, 1),
             stamp: version.stamp,
             discard: version.data.is_none(),
         };

@@ -1,7 +1,7 @@
 //! Seeds under every kind of fault, and planted faults that must be found.
 
-use super::PlantedFault;
 use super::world::{BLOCKS, Faults, World};
+use crate::volume::PlantedFault;
 use crate::volume::VolumeState;
 use std::time::Duration;
 
@@ -50,6 +50,26 @@ fn engines_that_crash_and_members_that_come_and_go() {
 }
 
 #[test]
+fn members_that_are_dropped_and_brought_back() {
+    run_seeds(0..1000, 2500, Faults { isolate: 200, disconnect: 300, ..Faults::default() });
+}
+
+#[test]
+fn members_that_are_brought_back_while_engines_crash() {
+    let faults = Faults { isolate: 250, kill_member: 500, crash_engine: 400, full: 400, ..Faults::default() };
+    run_seeds(0..1000, 2500, faults);
+}
+
+#[test]
+fn members_that_are_brought_back_and_lose_power() {
+    let faults = Faults { isolate: 250, member_power_loss: 400, crash_engine: 900, ..Faults::default() };
+    run_seeds(0..1000, 2500, faults);
+    let faults =
+        Faults { isolate: 100, disconnect: 100, member_power_loss: 150, crash_engine: 500, ..faults };
+    run_seeds(0..1000, 3000, faults);
+}
+
+#[test]
 fn members_that_lose_power() {
     let faults = Faults { disconnect: 200, member_power_loss: 300, crash_engine: 500, ..Faults::default() };
     run_seeds(0..700, 2000, faults);
@@ -79,6 +99,7 @@ fn generations_that_run_out_of_stamps() {
 fn everything_at_once() {
     let faults = Faults {
         disconnect: 120,
+        isolate: 400,
         kill_member: 300,
         crash_engine: 400,
         member_power_loss: 900,
@@ -137,8 +158,7 @@ fn closing_finishes_what_is_in_flight_and_leaves_members_identical() {
 }
 
 #[test]
-fn closing_without_a_member_gives_up_in_time_and_loses_nothing() {
-    let mut unfinished = 0;
+fn closing_without_a_member_leaves_it_behind_and_loses_nothing() {
     for seed in 0..300 {
         let mut world = World::new(seed, Faults::default());
         for _ in 0..1000 {
@@ -148,13 +168,12 @@ fn closing_without_a_member_gives_up_in_time_and_loses_nothing() {
         for _ in 0..40 {
             world.step(DEPTH);
         }
-        unfinished += u32::from(!world.close(Duration::from_secs(5)));
+        assert!(world.close(Duration::from_secs(60)), "seed {seed}: not all was finished");
         world.open();
         world.read_all();
         world.client.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         world.members_are_identical().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
-    assert!(unfinished > 200, "only {unfinished} of 300 were cut off with something in flight");
 }
 
 #[test]
@@ -167,7 +186,7 @@ fn growing_reaches_every_member_before_the_record() {
             if step % 100 == 99 && world.core.state() == VolumeState::Open {
                 world.grow(BLOCKS + step / 100);
             }
-            let smallest = world.members.iter().map(|member| member.size).min().unwrap();
+            let smallest = world.in_sync().map(|member| member.size).min().unwrap();
             assert!(world.recorded().blocks <= smallest, "seed {seed}: the record promises too much");
         }
         world.settle();
@@ -175,7 +194,9 @@ fn growing_reaches_every_member_before_the_record() {
         world.grow(size + 7);
         world.settle();
         assert_eq!((world.core.blocks(), world.recorded().blocks), (size + 7, size + 7));
-        assert!(world.members.iter().all(|member| member.size == size + 7));
+        let sizes: Vec<u64> = world.members.iter().map(|member| member.size).collect();
+        // One may have grown further for an engine that crashed before it could record that.
+        assert!(sizes.iter().all(|&found| found >= size + 7), "seed {seed}: {sizes:?}");
     }
 }
 
@@ -187,6 +208,11 @@ fn a_seed_gives_one_trace() {
     }
 }
 
+/// Whether a check or an assertion fails.
+fn fails(seed: u64, steps: u32, faults: Faults) -> bool {
+    std::panic::catch_unwind(|| run(seed, steps, faults)).map_or(true, |checked| checked.is_err())
+}
+
 #[test]
 fn planted_faults_are_found() {
     let crashes = Faults { disconnect: 100, crash_engine: 150, ..Faults::default() };
@@ -194,8 +220,21 @@ fn planted_faults_are_found() {
         [PlantedFault::AcknowledgeFirstAnswer, PlantedFault::SkipReconcile, PlantedFault::IgnoreOverlaps]
     {
         let faults = Faults { planted: Some(planted), ..crashes };
-        let found = (0..200).filter(|&seed| run(seed, 1500, faults).is_err()).count();
+        let found = (0..200).filter(|&seed| fails(seed, 1500, faults)).count();
         assert!(found > 3, "{planted:?} was found in {found} of 200 seeds");
+    }
+    let away =
+        Faults { isolate: 200, disconnect: 200, crash_engine: 500, kill_member: 300, ..Faults::default() };
+    for planted in [
+        PlantedFault::DropBeforeSwap,
+        PlantedFault::CopyTooLittle,
+        PlantedFault::PullBeforeSettled,
+        PlantedFault::ReadFromSyncing,
+        PlantedFault::SkipDiverged,
+    ] {
+        let faults = Faults { planted: Some(planted), ..away };
+        let found = (0..400).filter(|&seed| fails(seed, 2500, faults)).count();
+        assert!(found > 0, "{planted:?} was not found");
     }
     let faults = Faults { planted: Some(PlantedFault::SkipFlush), ..Faults::default() };
     let found = (0..200).filter(|&seed| lose_all_power(seed, faults).is_err()).count();

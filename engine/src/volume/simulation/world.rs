@@ -20,6 +20,8 @@ const MEMBERS: usize = 3;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Faults {
     pub(super) disconnect: u32,
+    /// A member cannot be reached for up to four seconds.
+    pub(super) isolate: u32,
     pub(super) kill_member: u32,
     pub(super) crash_engine: u32,
     pub(super) member_power_loss: u32,
@@ -36,6 +38,8 @@ struct Link {
     to_engine: VecDeque<Frame>,
     wanted: bool,
     up: bool,
+    /// Not before then.
+    cut_until: u64,
 }
 
 #[derive(Debug)]
@@ -100,7 +104,8 @@ impl World {
     /// A fresh engine opens the volume; the old one, if there was one, is gone without a word.
     pub(super) fn open(&mut self) {
         for index in 0..MEMBERS {
-            self.links[index] = Link::default();
+            let cut_until = self.links[index].cut_until;
+            self.links[index] = Link { cut_until, ..Link::default() };
             self.members[index].disconnected();
         }
         self.authority.clear();
@@ -108,7 +113,9 @@ impl World {
         self.image_tag = None;
         self.openings += 1;
         self.core = VolumeCore::new(options(self.openings), self.now());
-        self.core.planted = self.faults.planted;
+        if let Some(fault) = self.faults.planted {
+            self.core.plant(fault);
+        }
         self.perform();
     }
 
@@ -125,6 +132,7 @@ impl World {
         self.inject();
         self.time += 1 + self.random.below(8) as u64;
         let member = self.random.below(MEMBERS);
+        self.pull(member);
         match self.random.below(10) {
             0 | 1 => self.deliver_to_member(member),
             2 | 3 => self.execute(member),
@@ -149,12 +157,15 @@ impl World {
         if self.random.once_in(faults.disconnect) {
             self.break_link(member);
         }
+        if self.random.once_in(faults.isolate) {
+            self.links[member].cut_until = self.time + 500 + self.random.below(3500) as u64;
+            self.break_link(member);
+        }
         if self.random.once_in(faults.kill_member) {
             self.members[member].killed();
             self.break_link(member);
         }
-        // One member always keeps everything; the others may both lose power.
-        if member > 0 && self.random.once_in(faults.member_power_loss) {
+        if self.random.once_in(faults.member_power_loss) && self.others_keep_everything(member) {
             self.members[member].power_lost(&mut self.random);
             self.break_link(member);
         }
@@ -174,9 +185,18 @@ impl World {
         }
         let lost = self.core.standing() == Standing::Paused
             && self.core.reason().is_some_and(|r| r.contains("lost power"));
+        let lost = lost && self.random.once_in(20);
         if lost || self.core.state().is_over() || self.random.once_in(faults.crash_engine) {
             self.open();
         }
+    }
+
+    /// Whether an in-sync member besides this one still has all that it was ever told to write.
+    fn others_keep_everything(&self, member: usize) -> bool {
+        let mut others = self.record.0.members.iter().zip(&self.members).enumerate();
+        others.any(|(index, (recorded, other))| {
+            index != member && recorded.state == MemberState::InSync && other.is_whole()
+        })
     }
 
     fn break_link(&mut self, member: usize) {
@@ -187,6 +207,7 @@ impl World {
             self.members[member].disconnected();
             let fault = MemberFault::Unreachable("cut".to_owned());
             self.core.disconnected(self.now(), MemberIndex(member), fault);
+            self.perform();
         }
     }
 
@@ -211,9 +232,23 @@ impl World {
         }
     }
 
+    /// A member that copies from another gets on.
+    fn pull(&mut self, member: usize) {
+        if let Some((source, block)) = self.members[member].pulls()
+            && self.random.once_in(3)
+        {
+            let source = self.members.iter().position(|other| other.pool == source).expect("it is known");
+            if self.random.once_in(self.faults.disconnect) {
+                return self.members[member].pull_failed();
+            }
+            let version = self.members[source].blocks.get(&block).cloned();
+            self.members[member].pull_block(version);
+        }
+    }
+
     fn connect(&mut self, member: usize) {
         let link = &mut self.links[member];
-        if link.wanted && !link.up {
+        if link.wanted && !link.up && link.cut_until <= self.time {
             link.up = true;
             self.core.connected(self.now(), MemberIndex(member));
         }
@@ -262,6 +297,7 @@ impl World {
                     (link.up, link.to_member, link.to_engine) = (false, VecDeque::new(), VecDeque::new());
                     self.members[member.0].disconnected();
                 }
+                Action::Forget { member } => self.links[member.0].wanted = false,
                 Action::ReadRecord => self.authority.push_back(Asked::Read),
                 Action::SwapRecord { expected, record } => {
                     self.authority.push_back(Asked::Swap(expected, record));
@@ -295,7 +331,12 @@ impl World {
                 return;
             }
         }
-        panic!("does not come to rest: {:?} {:?}", self.core.status(self.now()), self.client.in_flight());
+        panic!(
+            "does not come to rest: {:?} {:?}\n{:#?}",
+            self.core.status(self.now()),
+            self.client.in_flight(),
+            self.core
+        );
     }
 
     pub(super) fn read_all(&mut self) -> Vec<u8> {
@@ -338,6 +379,12 @@ impl World {
     pub(super) fn grow(&mut self, blocks: u64) {
         let (tag, _) = self.client.ask_flush(self.time);
         self.core.grow(self.now(), Tag(tag), blocks);
+        self.perform();
+    }
+
+    pub(super) fn in_sync(&self) -> impl Iterator<Item = &ModelMember> {
+        let in_sync = self.record.0.members.iter().zip(&self.members);
+        in_sync.filter(|(member, _)| member.state == MemberState::InSync).map(|(_, member)| member)
     }
 
     pub(super) fn recorded(&self) -> &VolumeRecord {
@@ -347,6 +394,7 @@ impl World {
     pub(super) fn flush(&mut self) {
         let (tag, request) = self.client.ask_flush(self.time);
         self.core.submit(self.now(), Tag(tag), request);
+        self.perform();
     }
 
     /// Everything loses power at once; a new engine opens the volume.

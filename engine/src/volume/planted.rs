@@ -1,0 +1,57 @@
+//! Faults planted in the core, to prove that the checkers see them.
+
+use super::VolumeCore;
+
+/// A mistake that the core makes when told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(
+    not(any(test, feature = "planted-faults")),
+    allow(unreachable_pub, reason = "it is public where faults can be planted")
+)]
+pub enum PlantedFault {
+    /// A write is acknowledged when the first member has answered.
+    AcknowledgeFirstAnswer,
+    /// The members' tails are not compared on opening.
+    SkipReconcile,
+    /// Overlapping operations are not ordered.
+    IgnoreOverlaps,
+    /// A flush is answered without asking the members.
+    SkipFlush,
+    /// A member is left out before the record says so.
+    DropBeforeSwap,
+    /// Requests are answered without a lease.
+    SkipLease,
+    /// An opener does not wait for the lease of an engine that it could not fence everywhere.
+    SkipLeaseWait,
+    /// A member is promoted before what was sent to it has been answered.
+    PromoteBeforeDrain,
+    /// A member is promoted without a flush.
+    PromoteBeforeFlush,
+    /// Blocks that only the returning member has are left as they are.
+    SkipDiverged,
+    /// A member that comes back is believed to hold more than is sure.
+    CopyTooLittle,
+    /// A member is copied to before all that was sent without it is settled.
+    PullBeforeSettled,
+    /// Members that are being brought back are read from.
+    ReadFromSyncing,
+}
+
+impl VolumeCore {
+    /// Makes the core make a mistake from now on.
+    #[cfg(any(test, feature = "planted-faults"))]
+    pub fn plant(&mut self, fault: PlantedFault) {
+        self.planted = Some(fault);
+    }
+
+    #[cfg(any(test, feature = "planted-faults"))]
+    pub(super) fn has_planted(&self, fault: PlantedFault) -> bool {
+        self.planted == Some(fault)
+    }
+
+    #[cfg(not(any(test, feature = "planted-faults")))]
+    #[allow(clippy::unused_self, reason = "it has a fault only where one can be planted")]
+    pub(super) const fn has_planted(&self, _fault: PlantedFault) -> bool {
+        false
+    }
+}
