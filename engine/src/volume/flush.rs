@@ -40,12 +40,18 @@ struct Round {
     id: u64,
     covers: Stamp,
     awaiting: MemberSet,
+    sent: Duration,
     waiters: Vec<Tag>,
 }
 
 impl Flushing {
     pub(super) const fn is_running(&self) -> bool {
         self.round.is_some()
+    }
+
+    /// Since when the present round has been under way, and who has not answered it.
+    pub(super) fn awaits(&self) -> Option<(Duration, MemberSet)> {
+        self.round.as_ref().map(|round| (round.sent, round.awaiting))
     }
 
     pub(super) const fn is_due(&self) -> bool {
@@ -120,7 +126,8 @@ impl VolumeCore {
         let progress = self.log.progress();
         let everyone = self.required();
         let waiters = std::mem::take(&mut self.flushing.waiters);
-        self.flushing.round = Some(Round { id, covers: progress.committed, awaiting: everyone, waiters });
+        self.flushing.round =
+            Some(Round { id, covers: progress.committed, awaiting: everyone, sent: now, waiters });
         self.flushing.wanted = false;
         self.flushing.unflushed_bytes = 0;
         self.flushing.unflushed_writes = 0;
@@ -138,8 +145,10 @@ impl VolumeCore {
 
     /// Asks a member that has come back for what it has not answered.
     pub(super) fn resend_flush(&mut self, now: Duration, member: MemberIndex) {
-        let asked = self.flushing.round.as_ref().filter(|round| round.awaiting.contains(member));
-        if let Some(id) = asked.map(|round| round.id) {
+        let asked = self.flushing.round.as_mut().filter(|round| round.awaiting.contains(member));
+        if let Some(round) = asked {
+            round.sent = now;
+            let id = round.id;
             self.send_flush(now, MemberSet::of(member), id);
         }
     }

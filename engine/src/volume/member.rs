@@ -16,6 +16,7 @@
 //! stale, or being brought back (`sync.rs`). Only a ready in-sync member is read from.
 
 use super::VolumeCore;
+use super::slow::Latency;
 use super::sync::Attempt;
 use std::fmt;
 use std::time::Duration;
@@ -173,6 +174,17 @@ pub enum MemberFault {
     /// Another member failed while the tails were compared, which begins anew.
     #[error("opening again since another member failed")]
     Restarted,
+    /// It owes an answer that its peers have given.
+    #[error("it has not answered for {} s what others have", .0.as_secs())]
+    Hangs(Duration),
+    /// It takes much longer than its peers.
+    #[error("it takes {} ms for a write that others take {} ms for", .average.as_millis(), .fastest.as_millis())]
+    Slow {
+        /// Its latency.
+        average: Duration,
+        /// The fastest member's.
+        fastest: Duration,
+    },
     /// It has no space for what other members have taken.
     #[error("it has no space")]
     NoSpace,
@@ -255,6 +267,9 @@ pub(super) struct MemberLink {
     /// What it was told of the volume's progress.
     pub(super) told: Progress,
     pub(super) reads_in_flight: usize,
+    pub(super) latency: Latency,
+    /// Reads that another member has answered first, and when this one was asked.
+    pub(super) unwanted: Vec<(u64, Duration)>,
     pub(super) disconnects: u64,
     control: Vec<(u64, Control, Duration)>,
     outstanding: usize,
@@ -286,6 +301,8 @@ impl MemberLink {
             known: Progress::default(),
             told: Progress::default(),
             reads_in_flight: 0,
+            latency: Latency::default(),
+            unwanted: Vec::new(),
             disconnects: 0,
             control: Vec::new(),
             outstanding: 0,
@@ -361,11 +378,14 @@ impl MemberLink {
     }
 
     /// What a request that is not I/O asked, now that it is answered; renews the lease.
-    pub(super) fn take_control(&mut self, request: u64) -> Option<Control> {
+    pub(super) fn take_control(&mut self, now: Duration, request: u64) -> Option<Control> {
         let at = self.control.iter().position(|&(id, ..)| id == request)?;
         let (_, control, sent) = self.control.swap_remove(at);
         if self.state == MemberState::Ready || control == Control::Open {
             self.lease = self.lease.max(Some(sent));
+        }
+        if control == Control::Progress {
+            self.latency.note(now.saturating_sub(sent));
         }
         Some(control)
     }
@@ -385,6 +405,8 @@ impl MemberLink {
             self.outstanding = 0;
             self.reads_in_flight = 0;
             self.lease = None;
+            self.unwanted.clear();
+            self.latency = Latency::default();
         }
     }
 }

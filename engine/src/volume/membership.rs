@@ -316,8 +316,7 @@ impl VolumeCore {
         self.expel_those_who_lost(now);
         let in_sync = self.in_sync();
         let ready = in_sync.without(self.ready_members()).is_empty();
-        let expelled = in_sync.into_iter().any(|member| self.members[member.0].expelled.is_some());
-        if ready && !expelled && !self.must_lower() {
+        if ready && self.to_drop(now).is_empty() && !self.must_lower() {
             self.begin_reconcile(now);
         } else {
             self.review_members(now);

@@ -35,6 +35,7 @@ mod reconcile;
 mod segments;
 #[cfg(test)]
 mod simulation;
+mod slow;
 mod state;
 mod status;
 mod sync;
@@ -161,8 +162,8 @@ pub struct VolumeCore {
     window_bytes: usize,
     ordering: Ordering,
     operations: HashMap<OperationId, Operation>,
-    /// Acknowledged writes that members being brought back have not answered.
-    stragglers: HashMap<OperationId, MemberSet>,
+    /// Acknowledged writes that members being brought back have not answered, and when they were sent.
+    stragglers: HashMap<OperationId, (Duration, MemberSet)>,
     /// Answers that wait for the lease.
     unleased: Vec<(Tag, Result<IoReply, IoError>)>,
     held_writes: VecDeque<OperationId>,
@@ -296,6 +297,7 @@ impl VolumeCore {
             return;
         }
         self.check_silence(now);
+        self.check_slowness(now);
         self.review_members(now);
         self.advance_attempts(now);
         self.copied(now);
@@ -313,6 +315,8 @@ impl VolumeCore {
     pub fn tick_within(&self) -> Option<Duration> {
         if self.state.is_over() {
             None
+        } else if let Some(soon) = self.slowness_within() {
+            Some(soon)
         } else if self.progress_is_untold() || !self.required_are_ready() || self.any_attempt() {
             Some(control::IDLE)
         } else {
@@ -373,11 +377,16 @@ impl VolumeCore {
     /// An answer, to the operation or the control request that it belongs to.
     fn dispatch(&mut self, now: Duration, member: MemberIndex, frame: Frame) -> Result<(), MemberFault> {
         let id = OperationId(frame.request);
-        if let Some(control) = self.members[member.0].take_control(frame.request) {
+        if let Some(control) = self.members[member.0].take_control(now, frame.request) {
             self.release_unleased();
             return self.control_answered(now, member, control, frame.message);
         }
         if self.straggler_answered(now, member, id, &frame.message) {
+            return Ok(());
+        }
+        let unwanted = &mut self.members[member.0].unwanted;
+        if let Some(at) = unwanted.iter().position(|&(request, _)| request == frame.request) {
+            unwanted.swap_remove(at);
             return Ok(());
         }
         if !self.operations.contains_key(&id) {

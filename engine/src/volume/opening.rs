@@ -66,7 +66,7 @@ impl VolumeCore {
         self.blocks = record.blocks;
         self.first_promise = None;
         for member in &mut self.members {
-            member.promised = false;
+            (member.promised, member.expelled) = (false, None);
         }
         self.transition(now, VolumeState::Connecting);
         self.adopt(now, &record);

@@ -273,7 +273,7 @@ impl VolumeCore {
     /// The operations that wait for an answer of `member` and can as well ask another.
     pub(super) fn asked_of(&self, member: super::MemberIndex) -> Vec<OperationId> {
         let asked = |phase: &Phase| match phase {
-            Phase::Reading(reading) => reading.from == Some(member),
+            Phase::Reading(reading) => reading.from == Some(member) || reading.hedge == Some(member),
             Phase::Querying(querying) => querying.from == Some(member),
             Phase::Blocked(_) | Phase::Writing(_) => false,
         };

@@ -28,6 +28,10 @@ pub(super) struct Reading {
     among: MemberSet,
     tried: MemberSet,
     pub(super) from: Option<MemberIndex>,
+    /// When.
+    pub(super) asked: Option<Duration>,
+    /// Who was asked as well, because that takes long.
+    pub(super) hedge: Option<MemberIndex>,
     then: Then,
     cause: String,
 }
@@ -64,7 +68,16 @@ struct Run {
 
 impl Reading {
     pub(super) const fn new(range: BlockRange, among: MemberSet, then: Then) -> Self {
-        Self { range, among, tried: MemberSet::EMPTY, from: None, then, cause: String::new() }
+        Self {
+            range,
+            among,
+            tried: MemberSet::EMPTY,
+            from: None,
+            asked: None,
+            hedge: None,
+            then,
+            cause: String::new(),
+        }
     }
 }
 
@@ -86,11 +99,26 @@ impl VolumeCore {
         let range = reading.range;
         match self.nearest(untried).filter(|_| serving) {
             Some(member) => {
-                reading_mut(&mut self.operations, id).from = Some(member);
+                let reading = reading_mut(&mut self.operations, id);
+                (reading.from, reading.asked) = (Some(member), Some(now));
                 self.members[member.0].reads_in_flight += 1;
                 self.send(now, MemberSet::of(member), id.0, Message::Read { range });
             }
             None => self.held_reads.push_back(id),
+        }
+    }
+
+    /// Asks another member what `from` takes long to answer.
+    pub(super) fn hedge_read(&mut self, now: Duration, id: OperationId) {
+        let reading = reading_mut(&mut self.operations, id);
+        let Some(from) = reading.from else { return };
+        let (range, among) =
+            (reading.range, reading.among.without(reading.tried).without(MemberSet::of(from)));
+        if let Some(member) = self.nearest(among.intersection(self.readable())) {
+            reading_mut(&mut self.operations, id).hedge = Some(member);
+            self.counters.hedged_reads += 1;
+            self.members[member.0].reads_in_flight += 1;
+            self.send(now, MemberSet::of(member), id.0, Message::Read { range });
         }
     }
 
@@ -109,7 +137,7 @@ impl VolumeCore {
         }
         ready.min_by_key(|member| {
             let link = &self.members[member.0];
-            (!link.local, link.reads_in_flight)
+            (!link.unwanted.is_empty(), !link.local, link.reads_in_flight)
         })
     }
 
@@ -125,7 +153,7 @@ impl VolumeCore {
         let Some(Operation { phase: Phase::Reading(reading), .. }) = self.operations.get_mut(&id) else {
             return Err(MemberFault::Protocol("it answers a write as a read"));
         };
-        if reading.from != Some(member) {
+        if reading.from != Some(member) && reading.hedge != Some(member) {
             return Err(MemberFault::Protocol("it answers a read that it was not asked"));
         }
         if !fits(present, &data, reading.range.count) {
@@ -136,9 +164,14 @@ impl VolumeCore {
             let cause = "its answer does not match its checksums".to_owned();
             return self.ask_another(now, member, id, cause);
         }
-        reading.from = None;
+        let asked = reading.asked.unwrap_or(now);
+        let other = [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
         let runs = runs(present, data, reading.range.count);
         self.members[member.0].reads_in_flight -= 1;
+        if let Some(other) = other {
+            self.members[other.0].unwanted.push((id.0, asked));
+            self.members[other.0].reads_in_flight -= 1;
+        }
         self.blocks_read(now, id, runs);
         Ok(())
     }
@@ -153,12 +186,18 @@ impl VolumeCore {
     ) -> Result<(), MemberFault> {
         self.counters.read_fallbacks += 1;
         match self.operations.get_mut(&id).map(|operation| &mut operation.phase) {
-            Some(Phase::Reading(reading)) if reading.from == Some(member) => {
-                reading.from = None;
+            Some(Phase::Reading(reading))
+                if reading.from == Some(member) || reading.hedge == Some(member) =>
+            {
+                let other =
+                    [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
+                reading.from = other;
                 reading.tried.insert(member);
                 reading.cause = why;
                 self.members[member.0].reads_in_flight -= 1;
-                self.send_read(now, id);
+                if other.is_none() {
+                    self.send_read(now, id);
+                }
                 Ok(())
             }
             Some(Phase::Querying(querying)) if querying.from == Some(member) => {
@@ -176,8 +215,13 @@ impl VolumeCore {
     pub(super) fn ask_again(&mut self, now: Duration, id: OperationId) {
         match &mut self.operations.get_mut(&id).expect("just listed").phase {
             Phase::Reading(reading) => {
-                reading.from = None;
-                self.send_read(now, id);
+                // Of two that were asked, the one that is left goes on.
+                let asked = [reading.from.take(), reading.hedge.take()].into_iter().flatten();
+                let left = asked.into_iter().find(|&member| self.members[member.0].is_ready());
+                reading.from = left;
+                if left.is_none() {
+                    self.send_read(now, id);
+                }
             }
             Phase::Querying(querying) => {
                 querying.from = None;

@@ -50,6 +50,8 @@ pub struct Counters {
     pub read_fallbacks: u64,
     /// Answers whose data did not match its checksums when it came in.
     pub checksum_errors_wire: u64,
+    /// Reads for which a second member was asked because the first took long.
+    pub hedged_reads: u64,
     /// Blocks that a member found changed on its medium.
     pub checksum_errors_medium: u64,
     /// Reads that a member's device failed.

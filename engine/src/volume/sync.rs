@@ -125,10 +125,11 @@ impl VolumeCore {
     }
 
     fn advance_attempt(&mut self, now: Duration, member: MemberIndex) {
-        let drained = !self.stragglers.values().any(|late| late.contains(member))
+        let drained = !self.stragglers.values().any(|(_, late)| late.contains(member))
             || self.has_planted(Planted::PromoteBeforeDrain);
         let early = self.has_planted(Planted::PullBeforeSettled);
         let unflushed = self.has_planted(Planted::PromoteBeforeFlush);
+        let slow = self.is_slow(member);
         let Self { log, members, .. } = self;
         let Role::Syncing { attempt: Some(attempt), .. } = &mut members[member.0].role else { return };
         match attempt.step {
@@ -137,7 +138,7 @@ impl VolumeCore {
                 attempt.polled = now;
                 self.pull(now, member);
             }
-            Step::Pulling { finished: true } if attempt.rewrites.is_empty() => {
+            Step::Pulling { finished: true } if attempt.rewrites.is_empty() && !slow => {
                 attempt.step = Step::Draining;
                 self.note_standing(now);
                 self.advance_attempt(now, member);

@@ -42,6 +42,8 @@ enum Content {
 struct Sent {
     slot: LogSlot,
     first: Stamp,
+    /// When, to those who are still awaited.
+    at: Duration,
     awaiting: MemberSet,
     refused: MemberSet,
 }
@@ -110,7 +112,7 @@ impl VolumeCore {
         let progress = self.log.progress();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
-        writing.sent = Some(Sent { slot, first, awaiting: everyone, refused: MemberSet::EMPTY });
+        writing.sent = Some(Sent { slot, first, at: now, awaiting: everyone, refused: MemberSet::EMPTY });
         let message = writing.message(first, progress);
         self.tell(everyone, progress);
         self.send(now, everyone, id.0, message);
@@ -126,11 +128,17 @@ impl VolumeCore {
         let hasty = self.has_planted(super::planted::PlantedFault::AcknowledgeFirstAnswer);
         let (sent, last) = awaited(&mut self.operations, member, id)?;
         sent.awaiting.remove(member);
+        let latency = now.saturating_sub(sent.at);
         if hasty {
             sent.awaiting = MemberSet::EMPTY;
         }
         let held = &mut self.members[member.0].held;
         *held = (*held).max(last);
+        let link = &mut self.members[member.0];
+        link.latency.note(latency);
+        if matches!(link.expelled, Some(MemberFault::Hangs(_))) {
+            link.expelled = None;
+        }
         self.settle_write(now, id);
         Ok(())
     }
@@ -174,11 +182,12 @@ impl VolumeCore {
             return;
         }
         let (mine, bytes) = (*owner == Owner::Engine, writing.range.bytes());
-        let (slot, late, refused) = (sent.slot, sent.awaiting, sent.refused.intersection(required));
+        let (at, slot, late, refused) =
+            (sent.at, sent.slot, sent.awaiting, sent.refused.intersection(required));
         if refused.is_empty() {
             self.full.unsettled.retain(|&unsettled| unsettled != id);
             if !late.is_empty() {
-                self.stragglers.insert(id, late);
+                self.stragglers.insert(id, (at, late));
             }
             self.log.settle(slot, Fate::Held);
             self.wrote(now, bytes);
@@ -203,6 +212,14 @@ impl VolumeCore {
         }
     }
 
+    /// When a write was sent, and who has not answered it.
+    pub(super) fn write_awaits(&self, id: OperationId) -> Option<(Duration, MemberSet)> {
+        match &self.operations.get(&id)?.phase {
+            Phase::Writing(Writing { sent: Some(sent), .. }) => Some((sent.at, sent.awaiting)),
+            _ => None,
+        }
+    }
+
     /// Looks at every write again: someone is required no more.
     pub(super) fn settle_writes(&mut self, now: Duration) {
         for id in self.log.unsettled().collect::<Vec<_>>() {
@@ -218,7 +235,7 @@ impl VolumeCore {
                 sent.refused.remove(member);
             }
         }
-        self.stragglers.retain(|_, late| {
+        self.stragglers.retain(|_, (_, late)| {
             late.remove(member);
             !late.is_empty()
         });
@@ -232,10 +249,11 @@ impl VolumeCore {
         id: OperationId,
         message: &Message,
     ) -> bool {
-        let Some(late) = self.stragglers.get_mut(&id).filter(|late| late.contains(member)) else {
+        let Some((at, late)) = self.stragglers.get_mut(&id).filter(|(_, late)| late.contains(member)) else {
             return false;
         };
         late.remove(member);
+        self.members[member.0].latency.note(now.saturating_sub(*at));
         if late.is_empty() {
             self.stragglers.remove(&id);
         }
@@ -288,7 +306,9 @@ impl VolumeCore {
         }
         let progress = self.log.progress();
         let writing = writing_mut(&mut self.operations, id);
-        let first = writing.sent.as_ref().expect("only what was sent is sent again").first;
+        let sent = writing.sent.as_mut().expect("only what was sent is sent again");
+        sent.at = now;
+        let first = sent.first;
         let message = writing.message(first, progress);
         self.tell(to, progress);
         self.send(now, to, id.0, message);

@@ -358,6 +358,7 @@ impl World {
             // Not `step`, which would open the volume again.
             self.time += 1 + self.random.below(20) as u64;
             let member = self.random.below(MEMBERS);
+            self.connect(member);
             self.deliver_to_member(member);
             self.execute(member);
             self.deliver_to_engine(member);
@@ -406,8 +407,9 @@ impl World {
     }
 
     pub(super) fn members_are_identical(&self) -> Result<(), String> {
-        let first = &self.members[0].blocks;
-        for member in &self.members[1..] {
+        let mut in_sync = self.in_sync();
+        let first = &in_sync.next().expect("one is always in sync").blocks;
+        for member in in_sync {
             for block in 0..BLOCKS {
                 let (a, b) = (first.get(&block), member.blocks.get(&block));
                 if a != b {

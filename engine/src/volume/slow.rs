@@ -1,0 +1,158 @@
+//! Members that are slow or hang: their peers' answers decide, never a constant alone.
+//!
+//! - A member that owes an answer for [`HANG_MAX`] to something that a peer has answered *hangs*, whatever
+//!   else it says: it is dropped. When nobody answers, nobody is dropped.
+//! - One that takes many times as long as its fastest peer, write after write for [`OUTLIER_MAX`], is an
+//!   *outlier*: it is dropped, and is not let in again while it is one.
+//! - A read that takes too long is asked of another member too; the first answer counts.
+
+use super::control::IDLE;
+use super::member::Role;
+use super::operation::{Operation, Phase};
+use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
+use std::time::Duration;
+
+/// How long an answer may be owed that a peer has given.
+const HANG_MAX: Duration = Duration::from_secs(2);
+/// How many times its fastest peer's latency makes a member slow,
+const OUTLIER_FACTOR: u32 = 8;
+/// if it is also this much above that,
+const OUTLIER_ABOVE: Duration = Duration::from_millis(20);
+/// and for how long it may be.
+const OUTLIER_MAX: Duration = Duration::from_secs(5);
+/// How long a read may take before another member is asked as well.
+const HEDGE_AFTER: Duration = Duration::from_millis(50);
+/// Acknowledged writes that a member being brought back may be behind.
+const STRAGGLERS_MAX: usize = 256;
+
+/// How long a member takes to answer writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Latency {
+    /// Moving average; zero before the first answer.
+    average: Duration,
+    /// Since when it has been an outlier.
+    slow_since: Option<Duration>,
+}
+
+impl Latency {
+    pub(super) fn note(&mut self, sample: Duration) {
+        self.average = match self.average {
+            Duration::ZERO => sample,
+            average => (average * 15 + sample) / 16,
+        };
+    }
+
+    /// Whether it is slow beside its fastest peer.
+    fn is_outlier(&self, fastest: Duration) -> bool {
+        self.average > fastest * OUTLIER_FACTOR && self.average > fastest + OUTLIER_ABOVE
+    }
+}
+
+impl VolumeCore {
+    /// Looks for members that hang or are slow, and for reads that take too long.
+    pub(super) fn check_slowness(&mut self, now: Duration) {
+        if !matches!(self.state, VolumeState::Open | VolumeState::Closing) || self.options.read_only {
+            return;
+        }
+        self.hedge_reads(now);
+        for member in self.hanging(now) {
+            self.slow_member(now, member, MemberFault::Hangs(HANG_MAX));
+        }
+        self.look_for_outliers(now);
+        for member in self.receiving().without(self.required()) {
+            let behind = self.stragglers.values().filter(|(_, late)| late.contains(member)).count();
+            if behind > STRAGGLERS_MAX {
+                self.end_attempt(now, member, "it cannot keep up with what is written");
+            }
+        }
+    }
+
+    fn slow_member(&mut self, now: Duration, member: MemberIndex, fault: MemberFault) {
+        let link = &mut self.members[member.0];
+        match link.role {
+            Role::InSync if link.expelled.is_none() => {
+                tracing::warn!(volume = %self.options.volume, member = %link.replica, %fault, "member is slow");
+                link.expelled = Some(fault);
+                self.review_members(now);
+            }
+            Role::Syncing { .. } => self.end_attempt(now, member, &fault.to_string()),
+            Role::InSync | Role::Stale { .. } | Role::Removed => {}
+        }
+    }
+
+    /// Those who have owed an answer for too long that a peer has given.
+    fn hanging(&self, now: Duration) -> MemberSet {
+        let mut hanging = MemberSet::EMPTY;
+        let required = self.required();
+        let mut judge = |sent: Duration, awaiting: MemberSet| {
+            let late = awaiting.intersection(required);
+            if now >= sent + HANG_MAX && late != required {
+                hanging = hanging.union(late);
+            }
+        };
+        for id in self.log.unsettled() {
+            if let Some((sent, awaiting)) = self.write_awaits(id) {
+                judge(sent, awaiting);
+            }
+        }
+        if let Some((sent, awaiting)) = self.flushing.awaits() {
+            judge(sent, awaiting);
+        }
+        let owes = |member: &MemberIndex| {
+            let asked = self.members[member.0].unwanted.first().map(|&(_, asked)| asked);
+            asked.is_some_and(|asked| now >= asked + HANG_MAX)
+        };
+        for member in required.into_iter().filter(owes) {
+            hanging.insert(member);
+        }
+        hanging.intersection(self.ready_members())
+    }
+
+    fn look_for_outliers(&mut self, now: Duration) {
+        let known = |member: &MemberIndex| self.members[member.0].latency.average > Duration::ZERO;
+        let fastest =
+            self.in_sync().into_iter().filter(known).map(|m| self.members[m.0].latency.average).min();
+        let Some(fastest) = fastest else { return };
+        for index in 0..self.members.len() {
+            let latency = &mut self.members[index].latency;
+            if !latency.is_outlier(fastest) {
+                latency.slow_since = None;
+                if matches!(self.members[index].expelled, Some(MemberFault::Slow { .. })) {
+                    self.members[index].expelled = None;
+                }
+                continue;
+            }
+            let since = *latency.slow_since.get_or_insert(now);
+            let average = latency.average;
+            if now >= since + OUTLIER_MAX && matches!(self.members[index].role, Role::InSync) {
+                self.slow_member(now, MemberIndex(index), MemberFault::Slow { average, fastest });
+            }
+        }
+    }
+
+    /// Whether a member is too slow to be counted on.
+    pub(super) fn is_slow(&self, member: MemberIndex) -> bool {
+        self.members[member.0].latency.slow_since.is_some()
+    }
+
+    /// Asks another member too where a read takes long.
+    fn hedge_reads(&mut self, now: Duration) {
+        let late = |operation: &Operation| match &operation.phase {
+            Phase::Reading(reading) => {
+                reading.hedge.is_none() && reading.asked.is_some_and(|asked| now >= asked + HEDGE_AFTER)
+            }
+            Phase::Blocked(_) | Phase::Writing(_) | Phase::Querying(_) => false,
+        };
+        let mut late: Vec<OperationId> =
+            self.operations.iter().filter(|(_, operation)| late(operation)).map(|(&id, _)| id).collect();
+        late.sort_unstable();
+        for id in late {
+            self.hedge_read(now, id);
+        }
+    }
+
+    /// How soon slowness must be looked for again.
+    pub(super) fn slowness_within(&self) -> Option<Duration> {
+        (!self.operations.is_empty() || !self.stragglers.is_empty()).then_some(IDLE / 2)
+    }
+}
