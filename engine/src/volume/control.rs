@@ -165,6 +165,14 @@ impl VolumeCore {
                 Ok(())
             }
             (Control::Pull, Message::Done) => Ok(()),
+            (Control::Repair, Message::Done) => {
+                self.repaired(now, member, None);
+                Ok(())
+            }
+            (Control::Repair, Message::Error { detail, .. }) => {
+                self.repaired(now, member, Some(&detail));
+                Ok(())
+            }
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {

@@ -232,6 +232,7 @@ pub(super) enum Control {
     /// To begin a copy, of its progress, and the flush at its end.
     Pull,
     PullStatus,
+    Repair,
     JoinFlush,
 }
 

@@ -32,6 +32,7 @@ mod pieces;
 mod planted;
 mod read;
 mod reconcile;
+mod repair;
 mod segments;
 #[cfg(test)]
 mod simulation;
@@ -172,6 +173,7 @@ pub struct VolumeCore {
     flushing: Flushing,
     full: write::Full,
     reconcile: Option<Reconcile>,
+    repairs: repair::Repairs,
     growing: Option<control::Growing>,
     refresh_at: Duration,
     authority_trouble: Option<String>,
@@ -220,6 +222,7 @@ impl VolumeCore {
             flushing: Flushing::default(),
             full: write::Full::default(),
             reconcile: None,
+            repairs: repair::Repairs::default(),
             growing: None,
             refresh_at: now,
             authority_trouble: None,

@@ -1,6 +1,9 @@
 //! Reads and allocation queries: one member answers; its data is verified here; a bad answer sends
 //! the question to the next.
 //!
+//! A range that nobody can answer whole is read block by block: members may have lost different ones.
+//! What a member could not read, it is told to repair (`repair.rs`).
+//!
 //! All in-sync members hold the same, so any may answer: the nearest, which is one on this host, or
 //! else the one with the fewest reads in flight. A read-only volume always asks the first that is
 //! there, since without a writer nobody has made its members alike.
@@ -23,7 +26,13 @@ const QUERY_BLOCKS_MAX: u64 = 1 << 20;
 /// A read on its way.
 #[derive(Debug)]
 pub(super) struct Reading {
+    /// All that is wanted, and what is there of it already.
+    whole: BlockRange,
+    collected: Vec<Run>,
+    /// What is being asked for: the whole, or its blocks one by one.
     pub(super) range: BlockRange,
+    /// Whose medium failed this range.
+    bad: MemberSet,
     /// Who holds what is wanted.
     among: MemberSet,
     tried: MemberSet,
@@ -61,6 +70,7 @@ pub(super) struct Querying {
 }
 
 /// A run of blocks that were read, all present or all holes.
+#[derive(Debug)]
 struct Run {
     count: u32,
     data: Option<Vec<Bytes>>,
@@ -69,7 +79,10 @@ struct Run {
 impl Reading {
     pub(super) const fn new(range: BlockRange, among: MemberSet, then: Then) -> Self {
         Self {
+            whole: range,
+            collected: Vec::new(),
             range,
+            bad: MemberSet::EMPTY,
             among,
             tried: MemberSet::EMPTY,
             from: None,
@@ -162,7 +175,7 @@ impl VolumeCore {
         if !is_intact(&data) {
             self.counters.count_bad_read(ErrorCode::ChecksumOnWire);
             let cause = "its answer does not match its checksums".to_owned();
-            return self.ask_another(now, member, id, cause);
+            return self.ask_another(now, member, id, false, cause);
         }
         let asked = reading.asked.unwrap_or(now);
         let other = [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
@@ -172,16 +185,29 @@ impl VolumeCore {
             self.members[other.0].unwanted.push((id.0, asked));
             self.members[other.0].reads_in_flight -= 1;
         }
-        self.blocks_read(now, id, runs);
+        let reading = reading_mut(&mut self.operations, id);
+        let (bad, range) = (std::mem::take(&mut reading.bad), reading.range);
+        reading.collected.extend(runs);
+        if reading.range.end() < reading.whole.end() {
+            self.read_block(now, id, range.end());
+        } else {
+            let runs = std::mem::take(&mut reading.collected);
+            reading.range = reading.whole;
+            self.blocks_read(now, id, runs);
+        }
+        if !bad.is_empty() {
+            self.repair(now, bad, range, member);
+        }
         Ok(())
     }
 
-    /// `member` cannot answer a read or query: asks the next.
+    /// `member` cannot answer a read or query, for its medium's fault or another: asks the next.
     pub(super) fn ask_another(
         &mut self,
         now: Duration,
         member: MemberIndex,
         id: OperationId,
+        medium: bool,
         why: String,
     ) -> Result<(), MemberFault> {
         self.counters.read_fallbacks += 1;
@@ -193,6 +219,9 @@ impl VolumeCore {
                     [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
                 reading.from = other;
                 reading.tried.insert(member);
+                if medium {
+                    reading.bad.insert(member);
+                }
                 reading.cause = why;
                 self.members[member.0].reads_in_flight -= 1;
                 if other.is_none() {
@@ -238,8 +267,20 @@ impl VolumeCore {
         }
     }
 
+    /// Goes on with one block of a range.
+    fn read_block(&mut self, now: Duration, id: OperationId, block: u64) {
+        let reading = reading_mut(&mut self.operations, id);
+        reading.range = BlockRange::new(block, 1);
+        (reading.tried, reading.bad) = (MemberSet::EMPTY, MemberSet::EMPTY);
+        self.send_read(now, id);
+    }
+
     fn nobody_can_answer(&mut self, now: Duration, id: OperationId) {
         let reading = reading_mut(&mut self.operations, id);
+        if reading.range.count > 1 {
+            let first = reading.range.start;
+            return self.read_block(now, id, first);
+        }
         if matches!(reading.then, Then::Copy | Then::Rewrite) {
             // The only holders of the newest version cannot read it now. Choosing an older one could
             // take back what was acknowledged, so the volume stays closed and asks again.

@@ -58,6 +58,10 @@ pub struct Counters {
     pub medium_errors: u64,
     /// Writes that a member had no space for.
     pub no_space: u64,
+    /// Ranges that a member could not read and has fetched from another.
+    pub repairs: u64,
+    /// Repairs that failed.
+    pub repairs_failed: u64,
     /// Blocks rewritten to make members alike on opening.
     pub blocks_reconciled: u64,
     /// Blocks rewritten because a member that came back had another version.

@@ -165,7 +165,7 @@ impl VolumeCore {
             }
             ErrorCode::ChecksumOnMedium | ErrorCode::ChecksumOnWire | ErrorCode::Medium if !writes => {
                 self.counters.count_bad_read(code);
-                self.ask_another(now, member, id, detail)
+                self.ask_another(now, member, id, code != ErrorCode::ChecksumOnWire, detail)
             }
             code => Err(MemberFault::Refused { code, detail }),
         }

@@ -221,6 +221,8 @@ impl ModelMember {
                 Message::Done
             }
             Message::PullStatus => self.pull_report(),
+            // Its media fail by chance, not for good: there is nothing to mend.
+            Message::Repair { .. } => Message::Done,
             Message::Tail { since, skip } => self.tail(since, skip as usize),
             other => panic!("the engine does not send {other:?}"),
         }
