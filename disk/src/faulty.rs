@@ -127,6 +127,13 @@ impl FaultyDisk {
         }
     }
 
+    /// Forgets what is in flight and what was not reaped: the process that asked is gone, and what
+    /// the device has not taken by now never reaches it.
+    pub fn abandon(&mut self) {
+        self.in_flight.clear();
+        self.ready.clear();
+    }
+
     fn complete(&mut self, index: usize) {
         let Some(InFlight { token, operation, fault, covers }) = self.in_flight.remove(index) else {
             unreachable!("an index among those in flight")

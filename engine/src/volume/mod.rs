@@ -27,6 +27,8 @@ mod opening;
 mod operation;
 mod ordering;
 mod pieces;
+#[cfg(any(test, feature = "planted-faults"))]
+mod planted;
 mod read;
 mod reconcile;
 mod segments;
@@ -37,6 +39,8 @@ mod status;
 mod write;
 
 pub use member::{MemberFault, MemberIndex, MemberSet};
+#[cfg(any(test, feature = "planted-faults"))]
+pub use planted::PlantedFault;
 pub use state::VolumeState;
 pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
 
@@ -158,8 +162,8 @@ pub struct VolumeCore {
     next_id: u64,
     counters: Counters,
     actions: Vec<Action>,
-    #[cfg(test)]
-    planted: Option<simulation::PlantedFault>,
+    #[cfg(any(test, feature = "planted-faults"))]
+    planted: Option<PlantedFault>,
 }
 
 impl VolumeCore {
@@ -200,7 +204,7 @@ impl VolumeCore {
             next_id: 0,
             counters: Counters::default(),
             actions: Vec::new(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "planted-faults"))]
             planted: None,
         };
         core.run_errand(control::Purpose::Claim);

@@ -145,15 +145,15 @@ impl VolumeCore {
         }
     }
 
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "planted-faults")))]
     #[allow(clippy::unused_self, reason = "the simulation can plant a fault here")]
     const fn orders_overlaps(&self) -> bool {
         true
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "planted-faults"))]
     fn orders_overlaps(&self) -> bool {
-        self.planted != Some(super::simulation::PlantedFault::IgnoreOverlaps)
+        self.planted != Some(super::PlantedFault::IgnoreOverlaps)
     }
 
     /// Starts an operation that nothing blocks any more.

@@ -68,8 +68,8 @@ impl VolumeCore {
         self.reconcile =
             Some(Reconcile { since, tails, copies: VecDeque::new(), comparing: true, trouble: None });
         self.transition(now, VolumeState::Reconciling);
-        #[cfg(test)]
-        if self.planted == Some(super::simulation::PlantedFault::SkipReconcile) {
+        #[cfg(any(test, feature = "planted-faults"))]
+        if self.planted == Some(super::PlantedFault::SkipReconcile) {
             self.log.members_are_alike();
             return self.opened(now);
         }

@@ -132,8 +132,8 @@ impl VolumeCore {
         sent.awaiting.remove(member);
         let held = &mut self.members[member.0].held;
         *held = (*held).max(last);
-        #[cfg(test)]
-        if self.planted == Some(super::simulation::PlantedFault::AcknowledgeFirstAnswer) {
+        #[cfg(any(test, feature = "planted-faults"))]
+        if self.planted == Some(super::PlantedFault::AcknowledgeFirstAnswer) {
             sent.awaiting = MemberSet::EMPTY;
         }
         if sent.awaiting.is_empty() {

@@ -7,19 +7,6 @@ mod model_member;
 mod tests;
 mod world;
 
-/// Faults planted in the core, to prove that the checker sees them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum PlantedFault {
-    /// A write is acknowledged when the first member has answered.
-    AcknowledgeFirstAnswer,
-    /// The members' tails are not compared on opening.
-    SkipReconcile,
-    /// Overlapping operations are not ordered.
-    IgnoreOverlaps,
-    /// A flush is answered without asking the members.
-    SkipFlush,
-}
-
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to choose events.
 #[derive(Debug)]
 struct Random(u64);

@@ -1,8 +1,7 @@
 //! Seeds under every kind of fault, and planted faults that must be found.
 
-use super::PlantedFault;
 use super::world::{BLOCKS, Faults, World};
-use crate::volume::VolumeState;
+use crate::volume::{PlantedFault, VolumeState};
 use std::time::Duration;
 
 const DEPTH: usize = 12;

@@ -2,8 +2,10 @@
 
 use super::client::Client;
 use super::model_member::ModelMember;
-use super::{PlantedFault, Random};
-use crate::volume::{Action, CoreOptions, MemberFault, MemberIndex, Standing, Tag, VolumeCore, VolumeState};
+use super::Random;
+use crate::volume::{
+    Action, CoreOptions, MemberFault, MemberIndex, PlantedFault, Standing, Tag, VolumeCore, VolumeState,
+};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -108,7 +110,7 @@ impl World {
         self.image_tag = None;
         self.openings += 1;
         self.core = VolumeCore::new(options(self.openings), self.now());
-        self.core.planted = self.faults.planted;
+        self.core.plant(self.faults.planted);
         self.perform();
     }
 
