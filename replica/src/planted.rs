@@ -8,6 +8,10 @@ pub enum PlantedFault {
     SkipDurablePromise,
     /// An opening with a lower generation than the promised one is let in.
     AcceptOlderGeneration,
+    /// An older session goes on beside the newer one.
+    KeepOlderSession,
+    /// After a loss of power everything up to the highest stamp found is called intact.
+    OverclaimIntact,
     /// A flush is answered at once.
     AnswerUnflushed,
     /// A freed block is used again before the record that freed it is stable.

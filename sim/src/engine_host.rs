@@ -352,6 +352,16 @@ impl World {
         }
     }
 
+    /// Whether every link of an engine leads to a server that runs: what has vanished without a word
+    /// is noticed only later.
+    pub(crate) fn is_connected(&self, index: usize) -> bool {
+        let alive = |link: &Link| match link.state {
+            LinkState::Up(connection) => self.network.connections[connection].host_open,
+            LinkState::Waiting | LinkState::Dialing => false,
+        };
+        self.engines[index].engine.as_ref().is_some_and(|engine| engine.links.iter().all(alive))
+    }
+
     /// Whether a connection is its link's present one.
     fn is_present(&self, connection: usize) -> bool {
         let known = &self.network.connections[connection];

@@ -7,7 +7,7 @@ use crate::swarm::Fault;
 use crate::trace::Happening;
 use crate::world::{Event, Mending, Node, World};
 use std::time::Duration;
-use trivet_disk::{Fault as DiskFault, FaultRates};
+use trivet_disk::Fault as DiskFault;
 
 /// How long a process is away at least and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(8));
@@ -114,7 +114,8 @@ impl World {
             | Fault::CrowdedPool
             | Fault::Contention
             | Fault::RecordLoss
-            | Fault::ClockDrift => unreachable!("does not strike at moments"),
+            | Fault::ClockDrift
+            | Fault::TrustFailedDisk => unreachable!("does not strike at moments"),
         }
     }
 
@@ -189,7 +190,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.resume(Node::Host(host));
             self.hosts[host].slowness = 1;
-            self.hosts[host].disk.set_fault_rates(FaultRates::default());
+            self.hosts[host].disk.clear_faults();
             self.start_replica(host);
             if self.profile.has(Fault::CrowdedPool) {
                 self.empty_pool(host);

@@ -4,7 +4,7 @@
 use crate::network::{LINGER, Side};
 use crate::random::Random;
 use crate::swarm::{Fault, Profile};
-use crate::template;
+use crate::template::{self, Template};
 use crate::trace::Happening;
 use crate::world::{Event, Node, VOLUME, World};
 use crate::Check;
@@ -79,7 +79,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(index: usize, profile: &Profile, random: &mut Random) -> Self {
         let fill = if profile.has(Fault::CrowdedPool) { profile.fills[index] } else { 0 };
-        let (image, meta) = template::pool(index, fill, profile.blocks);
+        let (image, meta) = template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks });
         Self {
             pool: template::pool_id(index),
             disk: FaultyDisk::new(image, random.next()),
@@ -121,7 +121,13 @@ pub(crate) fn landed(arena: &mut BlockArena, frame: Frame) -> Frame {
 impl World {
     /// Starts a replica server, if its host has power and none runs.
     pub(crate) fn start_replica(&mut self, index: usize) {
+        if self.hosts[index].disk.has_failed() && !self.profile.has(Fault::TrustFailedDisk) {
+            self.cut_power(index, "restarted after an error of its device");
+        }
         let (now, striking) = (self.now, self.is_striking());
+        // Power is lost again while the pool is opened, which writes and flushes twice.
+        let cuts = striking && self.profile.has(Fault::ReplicaPower);
+        let (fails, when) = (cuts && self.disk_random.one_in(6), self.disk_random.below(2));
         let failing_reads = striking && self.profile.has(Fault::ReadError);
         let host = &mut self.hosts[index];
         if host.process.is_some() {
@@ -131,6 +137,9 @@ impl World {
         host.incarnation += 1;
         host.disk.set_fault_rates(FaultRates::default());
         host.disk.set_completion_order(CompletionOrder::Submission);
+        if fails {
+            host.disk.inject(self.disk_random.pick(&[DiskFault::WriteError, DiskFault::FlushError]), when);
+        }
         let options = StoreOptions { map_budget_bytes: 1 << 20 };
         let boot = host.boot_id();
         let opened = Store::open(&mut host.disk, &*host.meta, &options, boot);

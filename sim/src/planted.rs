@@ -18,6 +18,12 @@ pub enum Planted {
     SkipDurablePromise,
     /// A replica lets an older generation open the volume.
     AcceptOlderGeneration,
+    /// The engine takes a member back that has lost what it acknowledged.
+    TrustReturningMember,
+    /// A replica serves an older session beside a newer one.
+    KeepOlderSession,
+    /// A replica claims to have lost nothing when its host lost power.
+    OverclaimIntact,
     /// A replica answers a flush at once.
     AnswerUnflushed,
     /// A replica uses freed blocks again too early.
@@ -30,13 +36,16 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
         Self::SkipFlush,
         Self::SkipDurablePromise,
         Self::AcceptOlderGeneration,
+        Self::TrustReturningMember,
+        Self::KeepOlderSession,
+        Self::OverclaimIntact,
         Self::AnswerUnflushed,
         Self::ReuseUnstable,
         Self::AcknowledgeUnwritten,
@@ -57,6 +66,7 @@ impl Planted {
             Self::SkipReconcile => Some(PlantedFault::SkipReconcile),
             Self::IgnoreOverlaps => Some(PlantedFault::IgnoreOverlaps),
             Self::SkipFlush => Some(PlantedFault::SkipFlush),
+            Self::TrustReturningMember => Some(PlantedFault::TrustReturningMember),
             _ => None,
         }
     }
@@ -67,6 +77,8 @@ impl Planted {
         match self {
             Self::SkipDurablePromise => Some(PlantedFault::SkipDurablePromise),
             Self::AcceptOlderGeneration => Some(PlantedFault::AcceptOlderGeneration),
+            Self::KeepOlderSession => Some(PlantedFault::KeepOlderSession),
+            Self::OverclaimIntact => Some(PlantedFault::OverclaimIntact),
             Self::AnswerUnflushed => Some(PlantedFault::AnswerUnflushed),
             Self::ReuseUnstable => Some(PlantedFault::ReuseUnstable),
             Self::AcknowledgeUnwritten => Some(PlantedFault::AcknowledgeUnwritten),

@@ -58,8 +58,8 @@ impl RecordStore {
 
     /// The hosts whose members the record calls in sync.
     pub(crate) fn in_sync(&self) -> Vec<usize> {
-        let members = self.record.members.iter().enumerate();
-        members.filter(|(_, member)| member.state == MemberState::InSync).map(|(index, _)| index).collect()
+        let in_sync = self.record.members.iter().filter(|member| member.state == MemberState::InSync);
+        in_sync.map(|member| crate::template::host_of(member.replica)).collect()
     }
 
     fn swap(&mut self, expected: Revision, record: VolumeRecord) -> Result<Revision, AuthorityError> {

@@ -46,12 +46,11 @@ impl World {
         self.move_on();
     }
 
-    /// A pool that has stopped is opened again by restarting its host: what its device held back
-    /// after an error is not to be trusted.
+    /// A pool that has stopped is opened again.
     fn supervise_replicas(&mut self) {
         for host in 0..self.hosts.len() {
             if self.hosts[host].held.is_none() && self.has_stopped(host) {
-                self.cut_power(host, "restarted after an error of its device");
+                self.kill_replica(host, "its pool has stopped");
                 self.schedule(WATCH, Event::StartReplica { host });
             }
         }
@@ -88,6 +87,7 @@ impl World {
     fn is_at_rest(&self) -> bool {
         let members = &self.records.record.members;
         self.engines[self.desired].is_whole()
+            && self.is_connected(self.desired)
             && self.requests_in_flight(self.desired) == 0
             && members.iter().all(|member| member.state == MemberState::InSync)
             && (0..self.hosts.len()).all(|host| self.is_quiescent(host))

@@ -6,7 +6,7 @@ use crate::world::VOLUME;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use trivet_disk::{Disk, DiskImage, MemoryDisk};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockArena, BootId, PoolId, Stamp, VolumeId, block_crc};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId, block_crc};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::store::{
     Action, FormatOptions, Geometry, Request, RequestId, Store, StoreOptions, ZONE_BLOCKS,
@@ -21,23 +21,38 @@ pub(crate) fn pool_id(index: usize) -> PoolId {
     PoolId::from_bytes([u8::try_from(index + 1).expect("few hosts"); 16])
 }
 
+/// The host whose pool this is.
+pub(crate) fn host_of(pool: PoolId) -> usize {
+    usize::from(pool.as_bytes()[0]) - 1
+}
+
 pub(crate) fn boot_id(number: u64) -> BootId {
     let mut bytes = [7; 16];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
     BootId::from_bytes(bytes)
 }
 
-/// A closed pool of one zone.
-pub(crate) fn pool(index: usize, fill: Fill, blocks: u64) -> (DiskImage, MemoryMeta) {
-    thread_local! {
-        static MADE: RefCell<HashMap<(usize, Fill, u64), (DiskImage, MemoryMeta)>> = RefCell::default();
-    }
-    MADE.with_borrow_mut(|made| {
-        made.entry((index, fill, blocks)).or_insert_with(|| make(index, fill, blocks)).clone()
-    })
+/// What a run finds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Template {
+    /// Which host's.
+    pub(crate) index: usize,
+    pub(crate) fill: Fill,
+    /// Journal blocks that were written before: near its end, the journal's ring soon begins anew.
+    pub(crate) worn: u64,
+    /// The volume's size.
+    pub(crate) blocks: u64,
 }
 
-fn make(index: usize, fill: Fill, blocks: u64) -> (DiskImage, MemoryMeta) {
+/// A closed pool of one zone.
+pub(crate) fn pool(template: Template) -> (DiskImage, MemoryMeta) {
+    thread_local! {
+        static MADE: RefCell<HashMap<Template, (DiskImage, MemoryMeta)>> = RefCell::default();
+    }
+    MADE.with_borrow_mut(|made| made.entry(template).or_insert_with(|| make(template)).clone())
+}
+
+fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryMeta) {
     let geometry = Geometry::for_capacity(ZONE_BLOCKS);
     let mut image = DiskImage::new(geometry.capacity_end * BLOCK_SIZE_U64);
     // Where data and records will lie: what is there before must never be taken for either.
@@ -53,9 +68,14 @@ fn make(index: usize, fill: Fill, blocks: u64) -> (DiskImage, MemoryMeta) {
     let options = StoreOptions { map_budget_bytes: 1 << 20 };
     let (mut store, _) = Store::open(&mut disk, &meta, &options, boot_id(1)).expect("just formatted");
     let mut requests = vec![Request::CreateVolume { volume: VOLUME, blocks }];
-    if fill > 0 {
-        requests.push(Request::CreateVolume { volume: FILLER, blocks: fill });
-    }
+    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1) });
+    let discard = |number| Request::Discard {
+        volume: FILLER,
+        range: BlockRange::new(0, 1),
+        stamp: Stamp::from_u64(number + 1),
+        stable: false,
+    };
+    requests.extend((0..worn).map(discard));
     for request in requests {
         run(&mut store, &mut disk, &meta, request);
     }
@@ -66,7 +86,7 @@ fn make(index: usize, fill: Fill, blocks: u64) -> (DiskImage, MemoryMeta) {
         data.resize(count * BLOCK_SIZE, 0xf1);
         let data = data.freeze();
         let crcs = vec![block_crc(&data[..BLOCK_SIZE]); count];
-        let stamp = Stamp::from_u64(start + 1);
+        let stamp = Stamp::from_u64(worn + start + 1);
         let write = Request::Write { volume: FILLER, start, stamp, crcs, segments: vec![data], stable: true };
         run(&mut store, &mut disk, &meta, write);
     }

@@ -195,7 +195,7 @@ impl World {
             (Kind::Read(sectors), IoReply::Data(segments)) => self.check_read(during, sectors, &segments),
             (Kind::Change { write, sectors, zeros, stable }, IoReply::Done) => {
                 let value = |sector| if zeros { 0 } else { value_of(write, sector) };
-                let holders = self.check_acknowledged(asked.opening, during, sectors, value);
+                let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));
                 self.oracle.write_ended(write, self.now, stable, holders);
             }
             (Kind::Flush, IoReply::Done) => self.oracle.flushed(asked.opening, asked.begin),

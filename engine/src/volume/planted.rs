@@ -11,6 +11,8 @@ pub enum PlantedFault {
     SkipReconcile,
     /// Overlapping operations are not ordered.
     IgnoreOverlaps,
+    /// A member that comes back is not asked whether it still has what it acknowledged.
+    TrustReturningMember,
     /// A flush is answered without asking the members.
     SkipFlush,
 }

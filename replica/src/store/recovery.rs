@@ -314,7 +314,7 @@ impl Store {
 fn limit_intact(loaded: &mut Loaded, header: &mut Header) {
     for (slot, volume) in loaded.volumes.iter_mut() {
         let committed = loaded.committed.get(&slot).copied().unwrap_or(Stamp::ZERO);
-        if committed < volume.last {
+        if committed < volume.last && !planted::is(PlantedFault::OverclaimIntact) {
             let limit = volume.intact_limit.map_or(committed, |limit| limit.min(committed));
             volume.intact_limit = Some(limit);
             header.intact_limits.retain(|(of, _)| *of != slot);

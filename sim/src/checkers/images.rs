@@ -61,12 +61,13 @@ impl World {
         opening: OpeningId,
         during: Interval,
         sectors: Range<usize>,
-        value: impl Fn(usize) -> u64,
+        (value, stable): (impl Fn(usize) -> u64, bool),
     ) -> u64 {
         let values: Vec<(usize, u64)> = sectors.map(|sector| (sector, value(sector))).collect();
         let mut holders = 0;
         for host in self.records.in_sync() {
-            let lost_power = self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
+            let lost_power =
+                !stable && self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
             let holds = match &self.hosts[host].process {
                 // A newer engine may have written something else by now.
                 Some(_) if self.oracle.superseded(opening).is_none() => self.holds(host, &values, during.begin),

@@ -158,6 +158,8 @@ impl Oracle {
         write.acknowledged = Some(now);
         write.settled = write.settled.min(now);
         write.holders = holders;
+        // Everyone may have lost it while the last answer was on its way.
+        write.lost |= !stable && holders == 0;
         if stable {
             self.volatile.retain(|volatile| *volatile != id);
         } else if !self.volatile.contains(&id) {
