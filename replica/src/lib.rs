@@ -2,10 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod meta;
-#[cfg(feature = "planted-faults")]
 pub mod planted;
-#[cfg(not(feature = "planted-faults"))]
-mod planted;
 pub mod pool;
 pub mod server;
 pub mod session;

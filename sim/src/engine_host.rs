@@ -63,7 +63,8 @@ pub(crate) struct EngineHost {
 
 impl EngineHost {
     pub(crate) fn new(profile: &Profile, random: &mut Random) -> Self {
-        let pace = if profile.has(Fault::ClockDrift) { random.pick(&[0.95, 0.98, 1.0, 1.03, 1.05]) } else { 1.0 };
+        let pace =
+            if profile.has(Fault::ClockDrift) { random.pick(&[0.95, 0.98, 1.0, 1.03, 1.05]) } else { 1.0 };
         Self {
             engine: None,
             incarnation: 0,
@@ -250,7 +251,11 @@ impl World {
         if first {
             engine.served = generation;
         }
-        self.note(Happening::State { engine: index, generation: generation.get(), state: state_number(state) });
+        self.note(Happening::State {
+            engine: index,
+            generation: generation.get(),
+            state: state_number(state),
+        });
         if first {
             self.volume_opened(opening, generation);
         }
@@ -314,8 +319,7 @@ impl World {
             return;
         }
         let host = link.host;
-        let passes =
-            [Side::Host, Side::Engine].iter().all(|to| !self.network.is_blocked(index, host, *to));
+        let passes = [Side::Host, Side::Engine].iter().all(|to| !self.network.is_blocked(index, host, *to));
         if !passes || !self.hosts[host].powered {
             // Nothing comes back. Should the link be open again in time, the next attempt finds out.
             return self.schedule(CONNECT_MAX, Event::Redial { engine: index, incarnation, member, attempt });
@@ -324,10 +328,9 @@ impl World {
             return self.link_broke(index, member, "connection refused");
         }
         let connection = self.network.connections.len();
-        self.network.connections.push(Connection::new(
-            (index, incarnation, member),
-            (host, self.hosts[host].incarnation),
-        ));
+        self.network
+            .connections
+            .push(Connection::new((index, incarnation, member), (host, self.hosts[host].incarnation)));
         self.note(Happening::Connected { connection, engine: index, host });
         self.schedule(Duration::ZERO, Event::Accept { connection });
         if let Some(engine) = &mut self.engines[index].engine {

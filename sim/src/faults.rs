@@ -35,7 +35,9 @@ impl World {
     }
 
     pub(crate) fn strike(&mut self, fault: Fault) {
-        let Some((mut random, mean)) = self.strikes.remove(&fault).filter(|_| self.is_striking()) else { return };
+        let Some((mut random, mean)) = self.strikes.remove(&fault).filter(|_| self.is_striking()) else {
+            return;
+        };
         self.note(Happening::Struck(fault));
         self.strike_with(fault, &mut random);
         let next = random.exponential(mean);

@@ -1,13 +1,13 @@
 //! A replica's host: a device with a volatile cache, a map, and the server's process, whose loop is
 //! that of `replica/src/server/event_loop.rs` without sockets.
 
+use crate::Check;
 use crate::network::{LINGER, Side};
 use crate::random::Random;
 use crate::swarm::{Fault, Profile};
 use crate::template::{self, Template};
 use crate::trace::Happening;
 use crate::world::{Event, Node, VOLUME, World};
-use crate::Check;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,7 @@ use trivet_disk::{
 use trivet_model::{BlockArena, BootId, Generation, PoolId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::session::{ConnectionId, Identity, Output, Sessions};
-use trivet_replica::store::{
-    Action, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions,
-};
+use trivet_replica::store::{Action, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions};
 use trivet_wire::{BlockData, Frame, Message};
 
 /// Quiet after which the store writes what is only lazily written.
@@ -79,7 +77,8 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(index: usize, profile: &Profile, random: &mut Random) -> Self {
         let fill = if profile.has(Fault::CrowdedPool) { profile.fills[index] } else { 0 };
-        let (image, meta) = template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks });
+        let (image, meta) =
+            template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks });
         Self {
             pool: template::pool_id(index),
             disk: FaultyDisk::new(image, random.next()),
@@ -152,7 +151,8 @@ impl World {
                 return self.schedule(TICK, Event::StartReplica { host: index });
             }
             Err(error) => {
-                return self.fail(Check::Unopenable, format!("the pool of host {index} does not open: {error}"));
+                return self
+                    .fail(Check::Unopenable, format!("the pool of host {index} does not open: {error}"));
             }
         };
         if failing_reads {

@@ -111,7 +111,11 @@ fn search(arguments: &Arguments, planted: Option<Planted>) -> Result<(), String>
             format!("{planted} was not found in {} seeds and {:.1} s", sum.seeds, took.as_secs_f64())
         })?;
         let what = outcome.failure.map(|failure| failure.to_string()).unwrap_or_default();
-        println!("{planted}: found after {} seeds and {:.1} s by seed {seed}: {what}", sum.seeds, took.as_secs_f64());
+        println!(
+            "{planted}: found after {} seeds and {:.1} s by seed {seed}: {what}",
+            sum.seeds,
+            took.as_secs_f64()
+        );
         return Ok(());
     }
     let seconds = took.as_secs_f64().max(1e-9);

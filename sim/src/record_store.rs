@@ -9,9 +9,7 @@ use crate::swarm::Fault;
 use crate::trace::Happening;
 use crate::world::{Event, VOLUME, World};
 use std::time::Duration;
-use trivet_model::{
-    AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeRecord,
-};
+use trivet_model::{AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeRecord};
 
 /// How long an engine waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,10 +84,8 @@ impl World {
         let loses = self.profile.has(Fault::RecordLoss) && self.is_striking();
         let lost = loses && self.random.one_in(LOST_ONE_IN);
         if !lost {
-            return self.schedule(
-                delay,
-                Event::RecordArrives { engine, incarnation, request: Box::new(request) },
-            );
+            return self
+                .schedule(delay, Event::RecordArrives { engine, incarnation, request: Box::new(request) });
         }
         let answer = unreachable(&request);
         if self.random.one_in(2) {
@@ -119,7 +115,10 @@ impl World {
                     let broken = invariants::record_step(&before, after);
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if let Some(broken) = broken {
-                        self.fail(Check::Record, format!("{broken}: {before:?} became {:?}", self.records.record));
+                        self.fail(
+                            Check::Record,
+                            format!("{broken}: {before:?} became {:?}", self.records.record),
+                        );
                     }
                 } else {
                     self.note(Happening::Record { engine, what: "conflict", generation, epoch });

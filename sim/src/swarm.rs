@@ -206,7 +206,8 @@ const THEMES: [&[Fault]; 3] = [
 fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     let theme = THEMES.get(random.index(THEMES.len() * 2)).copied().unwrap_or_default();
     let others = if theme.is_empty() { random.pick(&[0, 10, 25, 40, 60]) } else { 4 };
-    let on = |fault: &Fault| !fault.is_beyond() && random.percent(if theme.contains(fault) { 70 } else { others });
+    let on =
+        |fault: &Fault| !fault.is_beyond() && random.percent(if theme.contains(fault) { 70 } else { others });
     Fault::ALL.into_iter().filter(on).collect()
 }
 

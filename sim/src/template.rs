@@ -6,7 +6,9 @@ use crate::world::VOLUME;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use trivet_disk::{Disk, DiskImage, MemoryDisk};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId, block_crc};
+use trivet_model::{
+    BLOCK_SIZE, BLOCK_SIZE_U64, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId, block_crc,
+};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::store::{
     Action, FormatOptions, Geometry, Request, RequestId, Store, StoreOptions, ZONE_BLOCKS,
@@ -56,7 +58,8 @@ fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryM
     let geometry = Geometry::for_capacity(ZONE_BLOCKS);
     let mut image = DiskImage::new(geometry.capacity_end * BLOCK_SIZE_U64);
     // Where data and records will lie: what is there before must never be taken for either.
-    let garbage: Vec<u8> = (0..BLOCK_SIZE).map(|at| u8::try_from((at * 7 + index * 13) % 251 + 1).unwrap_or(1)).collect();
+    let garbage: Vec<u8> =
+        (0..BLOCK_SIZE).map(|at| u8::try_from((at * 7 + index * 13) % 251 + 1).unwrap_or(1)).collect();
     for start in [geometry.journal_start, geometry.data_start + fill.min(700)] {
         for block in start..start + 200 {
             image.write(block * BLOCK_SIZE_U64, &garbage);

@@ -58,7 +58,11 @@ impl fmt::Display for Happening {
         match self {
             Self::Frame { connection, to_host, kind, request, stamp: raw, block } => {
                 let arrow = if *to_host { "->" } else { "<-" };
-                write!(f, "connection {connection:<3} {arrow} {kind:?} #{request} {} block {block}", stamp(*raw))
+                write!(
+                    f,
+                    "connection {connection:<3} {arrow} {kind:?} #{request} {} block {block}",
+                    stamp(*raw)
+                )
             }
             Self::ReplicaStarts { host, replayed, dropped, last, intact } => write!(
                 f,

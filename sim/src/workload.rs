@@ -104,7 +104,8 @@ impl World {
 
     /// Reads all that was ever touched, and flushes.
     pub(crate) fn ask_everything(&mut self, engine: usize) {
-        let touched: Vec<usize> = (0..self.oracle.sectors()).filter(|at| self.oracle.is_touched(*at)).collect();
+        let touched: Vec<usize> =
+            (0..self.oracle.sectors()).filter(|at| self.oracle.is_touched(*at)).collect();
         for run in touched.chunk_by(|a, b| a + 1 == *b) {
             self.ask_read(engine, run[0]..run[run.len() - 1] + 1);
         }

@@ -33,32 +33,85 @@ const EVENTS_MAX: u64 = 3_000_000;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The first item of a connection's pipe arrives.
-    Deliver { connection: usize, to: Side },
+    Deliver {
+        connection: usize,
+        to: Side,
+    },
     /// A replica server accepts a connection.
-    Accept { connection: usize },
+    Accept {
+        connection: usize,
+    },
     /// A replica server has lingered long enough on a connection that it closed.
-    Forget { connection: usize },
+    Forget {
+        connection: usize,
+    },
     /// An attempt to connect comes to its end.
-    Dialed { engine: usize, incarnation: u64, member: MemberIndex, attempt: u64 },
+    Dialed {
+        engine: usize,
+        incarnation: u64,
+        member: MemberIndex,
+        attempt: u64,
+    },
     /// The pause before the next attempt is over, or the attempt has taken too long.
-    Redial { engine: usize, incarnation: u64, member: MemberIndex, attempt: u64 },
+    Redial {
+        engine: usize,
+        incarnation: u64,
+        member: MemberIndex,
+        attempt: u64,
+    },
     /// A replica server's turn of its loop.
-    Turn { host: usize, incarnation: u64 },
-    DiskDone { host: usize, incarnation: u64, token: DiskToken },
+    Turn {
+        host: usize,
+        incarnation: u64,
+    },
+    DiskDone {
+        host: usize,
+        incarnation: u64,
+        token: DiskToken,
+    },
     /// A background thread has done a job.
-    Background { host: usize, incarnation: u64, job: usize },
+    Background {
+        host: usize,
+        incarnation: u64,
+        job: usize,
+    },
     /// Fifty milliseconds of quiet may be over.
-    Quiet { host: usize, incarnation: u64 },
-    HostTick { host: usize, incarnation: u64 },
-    StartReplica { host: usize },
-    EngineTick { engine: usize, incarnation: u64, at: Duration },
-    RecordArrives { engine: usize, incarnation: u64, request: Box<RecordRequest> },
-    RecordAnswers { engine: usize, incarnation: u64, answer: Box<RecordAnswer> },
+    Quiet {
+        host: usize,
+        incarnation: u64,
+    },
+    HostTick {
+        host: usize,
+        incarnation: u64,
+    },
+    StartReplica {
+        host: usize,
+    },
+    EngineTick {
+        engine: usize,
+        incarnation: u64,
+        at: Duration,
+    },
+    RecordArrives {
+        engine: usize,
+        incarnation: u64,
+        request: Box<RecordRequest>,
+    },
+    RecordAnswers {
+        engine: usize,
+        incarnation: u64,
+        answer: Box<RecordAnswer>,
+    },
     /// A client may ask for something.
-    Client { engine: usize },
+    Client {
+        engine: usize,
+    },
     Strike(Fault),
     /// What a strike has done is over, unless everything was mended meanwhile (`mended`).
-    Mend { what: Mending, mended: u64 },
+    Mend {
+        what: Mending,
+        mended: u64,
+    },
     /// Looks after what a supervisor looks after, and moves the run on.
     Watch,
 }
@@ -114,6 +167,7 @@ pub(crate) struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     pub(crate) profile: Profile,
+    #[cfg(feature = "planted-faults")]
     pub(crate) planted: Option<Planted>,
     pub(crate) stage: Stage,
     /// Counts the times that everything was mended.
@@ -145,6 +199,7 @@ impl World {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             scheduled: 0,
+            #[cfg(feature = "planted-faults")]
             planted,
             stage: Stage::Faults,
             mended: 0,

@@ -84,7 +84,12 @@ impl SectorHistory {
 
     /// Whether what put `value` there had not ended at `begin`: it may have come after a write that
     /// began then.
-    pub(crate) fn may_follow(&self, value: u64, begin: Duration, facts: &dyn Fn(WriteId) -> WriteFact) -> bool {
+    pub(crate) fn may_follow(
+        &self,
+        value: u64,
+        begin: Duration,
+        facts: &dyn Fn(WriteId) -> WriteFact,
+    ) -> bool {
         self.versions.iter().any(|version| version.value == value && facts(version.write).end >= begin)
     }
 
@@ -132,12 +137,7 @@ impl SectorHistory {
         Ok(())
     }
 
-    fn stale(
-        &self,
-        value: u64,
-        during: Interval,
-        facts: &dyn Fn(WriteId) -> WriteFact,
-    ) -> Option<String> {
+    fn stale(&self, value: u64, during: Interval, facts: &dyn Fn(WriteId) -> WriteFact) -> Option<String> {
         let all = || self.versions.iter().map(|version| (version.value, facts(version.write)));
         let sources = || all().filter(|(written, fact)| *written == value && fact.begin <= during.end);
         if sources().next().is_none() {
@@ -148,17 +148,14 @@ impl SectorHistory {
                 later.acknowledged && !later.lost && source.end < later.begin && later.end < during.begin
             })
         };
-        sources()
-            .all(|(_, source)| overwritten(&source))
-            .then(|| format!("{value:#x}, read during {:?}..{:?}, had been overwritten", during.begin, during.end))
+        sources().all(|(_, source)| overwritten(&source)).then(|| {
+            format!("{value:#x}, read during {:?}..{:?}, had been overwritten", during.begin, during.end)
+        })
     }
 }
 
 fn zone(version: Version, fact: WriteFact) -> Zone {
-    Zone {
-        finish: fact.end.min(version.first_read_end),
-        start: fact.begin.max(version.last_read_begin),
-    }
+    Zone { finish: fact.end.min(version.first_read_end), start: fact.begin.max(version.last_read_begin) }
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ impl World {
         let mut bytes = vec![0; BLOCK_SIZE];
         host_.disk.image().read(offset, &mut bytes);
         if block_crc(&bytes) != version.crc {
-            return Err(format!("host {host}: block {block} (stamp {}) is not what was written", version.stamp));
+            return Err(format!(
+                "host {host}: block {block} (stamp {}) is not what was written",
+                version.stamp
+            ));
         }
         Ok(Some((version.stamp, bytes)))
     }
@@ -66,11 +69,12 @@ impl World {
         let values: Vec<(usize, u64)> = sectors.map(|sector| (sector, value(sector))).collect();
         let mut holders = 0;
         for host in self.records.in_sync() {
-            let lost_power =
-                !stable && self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
+            let lost_power = !stable && self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
             let holds = match &self.hosts[host].process {
                 // A newer engine may have written something else by now.
-                Some(_) if self.oracle.superseded(opening).is_none() => self.holds(host, &values, during.begin),
+                Some(_) if self.oracle.superseded(opening).is_none() => {
+                    self.holds(host, &values, during.begin)
+                }
                 _ => Ok(!lost_power),
             };
             match holds {
@@ -97,8 +101,9 @@ impl World {
                     (Ok(held), None) => first = Some((*host, held)),
                     (Ok(held), Some((other, known))) if held != *known => {
                         let stamps = (known.as_ref().map(|held| held.0), held.map(|held| held.0));
-                        let detail =
-                            format!("block {block} differs between hosts {other} and {host}: stamps {stamps:?}");
+                        let detail = format!(
+                            "block {block} differs between hosts {other} and {host}: stamps {stamps:?}"
+                        );
                         return self.fail(check, detail);
                     }
                     (Ok(_), Some(_)) => {}

@@ -38,9 +38,10 @@ pub(crate) fn record_step(before: &VolumeRecord, after: &VolumeRecord) -> Option
     }
     let shrinks = before.members.iter().any(|old| {
         old.state == MemberState::InSync
-            && !after.members.iter().any(|member| {
-                member.replica == old.replica && member.state == MemberState::InSync
-            })
+            && !after
+                .members
+                .iter()
+                .any(|member| member.replica == old.replica && member.state == MemberState::InSync)
     });
     if changed && (joins || shrinks) && after.epoch == before.epoch {
         return Some("who is in sync changes within an epoch");

@@ -200,9 +200,7 @@ impl Oracle {
         }
         let (openings, writes) = (&self.openings, &self.writes);
         let facts = |id: WriteId| fact(openings, &writes[id.0]);
-        self.sectors[sector]
-            .read(value, during, &facts)
-            .map_err(|why| format!("sector {sector}: {why}"))?;
+        self.sectors[sector].read(value, during, &facts).map_err(|why| format!("sector {sector}: {why}"))?;
         // What was seen has happened, though nobody has acknowledged it.
         if let Some(id) = self.sectors[sector].source(value).filter(|_| value != 0) {
             let write = &mut self.writes[id.0];
@@ -219,7 +217,9 @@ impl Oracle {
         let (openings, writes) = (&self.openings, &self.writes);
         let facts = |id: WriteId| fact(openings, &writes[id.0]);
         if !self.sectors[sector].may_hold(value, now, &facts) {
-            return Err(format!("sector {sector} holds {value:#x} after a loss of power: a flushed version is gone"));
+            return Err(format!(
+                "sector {sector} holds {value:#x} after a loss of power: a flushed version is gone"
+            ));
         }
         let id = WriteId(self.writes.len());
         let keep = |id: WriteId| {

@@ -1,8 +1,8 @@
 //! Engine, members, authority and consumer, joined by links; one random event at a time.
 
+use super::Random;
 use super::client::Client;
 use super::model_member::ModelMember;
-use super::Random;
 use crate::volume::{
     Action, CoreOptions, MemberFault, MemberIndex, PlantedFault, Standing, Tag, VolumeCore, VolumeState,
 };
