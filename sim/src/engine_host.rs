@@ -96,8 +96,8 @@ fn host_at(address: &str) -> usize {
     number.and_then(|number| number.parse().ok()).expect("the record names hosts of this world")
 }
 
-pub(crate) fn address_of(host: usize) -> String {
-    format!("10.0.0.{host}:7000")
+pub(crate) fn address_of(host: usize, port: u64) -> String {
+    format!("10.0.0.{host}:{}", 7000 + port)
 }
 
 impl World {
@@ -210,6 +210,10 @@ impl World {
                 let host = host_at(&address);
                 if let Some(link) = engine.links.get_mut(member.0) {
                     link.host = host;
+                    if link.state == LinkState::Waiting {
+                        (link.pause, link.attempt) = (PAUSE_MIN, link.attempt + 1);
+                        self.dial(index, member);
+                    }
                 } else {
                     let state = LinkState::Waiting;
                     engine.links.push(Link { host, state, pause: PAUSE_MIN, attempt: 0 });

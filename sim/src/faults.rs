@@ -109,7 +109,12 @@ impl World {
                 self.records.away += 1;
                 self.mend_after(hang, Mending::Record);
             }
-            Fault::RecordTouch => self.records.revision.0 += 1,
+            Fault::RecordTouch => self.records.touch(random),
+            Fault::Grow => {
+                if self.engines[engine].held.is_none() {
+                    self.ask_to_grow(engine, random.below(4));
+                }
+            }
             Fault::TotalPower => self.total_power_loss(random),
             Fault::CorruptFrame
             | Fault::ReadError

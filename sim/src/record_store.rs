@@ -5,6 +5,7 @@ use crate::Check;
 use crate::checkers::invariants;
 use crate::engine_host::address_of;
 use crate::host::Host;
+use crate::random::Random;
 use crate::swarm::Fault;
 use crate::trace::Happening;
 use crate::world::{Event, VOLUME, World};
@@ -39,7 +40,7 @@ impl RecordStore {
     pub(crate) fn new(hosts: &[Host], blocks: u64) -> Self {
         let members = hosts.iter().enumerate().map(|(index, host)| Member {
             replica: host.pool,
-            address: address_of(index),
+            address: address_of(index, 0),
             state: MemberState::InSync,
         });
         let record = VolumeRecord {
@@ -58,6 +59,16 @@ impl RecordStore {
     pub(crate) fn in_sync(&self) -> Vec<usize> {
         let in_sync = self.record.members.iter().filter(|member| member.state == MemberState::InSync);
         in_sync.map(|member| crate::template::host_of(member.replica)).collect()
+    }
+
+    /// Somebody else changes what is no engine's business, or where a member is found.
+    pub(crate) fn touch(&mut self, random: &mut Random) {
+        let host = random.index(self.record.members.len());
+        let member = &mut self.record.members[host];
+        if random.one_in(2) {
+            member.address = address_of(crate::template::host_of(member.replica), random.below(2));
+        }
+        self.revision.0 += 1;
     }
 
     fn swap(&mut self, expected: Revision, record: VolumeRecord) -> Result<Revision, AuthorityError> {
@@ -112,7 +123,7 @@ impl World {
                 let after = &self.records.record;
                 let (generation, epoch) = (after.generation.get(), after.epoch.0);
                 if result.is_ok() {
-                    let broken = invariants::record_step(&before, after);
+                    let broken = invariants::record_step(&before, after).or_else(|| self.check_sizes());
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if let Some(broken) = broken {
                         self.fail(
@@ -128,6 +139,16 @@ impl World {
         };
         let delay = self.random.log_between(Duration::from_micros(200), Duration::from_millis(30));
         self.schedule(delay, Event::RecordAnswers { engine, incarnation, answer: Box::new(answer) });
+    }
+
+    /// The record never promises more than the replicas in sync have.
+    fn check_sizes(&self) -> Option<&'static str> {
+        let small = |host: usize| {
+            let process = self.hosts[host].process.as_ref();
+            let replica = process.and_then(|process| process.store.volume(VOLUME));
+            replica.is_some_and(|replica| replica.blocks < self.records.record.blocks)
+        };
+        self.records.in_sync().into_iter().any(small).then_some("a replica in sync is too small")
     }
 
     pub(crate) fn record_answers(&mut self, engine: usize, incarnation: u64, answer: RecordAnswer) {

@@ -51,12 +51,14 @@ pub enum Fault {
     RecordOutage,
     /// Answers of the record store are lost, of swaps that took place too.
     RecordLoss,
-    /// Others change the record: its revision moves on.
+    /// Others change the record: its revision moves on, and members move to other addresses.
     RecordTouch,
     /// All hosts lose power at once.
     TotalPower,
     /// Engines' clocks run fast or slow.
     ClockDrift,
+    /// The volume is grown, which changes replicas and record.
+    Grow,
     /// After its device has failed, a replica server is started again without restarting the host.
     /// Known to fail (`docs/testing.md`), so that no seed draws it.
     TrustFailedDisk,
@@ -64,7 +66,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -88,6 +90,7 @@ impl Fault {
         Self::RecordTouch,
         Self::TotalPower,
         Self::ClockDrift,
+        Self::Grow,
         Self::TrustFailedDisk,
     ];
 

@@ -21,6 +21,7 @@ enum Kind {
     Read(Range<usize>),
     Change { write: WriteId, sectors: Range<usize>, zeros: bool, stable: bool },
     Flush,
+    Grow,
     Other,
 }
 
@@ -112,6 +113,16 @@ impl World {
         self.request(engine, Kind::Flush, IoRequest::Flush);
     }
 
+    /// Grows the volume, by nothing at times.
+    pub(crate) fn ask_to_grow(&mut self, engine: usize, by: u64) {
+        if let Some(tag) = self.note_request(engine, Kind::Grow) {
+            self.with_core(engine, |core, now| {
+                let blocks = core.blocks() + by;
+                core.grow(now, tag, blocks);
+            });
+        }
+    }
+
     fn opening_of(&self, engine: usize) -> Option<OpeningId> {
         self.engines[engine].engine.as_ref().map(|engine| engine.opening)
     }
@@ -141,7 +152,13 @@ impl World {
     }
 
     fn request(&mut self, engine: usize, kind: Kind, request: IoRequest) {
-        let Some(opening) = self.opening_of(engine) else { return };
+        if let Some(tag) = self.note_request(engine, kind) {
+            self.submit(engine, tag, request);
+        }
+    }
+
+    fn note_request(&mut self, engine: usize, kind: Kind) -> Option<Tag> {
+        let opening = self.opening_of(engine)?;
         self.clients.next_tag += 1;
         let tag = self.clients.next_tag;
         let (what, sectors, value) = match &kind {
@@ -151,13 +168,14 @@ impl World {
             }
             Kind::Change { sectors, .. } => ("zeros", sectors.clone(), 0),
             Kind::Flush => ("flush", 0..0, 0),
+            Kind::Grow => ("grow", 0..0, 0),
             Kind::Other => ("query", 0..0, 0),
         };
         let (sector, sectors) = (sectors.start, sectors.len());
         self.note(Happening::Asked { engine, tag, what, sector, sectors, value });
         let incarnation = self.engines[engine].incarnation;
         self.clients.in_flight.insert(tag, Asked { engine, incarnation, opening, begin: self.now, kind });
-        self.submit(engine, Tag(tag), request);
+        Some(Tag(tag))
     }
 
     /// The engine has answered.
@@ -177,6 +195,8 @@ impl World {
         };
         let reply = match result {
             Ok(reply) => reply,
+            // One at a time, and not while the volume is opened.
+            Err(_) if matches!(asked.kind, Kind::Grow) => return,
             // It may have happened or not, now or later.
             Err(IoError::Fenced | IoError::Closed) => return,
             Err(IoError::NoSpace) if self.profile.has(Fault::CrowdedPool) => return,
@@ -199,6 +219,7 @@ impl World {
                 let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));
                 self.oracle.write_ended(write, self.now, stable, holders);
             }
+            (Kind::Grow, IoReply::Done) => {}
             (Kind::Flush, IoReply::Done) => self.oracle.flushed(asked.opening, asked.begin),
             (Kind::Other, IoReply::Allocation(extents)) if !extents.is_empty() => {}
             (kind, reply) => self.fail(Check::Answers, format!("{kind:?} was answered {reply:?}")),
