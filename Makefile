@@ -29,12 +29,16 @@ TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux
 # The sanitizer's flags are nightly's; the stable compiler takes them when told so.
 FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
 
+BUILD_SIM = $(CARGO) build --release --workspace --bin trivet-sim
+SIM = $(TARGET)/release/trivet-sim
+
 ROUNDS ?= 100
 FUZZ_SECONDS ?= 60
+SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench soak memory fuzz fuzz-replay
+	doc bench soak memory fuzz fuzz-replay sim sim-long sim-planted
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +104,18 @@ bench: build ## measure a volume against raw files and keep the table in docs/pe
 
 soak: build ## kill -9 in a loop under load (ROUNDS=100, TRIVET_TEST_SEED=n repeats a run)
 	TRIVET_TEST_ROUNDS=$(ROUNDS) $(CARGO) test --release --workspace --test kill -- --nocapture kill_9_of_anyone
+
+sim: check-tools ## simulate clusters: 20,000 seeds or ten minutes, whichever comes first
+	$(BUILD_SIM)
+	$(SIM) --seeds 0..20000 --seconds 600
+
+sim-long: check-tools ## simulate clusters for SECONDS=3600, out of seeds that nobody has run
+	$(BUILD_SIM)
+	first=$$(date +%s)0000; $(SIM) --seeds $$first..$$((first + 1000000000)) --seconds $(SECONDS)
+
+sim-planted: check-tools ## put faults into the product, and see that the simulator finds each within 60 s
+	$(BUILD_SIM) --features trivet-sim/planted-faults
+	$(SIM) --plant all --seconds 60
 
 memory: build ## two million blocks in a terabyte: a replica's memory, and its time to open
 	$(CARGO) test --release --workspace --test memory -- --ignored --nocapture

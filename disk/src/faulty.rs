@@ -29,6 +29,7 @@ pub struct FaultyDisk {
     plan: FaultPlan,
     order: CompletionOrder,
     length_max: u64,
+    failed: bool,
     in_flight: VecDeque<InFlight>,
     ready: Vec<DiskCompletion>,
 }
@@ -64,6 +65,7 @@ impl FaultyDisk {
             plan: FaultPlan::default(),
             order: CompletionOrder::Random,
             length_max: u64::MAX,
+            failed: false,
             in_flight: VecDeque::new(),
             ready: Vec::new(),
         }
@@ -90,6 +92,18 @@ impl FaultyDisk {
     /// of that kind.
     pub fn inject(&mut self, fault: Fault, after: u64) {
         self.plan.schedule(fault, after);
+    }
+
+    /// Whether a write or flush has failed: what the cache still shows may not survive, whatever later
+    /// flushes say.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Lets no fault happen to what is submitted from now on.
+    pub fn clear_faults(&mut self) {
+        self.plan = FaultPlan::default();
     }
 
     /// Turns one bit over on the medium, for readers now and after a crash.
@@ -127,6 +141,13 @@ impl FaultyDisk {
         }
     }
 
+    /// Forgets what is in flight and what was not reaped: the process that asked is gone, and what
+    /// the device has not taken by now never reaches it.
+    pub fn abandon(&mut self) {
+        self.in_flight.clear();
+        self.ready.clear();
+    }
+
     fn complete(&mut self, index: usize) {
         let Some(InFlight { token, operation, fault, covers }) = self.in_flight.remove(index) else {
             unreachable!("an index among those in flight")
@@ -151,6 +172,7 @@ impl FaultyDisk {
                 Ok(BytesMut::new())
             }
         };
+        self.failed |= matches!(fault, Some(Fault::WriteError | Fault::FlushError));
         self.ready.push(DiskCompletion { token, result });
     }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod meta;
+pub mod planted;
 pub mod pool;
 pub mod server;
 pub mod session;

@@ -52,7 +52,7 @@ const _: () = assert!(POOL_REPORT_MAX <= 256 * 1024, "the most a decoder holds o
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal, fixed $fixed:expr, blocks $blocks:expr, flags $flags:expr;)*) => {
         /// Which message a frame carries; the numbers are on the wire.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum Kind {
             $(#[doc = concat!("[`Message::", stringify!($name), "`]")] $name,)*
         }

@@ -17,6 +17,8 @@ pub enum PlantedFault {
     IgnoreOverlaps,
     /// A flush is answered without asking the members.
     SkipFlush,
+    /// A member that comes back is not asked whether it still has what it acknowledged.
+    TrustReturningMember,
     /// A member is left out before the record says so.
     DropBeforeSwap,
     /// Requests are answered without a lease.
@@ -40,8 +42,8 @@ pub enum PlantedFault {
 impl VolumeCore {
     /// Makes the core make a mistake from now on.
     #[cfg(any(test, feature = "planted-faults"))]
-    pub fn plant(&mut self, fault: PlantedFault) {
-        self.planted = Some(fault);
+    pub fn plant(&mut self, fault: Option<PlantedFault>) {
+        self.planted = fault;
     }
 
     #[cfg(any(test, feature = "planted-faults"))]

@@ -4,6 +4,7 @@ use super::connection::{Session, State};
 use super::in_flight::{Answer, Entry};
 use super::writers::Promise;
 use super::{CloseReason, ConnectionId, Output, PoolFacts, Sessions, reply};
+use crate::planted::{self, PlantedFault};
 use crate::store::{Request, RequestError, VolumeProgress};
 use trivet_model::geometry::BLOCK_SIZE;
 use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
@@ -143,7 +144,9 @@ impl Sessions {
                 return Ok(());
             }
         };
-        if let Some(older) = superseded {
+        if let Some(older) = superseded
+            && !planted::is(PlantedFault::KeepOlderSession)
+        {
             let detail = format!("generation {} has opened the volume", asked.generation);
             self.close(older, CloseReason::Ours { code: ErrorCode::Fenced, detail }, out);
         }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::layout::{Geometry, ZONE_BLOCKS};
+use crate::planted::{self, PlantedFault};
 
 const WORDS: usize = 16;
 const _: () = assert!(WORDS as u64 * 64 == ZONE_BLOCKS);
@@ -192,7 +193,8 @@ impl Allocator {
     /// every read numbered below `oldest_read` has ended.
     pub(crate) fn release(&mut self, stable: u64, oldest_read: u64) {
         while let Some(front) = self.quarantine.front() {
-            if front.sequence >= stable || front.read_barrier > oldest_read {
+            let unstable = front.sequence >= stable && !planted::is(PlantedFault::ReuseUnstable);
+            if unstable || front.read_barrier > oldest_read {
                 break;
             }
             let physical = front.physical;

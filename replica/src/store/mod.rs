@@ -18,6 +18,7 @@ mod checkpoint;
 mod entry;
 mod flush;
 mod header;
+mod inspect;
 mod journal;
 mod layout;
 mod maintenance;
@@ -50,9 +51,12 @@ use record::{Record, Slot};
 use volume::{TAIL_EXTENTS_MAX, VolumeTable};
 use write::{Batch, QueuedRecord, QueuedWrite};
 
+use crate::planted::{self, PlantedFault};
+
 pub use checkpoint::{CheckpointError, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
 pub use entry::GroupError;
 pub use header::HeaderError;
+pub use inspect::BlockVersion;
 pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
 pub use recovery::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
 pub use request::{
@@ -209,6 +213,13 @@ impl Store {
             }
             Request::Promise { volume, generation, epoch, session } => {
                 let slot = self.find(volume)?;
+                if planted::is(PlantedFault::SkipDurablePromise)
+                    && let Some(volume) = self.volumes.get_mut(slot)
+                {
+                    (volume.generation, volume.epoch, volume.session) = (generation, epoch, session);
+                    self.complete(id, Ok(Reply::Done));
+                    return Ok(());
+                }
                 self.held.push((id, slot, Record::Promise { slot, generation, epoch, session }));
             }
             Request::CreateVolume { volume, blocks } => self.create_volume(id, volume, blocks)?,

@@ -37,6 +37,7 @@ use super::request::TailExtent;
 use super::volume::{Volume, VolumeDecodeError, VolumeTable};
 use super::write::apply_record;
 use crate::meta::{MetaError, MetaStore};
+use crate::planted::{self, PlantedFault};
 
 /// How to open a pool.
 #[derive(Clone, Copy, Debug)]
@@ -313,7 +314,7 @@ impl Store {
 fn limit_intact(loaded: &mut Loaded, header: &mut Header) {
     for (slot, volume) in loaded.volumes.iter_mut() {
         let committed = loaded.committed.get(&slot).copied().unwrap_or(Stamp::ZERO);
-        if committed < volume.last {
+        if committed < volume.last && !planted::is(PlantedFault::OverclaimIntact) {
             let limit = volume.intact_limit.map_or(committed, |limit| limit.min(committed));
             volume.intact_limit = Some(limit);
             header.intact_limits.retain(|(of, _)| *of != slot);
@@ -577,7 +578,8 @@ fn replay_block(
                 if sequence >= loaded.stable {
                     let data = read_blocking(disk, physical * BLOCK_SIZE_U64, crcs.len() * BLOCK_SIZE)?;
                     for (at, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
-                        if kept[at] && block_crc(block) != crcs[at] {
+                        let wrong = block_crc(block) != crcs[at];
+                        if kept[at] && wrong && !planted::is(PlantedFault::SkipReplayChecksum) {
                             kept[at] = false;
                             let block = u16::try_from(at).unwrap_or(u16::MAX);
                             loaded.dropped.push(Dropped { sequence, record: number, block });

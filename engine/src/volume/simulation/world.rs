@@ -113,9 +113,7 @@ impl World {
         self.image_tag = None;
         self.openings += 1;
         self.core = VolumeCore::new(options(self.openings), self.now());
-        if let Some(fault) = self.faults.planted {
-            self.core.plant(fault);
-        }
+        self.core.plant(self.faults.planted);
         self.perform();
     }
 

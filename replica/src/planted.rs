@@ -1,0 +1,44 @@
+//! Faults planted in the replica, to prove that the simulator sees them. Without the feature
+//! `planted-faults` nothing can be planted, and the hooks compile to nothing.
+
+/// A way for the replica to be wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlantedFault {
+    /// A promise is answered before it is durable, and never written.
+    SkipDurablePromise,
+    /// An opening with a lower generation than the promised one is let in.
+    AcceptOlderGeneration,
+    /// An older session goes on beside the newer one.
+    KeepOlderSession,
+    /// After a loss of power everything up to the highest stamp found is called intact.
+    OverclaimIntact,
+    /// A flush is answered at once.
+    AnswerUnflushed,
+    /// A freed block is used again before the record that freed it is stable.
+    ReuseUnstable,
+    /// A batch's writes are answered before journal and data are written.
+    AcknowledgeUnwritten,
+    /// Replay believes records whose data did not reach the medium.
+    SkipReplayChecksum,
+}
+
+#[cfg(feature = "planted-faults")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<PlantedFault>> = const { std::cell::Cell::new(None) };
+}
+
+/// Makes every replica of this thread wrong from now on.
+#[cfg(feature = "planted-faults")]
+pub fn plant(fault: Option<PlantedFault>) {
+    PLANTED.set(fault);
+}
+
+#[cfg(feature = "planted-faults")]
+pub(crate) fn is(fault: PlantedFault) -> bool {
+    PLANTED.get() == Some(fault)
+}
+
+#[cfg(not(feature = "planted-faults"))]
+pub(crate) const fn is(_fault: PlantedFault) -> bool {
+    false
+}

@@ -1,0 +1,164 @@
+//! Looking into the members' stores: what each holds of a block, and whether they are alike.
+
+use super::history::Interval;
+use super::oracle::{OpeningId, SECTORS, read_sector};
+use crate::Check;
+use crate::world::{VOLUME, World};
+use std::ops::Range;
+use std::time::Duration;
+use trivet_disk::MemoryDisk;
+use trivet_model::{BLOCK_SIZE, Generation, SECTOR_SIZE, Stamp, block_crc};
+use trivet_replica::store::verify;
+
+/// A block as a member holds it; without bytes for a hole. A hole's stamp does not count: members
+/// forget tombstones at different times.
+type Held = Option<(Stamp, Vec<u8>)>;
+
+impl World {
+    /// What a running replica holds of a block.
+    fn held(&self, host: usize, block: u64) -> Result<Held, String> {
+        let host_ = &self.hosts[host];
+        let Some(process) = &host_.process else { return Err(format!("host {host} does not run")) };
+        let version = process
+            .store
+            .version(&*host_.meta, VOLUME, block)
+            .map_err(|error| format!("host {host}: {error}"))?;
+        let Some((version, offset)) = version.and_then(|version| Some((version, version.offset?))) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; BLOCK_SIZE];
+        host_.disk.image().read(offset, &mut bytes);
+        if block_crc(&bytes) != version.crc {
+            return Err(format!(
+                "host {host}: block {block} (stamp {}) is not what was written",
+                version.stamp
+            ));
+        }
+        Ok(Some((version.stamp, bytes)))
+    }
+
+    fn sector_value(&self, host: usize, sector: usize) -> Result<u64, String> {
+        let block = (sector / SECTORS) as u64;
+        let at = sector % SECTORS * SECTOR_SIZE;
+        match self.held(host, block)? {
+            None => Ok(0),
+            Some((_, bytes)) => read_sector(&bytes[at..at + SECTOR_SIZE], sector),
+        }
+    }
+
+    /// Whether a running replica holds these values of a write that began then, or what another wrote
+    /// over them meanwhile: a write is not atomic over its blocks.
+    fn holds(&self, host: usize, values: &[(usize, u64)], begin: Duration) -> Result<bool, String> {
+        for (sector, value) in values {
+            let held = self.sector_value(host, *sector)?;
+            if held != *value && !self.oracle.may_follow(*sector, held, begin) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A write is acknowledged: every member in sync must hold it. Answers who does.
+    pub(crate) fn check_acknowledged(
+        &mut self,
+        opening: OpeningId,
+        during: Interval,
+        sectors: Range<usize>,
+        (value, stable): (impl Fn(usize) -> u64, bool),
+    ) -> u64 {
+        let values: Vec<(usize, u64)> = sectors.map(|sector| (sector, value(sector))).collect();
+        let mut holders = 0;
+        for host in self.records.in_sync() {
+            let lost_power = !stable && self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
+            let holds = match &self.hosts[host].process {
+                // A newer engine may have written something else by now.
+                Some(_) if self.oracle.superseded(opening).is_none() => {
+                    self.holds(host, &values, during.begin)
+                }
+                _ => Ok(!lost_power),
+            };
+            match holds {
+                Ok(true) => holders |= 1 << host,
+                Ok(false) if lost_power => {}
+                Ok(false) => self.fail(
+                    Check::Acknowledged,
+                    format!("host {host} is in sync and lacks sectors {values:x?}, acknowledged just now"),
+                ),
+                Err(why) => self.fail(Check::Acknowledged, why),
+            }
+        }
+        holders
+    }
+
+    /// Everyone in sync who runs holds the same; and it is what the history allows.
+    fn check_alike(&mut self, who: &[usize], check: Check) {
+        let touched: Vec<u64> = self.oracle.touched.iter().copied().collect();
+        for block in touched {
+            let mut first: Option<(usize, Held)> = None;
+            for host in who {
+                match (self.held(*host, block), &first) {
+                    (Err(why), _) => return self.fail(check, why),
+                    (Ok(held), None) => first = Some((*host, held)),
+                    (Ok(held), Some((other, known))) if held != *known => {
+                        let stamps = (known.as_ref().map(|held| held.0), held.map(|held| held.0));
+                        let detail = format!(
+                            "block {block} differs between hosts {other} and {host}: stamps {stamps:?}"
+                        );
+                        return self.fail(check, detail);
+                    }
+                    (Ok(_), Some(_)) => {}
+                }
+            }
+            let Some((_, held)) = first else { return };
+            for index in 0..SECTORS {
+                let sector = usize::try_from(block).unwrap_or(usize::MAX) * SECTORS + index;
+                let value = match &held {
+                    None => Ok(0),
+                    Some((_, bytes)) => read_sector(&bytes[index * SECTOR_SIZE..][..SECTOR_SIZE], sector),
+                };
+                let during = Interval { begin: self.now, end: self.now };
+                let holders = self.in_sync_mask();
+                let outcome = value.and_then(|value| self.oracle.read(sector, value, during, holders));
+                if let Err(why) = outcome {
+                    return self.fail(Check::Image, format!("members hold: {why}"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn in_sync_mask(&self) -> u64 {
+        self.records.in_sync().into_iter().fold(0, |mask, host| mask | 1 << host)
+    }
+
+    /// A volume has just been opened: the members in sync are alike, and hold what they must.
+    pub(crate) fn volume_opened(&mut self, opening: OpeningId, generation: Generation) {
+        self.oracle.opened(opening, generation, self.now);
+        let promised = |host: &usize| {
+            let process = self.hosts[*host].process.as_ref();
+            let known = process.and_then(|process| process.store.volume(VOLUME));
+            known.is_some_and(|known| known.generation == generation)
+        };
+        let who: Vec<usize> = self.records.in_sync().into_iter().filter(promised).collect();
+        self.check_alike(&who, Check::Alike);
+    }
+
+    /// Everything is at rest.
+    pub(crate) fn check_rest(&mut self) {
+        let who = self.records.in_sync();
+        self.check_alike(&who, Check::Alike);
+    }
+
+    /// What `trivet check --data` says of every pool.
+    pub(crate) fn check_pools(&mut self) {
+        for index in 0..self.hosts.len() {
+            let host = &self.hosts[index];
+            let mut disk = MemoryDisk::from(host.disk.image().clone());
+            let detail = match verify(&mut disk, &*host.meta, true, &mut |_, _| ()) {
+                Ok(report) if report.findings.is_empty() => continue,
+                Ok(report) => format!("host {index}: {:?}", report.findings),
+                Err(error) => format!("host {index}: {error}"),
+            };
+            return self.fail(Check::Pool, detail);
+        }
+    }
+}

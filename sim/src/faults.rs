@@ -1,0 +1,216 @@
+//! What goes wrong, when, and for how long.
+
+use crate::network::Side;
+use crate::random::Random;
+use crate::stages::Stage;
+use crate::swarm::Fault;
+use crate::trace::Happening;
+use crate::world::{Event, Mending, Node, World};
+use std::time::Duration;
+use trivet_disk::Fault as DiskFault;
+
+/// How long a process is away at least and at most.
+const AWAY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(8));
+/// How long something hangs: at times longer than an engine waits for an answer.
+const HANG: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(25));
+
+impl World {
+    /// Whether faults may happen now.
+    pub(crate) fn is_striking(&self) -> bool {
+        self.stage == Stage::Faults
+    }
+
+    /// Draws how often each fault strikes, and lets it begin.
+    pub(crate) fn begin_strikes(&mut self, seed: u64) {
+        let scale = self.profile.scale;
+        for (label, fault) in (100..).zip(Fault::ALL) {
+            if self.profile.has(fault) && fault.strikes() {
+                let mut random = Random::stream(seed, label);
+                let mean = random.log_between(scale / 10, scale);
+                let first = random.exponential(mean);
+                self.strikes.insert(fault, (random, mean));
+                self.schedule(first, Event::Strike(fault));
+            }
+        }
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault) {
+        let Some((mut random, mean)) = self.strikes.remove(&fault).filter(|_| self.is_striking()) else {
+            return;
+        };
+        self.note(Happening::Struck(fault));
+        self.strike_with(fault, &mut random);
+        let next = random.exponential(mean);
+        self.strikes.insert(fault, (random, mean));
+        self.schedule(next, Event::Strike(fault));
+    }
+
+    fn strike_with(&mut self, fault: Fault, random: &mut Random) {
+        let host = random.index(self.hosts.len());
+        let engine = self.a_running_engine(random);
+        let away = random.log_between(AWAY.0, AWAY.1);
+        let hang = random.log_between(HANG.0, HANG.1);
+        match fault {
+            Fault::BreakLink => {
+                let open = self.network.open_at(Node::Host(host));
+                if !open.is_empty() {
+                    let connection = random.pick(&open);
+                    self.reset(connection);
+                }
+            }
+            Fault::ClogLink => {
+                for to in directions(random) {
+                    self.block(engine, host, to);
+                    self.mend_after(hang, Mending::Link { engine, host, to });
+                }
+            }
+            Fault::Partition => self.partition(random, hang),
+            Fault::KillReplica => {
+                if self.hosts[host].process.is_some() {
+                    self.kill_replica(host, "killed");
+                    self.schedule(away, Event::StartReplica { host });
+                }
+            }
+            Fault::ReplicaPower => {
+                self.cut_power(host, "power lost");
+                self.schedule(away, Event::StartReplica { host });
+            }
+            Fault::PauseReplica => {
+                if self.hosts[host].held.is_none() {
+                    self.hosts[host].held = Some(Vec::new());
+                    self.mend_after(hang, Mending::ResumeHost(host));
+                }
+            }
+            Fault::SlowDisk => {
+                self.hosts[host].slowness = random.pick(&[5, 50, 500]);
+                self.mend_after(hang, Mending::Disk(host));
+            }
+            Fault::WriteError => self.inject(host, DiskFault::WriteError),
+            Fault::FlushError => self.inject(host, DiskFault::FlushError),
+            Fault::KillEngine => self.kill_engine(engine, true, "killed"),
+            Fault::EnginePower => self.kill_engine(engine, false, "power lost"),
+            Fault::PauseEngine => {
+                if self.engines[engine].held.is_none() {
+                    self.engines[engine].held = Some(Vec::new());
+                    self.mend_after(hang, Mending::ResumeEngine(engine));
+                }
+            }
+            Fault::CloseEngine => {
+                if self.engines[engine].held.is_none() {
+                    let patience = random.pick(&[Duration::from_millis(100), Duration::from_secs(10)]);
+                    self.with_core(engine, |core, now| core.close(now, patience));
+                }
+            }
+            Fault::Takeover => {
+                self.desired = random.index(self.engines.len());
+                self.start_engine(self.desired);
+            }
+            Fault::RecordOutage => {
+                self.records.away += 1;
+                self.mend_after(hang, Mending::Record);
+            }
+            Fault::RecordTouch => self.records.touch(random),
+            Fault::Grow => {
+                if self.engines[engine].held.is_none() {
+                    self.ask_to_grow(engine, random.below(4));
+                }
+            }
+            Fault::TotalPower => self.total_power_loss(random),
+            Fault::CorruptFrame
+            | Fault::ReadError
+            | Fault::CrowdedPool
+            | Fault::Contention
+            | Fault::RecordLoss
+            | Fault::ClockDrift
+            | Fault::TrustFailedDisk => unreachable!("does not strike at moments"),
+        }
+    }
+
+    fn a_running_engine(&self, random: &mut Random) -> usize {
+        let running: Vec<usize> =
+            (0..self.engines.len()).filter(|index| self.engines[*index].engine.is_some()).collect();
+        if running.is_empty() { self.desired } else { random.pick(&running) }
+    }
+
+    /// Cuts one host, or one engine, off from everybody.
+    fn partition(&mut self, random: &mut Random, hang: Duration) {
+        let directions = directions(random);
+        let links: Vec<(usize, usize)> = if random.one_in(2) {
+            let host = random.index(self.hosts.len());
+            (0..self.engines.len()).map(|engine| (engine, host)).collect()
+        } else {
+            let engine = self.a_running_engine(random);
+            (0..self.hosts.len()).map(|host| (engine, host)).collect()
+        };
+        for (engine, host) in links {
+            for to in &directions {
+                self.block(engine, host, *to);
+                self.mend_after(hang, Mending::Link { engine, host, to: *to });
+            }
+        }
+    }
+
+    /// All hosts, the engines' with them at times, lose power.
+    pub(crate) fn total_power_loss(&mut self, random: &mut Random) {
+        let engines = random.one_in(2);
+        for engine in 0..self.engines.len() {
+            if engines {
+                self.kill_engine(engine, false, "power lost everywhere");
+            }
+        }
+        for host in 0..self.hosts.len() {
+            self.cut_power(host, "power lost everywhere");
+            let back = random.log_between(AWAY.0, AWAY.1);
+            self.schedule(back, Event::StartReplica { host });
+        }
+    }
+
+    fn mend_after(&mut self, after: Duration, what: Mending) {
+        self.schedule(after, Event::Mend { what, mended: self.mended });
+    }
+
+    pub(crate) fn mend(&mut self, what: Mending) {
+        match what {
+            Mending::Link { engine, host, to } => self.unblock(engine, host, to, false),
+            Mending::ResumeHost(host) => self.resume(Node::Host(host)),
+            Mending::ResumeEngine(engine) => self.resume(Node::Engine(engine)),
+            Mending::Disk(host) => self.hosts[host].slowness = 1,
+            Mending::Record => self.records.away = self.records.away.saturating_sub(1),
+        }
+    }
+
+    /// Nothing is wrong any more, and nothing goes wrong.
+    pub(crate) fn mend_all(&mut self) {
+        self.mended += 1;
+        for engine in 0..self.engines.len() {
+            if engine != self.desired {
+                self.kill_engine(engine, true, "not wanted any more");
+            }
+            self.resume(Node::Engine(engine));
+            for host in 0..self.hosts.len() {
+                for to in [Side::Engine, Side::Host] {
+                    self.unblock(engine, host, to, true);
+                }
+            }
+        }
+        self.records.away = 0;
+        for host in 0..self.hosts.len() {
+            self.resume(Node::Host(host));
+            self.hosts[host].slowness = 1;
+            self.hosts[host].disk.clear_faults();
+            self.start_replica(host);
+            if self.profile.has(Fault::CrowdedPool) {
+                self.empty_pool(host);
+            }
+        }
+    }
+}
+
+/// One direction of a link, or both.
+fn directions(random: &mut Random) -> Vec<Side> {
+    match random.below(3) {
+        0 => vec![Side::Host],
+        1 => vec![Side::Engine],
+        _ => vec![Side::Host, Side::Engine],
+    }
+}

@@ -1,0 +1,465 @@
+//! A replica's host: a device with a volatile cache, a map, and the server's process, whose loop is
+//! that of `replica/src/server/event_loop.rs` without sockets.
+
+use crate::Check;
+use crate::network::{LINGER, Side};
+use crate::random::Random;
+use crate::swarm::{Fault, Profile};
+use crate::template::{self, Template};
+use crate::trace::Happening;
+use crate::world::{Event, Node, VOLUME, World};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use trivet_disk::{
+    CompletionOrder, Disk, DiskCompletion, DiskOp, DiskToken, Fault as DiskFault, FaultRates, FaultyDisk,
+    OneIn,
+};
+use trivet_model::{BlockArena, BootId, Generation, PoolId};
+use trivet_replica::meta::MemoryMeta;
+use trivet_replica::session::{ConnectionId, Identity, Output, Sessions};
+use trivet_replica::store::{Action, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions};
+use trivet_wire::{BlockData, Frame, Message};
+
+/// Quiet after which the store writes what is only lazily written.
+const QUIET: Duration = Duration::from_millis(50);
+/// Quiet periods of that length after which the loop goes to sleep for longer.
+const QUIET_PERIODS: u32 = 40;
+const TICK: Duration = Duration::from_secs(1);
+/// Requests of the host itself have numbers from here on.
+const OWN_REQUESTS: u64 = 1 << 60;
+
+/// What a background thread has been given.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Load(GroupLoad),
+    Checkpoint(Box<CheckpointJob>),
+}
+
+/// A replica server that runs.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) store: Store,
+    pub(crate) sessions: Sessions,
+    /// Connections, as the sessions and as the network know them.
+    pub(crate) peers: Vec<(ConnectionId, usize)>,
+    pub(crate) outputs: Vec<Output>,
+    turning: bool,
+    jobs: Vec<Option<Job>>,
+    last_request: Duration,
+    quiet_periods: u32,
+    quiet_timer: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) pool: PoolId,
+    pub(crate) disk: FaultyDisk,
+    pub(crate) meta: Arc<MemoryMeta>,
+    boot: u64,
+    pub(crate) powered: bool,
+    pub(crate) process: Option<Process>,
+    /// Counts the server's starts.
+    pub(crate) incarnation: u64,
+    /// What waits while the process is stopped.
+    pub(crate) held: Option<Vec<Event>>,
+    pub(crate) arena: BlockArena,
+    /// The device takes so many times longer.
+    pub(crate) slowness: u32,
+    disk_latency: Duration,
+    /// The highest generation that it has promised to anyone.
+    pub(crate) promised: Generation,
+    /// When it last lost what its device's cache held.
+    pub(crate) lost_power: Option<Duration>,
+    own_requests: u64,
+}
+
+impl Host {
+    pub(crate) fn new(index: usize, profile: &Profile, random: &mut Random) -> Self {
+        let fill = if profile.has(Fault::CrowdedPool) { profile.fills[index] } else { 0 };
+        let (image, meta) =
+            template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks });
+        Self {
+            pool: template::pool_id(index),
+            disk: FaultyDisk::new(image, random.next()),
+            meta: Arc::new(meta),
+            boot: 1,
+            powered: true,
+            process: None,
+            incarnation: 0,
+            held: None,
+            arena: BlockArena::new(),
+            slowness: 1,
+            disk_latency: random.log_between(Duration::from_micros(20), Duration::from_millis(2)),
+            promised: Generation::ZERO,
+            lost_power: None,
+            own_requests: 0,
+        }
+    }
+
+    fn boot_id(&self) -> BootId {
+        template::boot_id(self.boot)
+    }
+}
+
+/// A frame as it lies in the receiver's memory: payload on block borders, as direct I/O wants it.
+pub(crate) fn landed(arena: &mut BlockArena, frame: Frame) -> Frame {
+    let Frame { request, generation, epoch, message } = frame;
+    let message = match message {
+        Message::Write { start, stamp, progress, force_unit_access, data } => {
+            let mut buffer = arena.allocate(data.blocks());
+            data.segments.iter().for_each(|segment| buffer.extend_from_slice(segment));
+            let data = BlockData { crcs: data.crcs, segments: vec![buffer.freeze()] };
+            Message::Write { start, stamp, progress, force_unit_access, data }
+        }
+        other => other,
+    };
+    Frame { request, generation, epoch, message }
+}
+
+impl World {
+    /// Starts a replica server, if its host has power and none runs.
+    pub(crate) fn start_replica(&mut self, index: usize) {
+        if self.hosts[index].disk.has_failed() && !self.profile.has(Fault::TrustFailedDisk) {
+            self.cut_power(index, "restarted after an error of its device");
+        }
+        let (now, striking) = (self.now, self.is_striking());
+        // Power is lost again while the pool is opened, which writes and flushes twice.
+        let cuts = striking && self.profile.has(Fault::ReplicaPower);
+        let (fails, when) = (cuts && self.disk_random.one_in(6), self.disk_random.below(2));
+        let failing_reads = striking && self.profile.has(Fault::ReadError);
+        let host = &mut self.hosts[index];
+        if host.process.is_some() {
+            return;
+        }
+        host.powered = true;
+        host.incarnation += 1;
+        host.disk.set_fault_rates(FaultRates::default());
+        host.disk.set_completion_order(CompletionOrder::Submission);
+        if fails {
+            host.disk.inject(self.disk_random.pick(&[DiskFault::WriteError, DiskFault::FlushError]), when);
+        }
+        let options = StoreOptions { map_budget_bytes: 1 << 20 };
+        let boot = host.boot_id();
+        let opened = Store::open(&mut host.disk, &*host.meta, &options, boot);
+        host.disk.set_completion_order(CompletionOrder::Held);
+        let (store, report) = match opened {
+            Ok(opened) => opened,
+            Err(OpenError::Disk(_)) => {
+                // An error that was due to strike the server before: the host is restarted.
+                self.cut_power(index, "its device failed while the pool was opened");
+                return self.schedule(TICK, Event::StartReplica { host: index });
+            }
+            Err(error) => {
+                return self
+                    .fail(Check::Unopenable, format!("the pool of host {index} does not open: {error}"));
+            }
+        };
+        if failing_reads {
+            host.disk.set_fault_rates(FaultRates { read_error: OneIn(40), ..FaultRates::default() });
+        }
+        let known = store.volume(VOLUME);
+        let identity = Identity { pool: host.pool, boot: host.boot_id() };
+        host.process = Some(Process {
+            store,
+            sessions: Sessions::new(identity),
+            peers: Vec::new(),
+            outputs: Vec::new(),
+            turning: false,
+            jobs: Vec::new(),
+            last_request: now,
+            quiet_periods: 0,
+            quiet_timer: false,
+        });
+        let incarnation = host.incarnation;
+        let Some(known) = known else {
+            return self.fail(Check::Promise, format!("host {index} has forgotten the volume"));
+        };
+        self.note(Happening::ReplicaStarts {
+            host: index,
+            replayed: report.replayed_blocks,
+            dropped: report.dropped_blocks,
+            last: known.last.as_u64(),
+            intact: known.intact.as_u64(),
+        });
+        let promised = self.hosts[index].promised;
+        if known.generation < promised {
+            let found = known.generation;
+            self.fail(
+                Check::Promise,
+                format!("host {index} promised generation {promised} and comes back with {found}"),
+            );
+        }
+        self.schedule(Duration::ZERO, Event::Turn { host: index, incarnation });
+        self.schedule(TICK, Event::HostTick { host: index, incarnation });
+        self.start_quiet_timer(index);
+    }
+
+    /// The process ends at once. What its device has taken by then stays, flushed or not.
+    pub(crate) fn kill_replica(&mut self, index: usize, why: &'static str) {
+        self.end_process(index, why);
+        let tokens: Vec<DiskToken> = self.hosts[index].disk.in_flight().collect();
+        for token in tokens {
+            if self.disk_random.one_in(2) {
+                self.hosts[index].disk.release(token);
+            }
+        }
+        self.hosts[index].disk.abandon();
+        for connection in self.network.open_at(Node::Host(index)) {
+            self.vanish(connection, Side::Host, true);
+        }
+    }
+
+    /// The host loses power: unflushed writes are lost, torn or kept.
+    pub(crate) fn cut_power(&mut self, index: usize, why: &'static str) {
+        self.end_process(index, why);
+        for connection in self.network.open_at(Node::Host(index)) {
+            self.vanish(connection, Side::Host, false);
+        }
+        let seed = self.disk_random.next();
+        let host = &mut self.hosts[index];
+        let image = host.disk.crash().into_image();
+        host.disk = FaultyDisk::new(image, seed);
+        host.boot += 1;
+        host.powered = false;
+        host.lost_power = Some(self.now);
+        self.oracle.host_lost_power(index);
+    }
+
+    fn end_process(&mut self, index: usize, why: &'static str) {
+        self.note(Happening::ReplicaEnds { host: index, why });
+        let Some(process) = self.hosts[index].process.take() else { return };
+        for job in process.jobs.into_iter().flatten() {
+            // The map's store may have committed what nobody heard of.
+            if let Job::Checkpoint(job) = job
+                && self.disk_random.one_in(2)
+            {
+                drop(job.run(&*self.hosts[index].meta));
+            }
+        }
+        self.hosts[index].incarnation += 1;
+        self.resume(Node::Host(index));
+    }
+
+    /// Frees the space that another volume takes, as an administrator does.
+    pub(crate) fn empty_pool(&mut self, index: usize) {
+        self.own_request(index, trivet_replica::store::Request::DeleteVolume { volume: template::FILLER });
+    }
+
+    fn own_request(&mut self, index: usize, request: trivet_replica::store::Request) {
+        let host = &mut self.hosts[index];
+        host.own_requests += 1;
+        let id = RequestId(OWN_REQUESTS + host.own_requests);
+        if let Some(process) = &mut host.process {
+            process.store.submit(id, request);
+        }
+        self.want_turn(index);
+    }
+
+    /// Does what the sessions say.
+    pub(crate) fn perform_outputs(&mut self, index: usize, mut outputs: Vec<Output>) {
+        for output in outputs.drain(..) {
+            let Some(process) = &mut self.hosts[index].process else { return };
+            match output {
+                Output::Submit(id, request) => {
+                    process.last_request = self.now;
+                    process.quiet_periods = 0;
+                    process.store.submit(id, request);
+                    self.start_quiet_timer(index);
+                }
+                Output::Progress(volume, progress) => process.store.note_progress(volume, progress),
+                Output::Send(peer, frame) => {
+                    if let Some(connection) = connection_of(process, peer) {
+                        self.check_promise(index, &frame);
+                        self.transmit(connection, Side::Engine, frame);
+                    }
+                }
+                Output::Close(peer, _) => {
+                    if let Some(connection) = connection_of(process, peer) {
+                        self.hang_up(connection, Side::Host);
+                        self.schedule(LINGER, Event::Forget { connection });
+                    }
+                }
+            }
+        }
+        if let Some(process) = &mut self.hosts[index].process {
+            process.outputs = outputs;
+        }
+        self.want_turn(index);
+    }
+
+    fn check_promise(&mut self, index: usize, frame: &Frame) {
+        if !matches!(frame.message, Message::OpenReply(_)) {
+            return;
+        }
+        let promised = self.hosts[index].promised;
+        if frame.generation < promised {
+            let found = frame.generation;
+            self.fail(Check::Promise, format!("host {index} promised {promised} and opens for {found}"));
+        }
+        self.hosts[index].promised = promised.max(frame.generation);
+    }
+
+    /// Has the loop take a turn soon: what comes until then goes into the same batch.
+    fn want_turn(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let incarnation = host.incarnation;
+        if let Some(process) = &mut host.process
+            && !std::mem::replace(&mut process.turning, true)
+        {
+            let after = self.random.between(Duration::ZERO, Duration::from_micros(30));
+            self.schedule(after, Event::Turn { host: index, incarnation });
+        }
+    }
+
+    pub(crate) fn turn(&mut self, index: usize, incarnation: u64) {
+        if self.hosts[index].incarnation != incarnation {
+            return;
+        }
+        let mut completions: Vec<DiskCompletion> = Vec::new();
+        let mut actions = Vec::new();
+        if let Some(process) = &mut self.hosts[index].process {
+            process.turning = false;
+        }
+        loop {
+            let host = &mut self.hosts[index];
+            let Some(process) = &mut host.process else { return };
+            host.disk.reap(false, &mut completions);
+            let reaped = !completions.is_empty();
+            for completion in completions.drain(..) {
+                process.store.disk_completed(completion);
+            }
+            process.store.poll_actions(&mut actions);
+            if actions.is_empty() && !reaped {
+                return;
+            }
+            for action in actions.drain(..) {
+                self.act(index, incarnation, action);
+            }
+        }
+    }
+
+    fn act(&mut self, index: usize, incarnation: u64, action: Action) {
+        let host = &mut self.hosts[index];
+        let Some(process) = &mut host.process else { return };
+        match action {
+            Action::Disk(token, operation) => {
+                let latency = latency(host, &operation, &mut self.disk_random);
+                host.disk.submit(token, operation);
+                if host.disk.in_flight().any(|in_flight| in_flight == token) {
+                    self.schedule(latency, Event::DiskDone { host: index, incarnation, token });
+                }
+            }
+            Action::LoadGroups(load) => self.give(index, incarnation, Job::Load(load)),
+            Action::Checkpoint(job) => self.give(index, incarnation, Job::Checkpoint(job)),
+            Action::Complete(id, _) if id.0 >= OWN_REQUESTS => {}
+            Action::Complete(id, result) => {
+                let mut outputs = std::mem::take(&mut process.outputs);
+                process.sessions.completed(id, result, &process.store, &mut outputs);
+                self.perform_outputs(index, outputs);
+            }
+        }
+    }
+
+    fn give(&mut self, index: usize, incarnation: u64, job: Job) {
+        let Some(process) = &mut self.hosts[index].process else { return };
+        let number = process.jobs.len();
+        process.jobs.push(Some(job));
+        let after = self.disk_random.log_between(Duration::from_micros(50), Duration::from_millis(20));
+        self.schedule(after, Event::Background { host: index, incarnation, job: number });
+    }
+
+    pub(crate) fn background_done(&mut self, index: usize, incarnation: u64, job: usize) {
+        let host = &mut self.hosts[index];
+        if host.incarnation != incarnation {
+            return;
+        }
+        let Some(process) = &mut host.process else { return };
+        match process.jobs[job].take() {
+            Some(Job::Load(load)) => process.store.groups_loaded(load.run(&*host.meta)),
+            Some(Job::Checkpoint(job)) => process.store.checkpoint_finished(job.run(&*host.meta)),
+            None => {}
+        }
+        self.turn(index, incarnation);
+    }
+
+    pub(crate) fn disk_done(&mut self, index: usize, incarnation: u64, token: DiskToken) {
+        if self.hosts[index].incarnation == incarnation {
+            self.hosts[index].disk.release(token);
+            self.want_turn(index);
+        }
+    }
+
+    fn start_quiet_timer(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let incarnation = host.incarnation;
+        if let Some(process) = &mut host.process
+            && !std::mem::replace(&mut process.quiet_timer, true)
+        {
+            self.schedule(QUIET, Event::Quiet { host: index, incarnation });
+        }
+    }
+
+    pub(crate) fn quiet(&mut self, index: usize, incarnation: u64) {
+        if self.hosts[index].incarnation != incarnation {
+            return;
+        }
+        let Some(process) = &mut self.hosts[index].process else { return };
+        process.quiet_timer = false;
+        if self.now.saturating_sub(process.last_request) >= QUIET {
+            process.store.idle();
+            process.quiet_periods += 1;
+        }
+        if process.quiet_periods < QUIET_PERIODS {
+            self.start_quiet_timer(index);
+        }
+        self.turn(index, incarnation);
+    }
+
+    pub(crate) fn host_tick(&mut self, index: usize, incarnation: u64) {
+        if self.hosts[index].incarnation != incarnation {
+            return;
+        }
+        let Some(process) = &mut self.hosts[index].process else { return };
+        if !process.quiet_timer {
+            process.store.idle();
+        }
+        self.schedule(TICK, Event::HostTick { host: index, incarnation });
+        self.turn(index, incarnation);
+    }
+
+    /// One operation of the device, soon, goes wrong.
+    pub(crate) fn inject(&mut self, index: usize, fault: DiskFault) {
+        let after = self.disk_random.below(6);
+        self.hosts[index].disk.inject(fault, after);
+    }
+
+    /// Whether the store has stopped after an error of its device.
+    pub(crate) fn has_stopped(&self, index: usize) -> bool {
+        let process = self.hosts[index].process.as_ref();
+        process.is_some_and(|process| process.store.statistics().failed.is_some())
+    }
+
+    /// Whether anything is under way in a replica server.
+    pub(crate) fn is_quiescent(&self, index: usize) -> bool {
+        let process = self.hosts[index].process.as_ref();
+        process.is_some_and(|process| process.store.is_quiescent() && process.sessions.is_drained())
+    }
+}
+
+fn connection_of(process: &Process, peer: ConnectionId) -> Option<usize> {
+    process.peers.iter().find(|(known, _)| *known == peer).map(|(_, connection)| *connection)
+}
+
+fn latency(host: &Host, operation: &DiskOp, random: &mut Random) -> Duration {
+    let mean = match operation {
+        DiskOp::Read { .. } => host.disk_latency,
+        DiskOp::Write { segments, .. } => {
+            let blocks: usize = segments.iter().map(Bytes::len).sum::<usize>() / trivet_model::BLOCK_SIZE;
+            host.disk_latency + Duration::from_micros(blocks as u64)
+        }
+        DiskOp::Flush => host.disk_latency * 4,
+        DiskOp::Extend { .. } => host.disk_latency * 50,
+    };
+    (mean / 4 + random.exponential(mean)) * host.slowness
+}

@@ -1,0 +1,162 @@
+//! Faults put into the product on purpose, to see that they are found.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A fault to put into engine or replica. Without the feature `planted-faults` nothing is put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// The engine acknowledges a write when the first member has answered.
+    AcknowledgeFirstAnswer,
+    /// The engine does not compare the members' tails.
+    SkipReconcile,
+    /// The engine does not order overlapping operations.
+    IgnoreOverlaps,
+    /// The engine answers a flush without asking the members.
+    SkipFlush,
+    /// A replica answers a promise before it is durable.
+    SkipDurablePromise,
+    /// A replica lets an older generation open the volume.
+    AcceptOlderGeneration,
+    /// The engine takes a member back that has lost what it acknowledged.
+    TrustReturningMember,
+    /// A replica serves an older session beside a newer one.
+    KeepOlderSession,
+    /// A replica claims to have lost nothing when its host lost power.
+    OverclaimIntact,
+    /// A replica answers a flush at once.
+    AnswerUnflushed,
+    /// A replica uses freed blocks again too early.
+    ReuseUnstable,
+    /// A replica answers writes before they are written.
+    AcknowledgeUnwritten,
+    /// A replica believes records whose data is torn.
+    SkipReplayChecksum,
+    /// The engine goes on without a member before the record says so.
+    DropBeforeSwap,
+    /// The engine answers without a lease.
+    SkipLease,
+    /// The engine does not wait for an older engine's lease.
+    SkipLeaseWait,
+    /// The engine promotes a member that has not answered all it was sent.
+    PromoteBeforeDrain,
+    /// The engine promotes a member without a flush.
+    PromoteBeforeFlush,
+    /// The engine leaves what only a returning member has.
+    SkipDiverged,
+    /// The engine believes that a returning member holds more than is sure.
+    CopyTooLittle,
+    /// The engine has a member copy before all is settled that was sent without it.
+    PullBeforeSettled,
+    /// The engine reads from members that are being brought back.
+    ReadFromSyncing,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::AcknowledgeFirstAnswer,
+        Self::SkipReconcile,
+        Self::IgnoreOverlaps,
+        Self::SkipFlush,
+        Self::SkipDurablePromise,
+        Self::AcceptOlderGeneration,
+        Self::TrustReturningMember,
+        Self::KeepOlderSession,
+        Self::OverclaimIntact,
+        Self::AnswerUnflushed,
+        Self::ReuseUnstable,
+        Self::AcknowledgeUnwritten,
+        Self::SkipReplayChecksum,
+        Self::DropBeforeSwap,
+        Self::SkipLease,
+        Self::SkipLeaseWait,
+        Self::PromoteBeforeDrain,
+        Self::PromoteBeforeFlush,
+        Self::SkipDiverged,
+        Self::CopyTooLittle,
+        Self::PullBeforeSettled,
+        Self::ReadFromSyncing,
+    ];
+
+    /// Whether this build can plant anything.
+    #[must_use]
+    pub const fn is_possible() -> bool {
+        cfg!(feature = "planted-faults")
+    }
+
+    #[cfg(feature = "planted-faults")]
+    pub(crate) const fn in_engine(self) -> Option<trivet_engine::volume::PlantedFault> {
+        use trivet_engine::volume::PlantedFault;
+        match self {
+            Self::AcknowledgeFirstAnswer => Some(PlantedFault::AcknowledgeFirstAnswer),
+            Self::SkipReconcile => Some(PlantedFault::SkipReconcile),
+            Self::IgnoreOverlaps => Some(PlantedFault::IgnoreOverlaps),
+            Self::SkipFlush => Some(PlantedFault::SkipFlush),
+            Self::TrustReturningMember => Some(PlantedFault::TrustReturningMember),
+            Self::DropBeforeSwap => Some(PlantedFault::DropBeforeSwap),
+            Self::SkipLease => Some(PlantedFault::SkipLease),
+            Self::SkipLeaseWait => Some(PlantedFault::SkipLeaseWait),
+            Self::PromoteBeforeDrain => Some(PlantedFault::PromoteBeforeDrain),
+            Self::PromoteBeforeFlush => Some(PlantedFault::PromoteBeforeFlush),
+            Self::SkipDiverged => Some(PlantedFault::SkipDiverged),
+            Self::CopyTooLittle => Some(PlantedFault::CopyTooLittle),
+            Self::PullBeforeSettled => Some(PlantedFault::PullBeforeSettled),
+            Self::ReadFromSyncing => Some(PlantedFault::ReadFromSyncing),
+            _ => None,
+        }
+    }
+
+    #[cfg(feature = "planted-faults")]
+    const fn in_replica(self) -> Option<trivet_replica::planted::PlantedFault> {
+        use trivet_replica::planted::PlantedFault;
+        match self {
+            Self::SkipDurablePromise => Some(PlantedFault::SkipDurablePromise),
+            Self::AcceptOlderGeneration => Some(PlantedFault::AcceptOlderGeneration),
+            Self::KeepOlderSession => Some(PlantedFault::KeepOlderSession),
+            Self::OverclaimIntact => Some(PlantedFault::OverclaimIntact),
+            Self::AnswerUnflushed => Some(PlantedFault::AnswerUnflushed),
+            Self::ReuseUnstable => Some(PlantedFault::ReuseUnstable),
+            Self::AcknowledgeUnwritten => Some(PlantedFault::AcknowledgeUnwritten),
+            Self::SkipReplayChecksum => Some(PlantedFault::SkipReplayChecksum),
+            _ => None,
+        }
+    }
+}
+
+/// Makes this thread's replicas wrong as said, or right.
+#[cfg(feature = "planted-faults")]
+pub(crate) fn plant_in_replicas(planted: Option<Planted>) {
+    trivet_replica::planted::plant(planted.and_then(Planted::in_replica));
+}
+
+#[cfg(not(feature = "planted-faults"))]
+pub(crate) const fn plant_in_replicas(_planted: Option<Planted>) {}
+
+impl fmt::Display for Planted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::swarm::dashed(&format!("{self:?}")))
+    }
+}
+
+/// There is no planted fault of this name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownPlanted(String);
+
+impl fmt::Display for UnknownPlanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing called '{}' can be planted; there are:", self.0)?;
+        Planted::ALL.iter().try_for_each(|planted| write!(f, " {planted}"))
+    }
+}
+
+impl std::error::Error for UnknownPlanted {}
+
+impl FromStr for Planted {
+    type Err = UnknownPlanted;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPlanted> {
+        let found = Self::ALL.into_iter().find(|planted| planted.to_string() == text);
+        found.ok_or(UnknownPlanted(text.to_owned()))
+    }
+}
