@@ -126,6 +126,37 @@ impl Cluster {
         NbdClient::connect(&self.uri).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.uri))
     }
 
+    /// The states of `disk0`'s members as its record has them: `in-sync`, `syncing` or `stale`.
+    ///
+    /// # Panics
+    /// When the volume cannot be shown.
+    #[must_use]
+    pub fn member_states(&self) -> Vec<String> {
+        let shown = self.trivet_json(&["volume", "show", "disk0"]);
+        let members = shown["members"].as_array().unwrap_or_else(|| panic!("no members: {shown}"));
+        members.iter().map(|member| member["state"].as_str().expect("a state").to_owned()).collect()
+    }
+
+    /// Waits until every member is in sync and the volume serves.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_in_sync(&self) {
+        patience::wait_for("every member to be in sync", 6 * patience::SOON, || {
+            self.member_states().iter().all(|state| state == "in-sync").then_some(())
+        });
+    }
+
+    /// Waits until a member is not in sync any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_one_is_left_behind(&self) {
+        patience::wait_for("a member to be dropped", 2 * patience::SOON, || {
+            self.member_states().iter().any(|state| state != "in-sync").then_some(())
+        });
+    }
+
     /// The cluster's directory.
     #[must_use]
     pub fn directory(&self) -> &Path {

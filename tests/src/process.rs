@@ -122,6 +122,17 @@ impl Process {
     }
 }
 
+/// Stops processes where they are (SIGSTOP), or lets them go on (SIGCONT).
+///
+/// # Panics
+/// When there is no such process.
+pub fn pause(processes: &[Process], paused: bool) {
+    let signal = if paused { "-STOP" } else { "-CONT" };
+    let pids = processes.iter().map(|process| process.pid.to_string());
+    let outcome = Command::new("kill").arg(signal).args(pids).status().expect("kill is there");
+    assert!(outcome.success(), "kill {signal}: {outcome}");
+}
+
 /// Kills with SIGKILL, all in one call so that nobody has time to react to another's end, and waits
 /// until they are gone.
 ///
