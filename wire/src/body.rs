@@ -4,17 +4,22 @@
 //! their caps, ranges are not empty and do not wrap, the stamps of a range stay within one
 //! generation, and block data has as many checksums as blocks.
 
+use crate::blocks::BlockData;
 use crate::decode::DecodeError;
+use crate::error_code::ErrorCode;
+use crate::fields::Fields;
 use crate::frame::{
-    BlockData, DETAIL_BYTES_MAX, DISCARD_BLOCKS_MAX, ErrorCode, Extent, FlushReply, Hello, HelloReply,
-    Message, OpenReply, PoolReport, Progress, TailEntry, VOLUMES_MAX, VolumeReport,
+    DETAIL_BYTES_MAX, DISCARD_BLOCKS_MAX, FlushReply, Hello, HelloReply, Message, OpenReply, PoolReport,
+    Progress, PullReport, TailEntry,
 };
 use crate::header::{Flags, Header};
-use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, TAIL_ENTRY, VOLUME_REPORT};
+use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, TAIL_ENTRY, VOLUME_REPORT};
 use bytes::{BufMut, Bytes, BytesMut};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::stamp::SEQUENCE_MAX;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId};
+
+/// In place of the block to go on from: the volume's end.
+const NO_NEXT: u64 = u64::MAX;
 
 /// How long the fixed part of a message will be.
 pub(crate) fn length(message: &Message) -> usize {
@@ -24,6 +29,13 @@ pub(crate) fn length(message: &Message) -> usize {
         Message::ReadReply { present, data } => present.len() + data.crcs.len() * CRC,
         Message::AllocationReply { extents } => extents.len() * EXTENT,
         Message::TailReply { entries, .. } => entries.len() * TAIL_ENTRY,
+        Message::ChangedReply { entries, .. } => least + entries.len() * TAIL_ENTRY,
+        Message::FetchReply { versions, data } => least + versions.len() * TAIL_ENTRY + data.crcs.len() * CRC,
+        Message::VerifyReply { versions, crcs } => least + versions.len() * TAIL_ENTRY + crcs.len() * CRC,
+        Message::Pull { address, .. } | Message::Repair { address, .. } => {
+            least + address.len().saturating_sub(1)
+        }
+        Message::PullReport(report) => least + detail(&report.detail).len() + report.diverged.len() * RANGE,
         Message::PoolReport(report) => {
             least + detail(&report.failed).len() + report.volumes.len() * VOLUME_REPORT
         }
@@ -67,9 +79,12 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::Flush { progress } | Message::Close { progress } | Message::Progress(progress) => {
             encode_progress(progress, out);
         }
-        Message::Done | Message::PoolStatus => {}
+        Message::Done | Message::PoolStatus | Message::PullStatus => {}
         Message::FlushReply(reply) => out.put_u64_le(reply.stable.as_u64()),
-        Message::Read { range } | Message::Allocation { range } => encode_range(*range, out),
+        Message::Read { range }
+        | Message::Allocation { range }
+        | Message::Fetch { range }
+        | Message::Verify { range } => encode_range(*range, out),
         Message::ReadReply { present, data } => {
             assert_eq!(ones(present), data.blocks(), "a bitmap that does not match the blocks");
             out.put_slice(present);
@@ -85,12 +100,29 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(since.as_u64());
             out.put_u32_le(*skip);
         }
-        Message::TailReply { entries, more: _ } => {
-            for entry in entries {
-                encode_range(entry.range, out);
-                out.put_u64_le(entry.stamp.as_u64());
-                out.put_u8(u8::from(entry.discard));
-            }
+        Message::TailReply { entries, more: _ } => encode_entries(entries, out),
+        Message::Changed { since, start } => {
+            out.put_u64_le(since.as_u64());
+            out.put_u64_le(*start);
+        }
+        Message::ChangedReply { entries, next } => {
+            assert_ne!(*next, Some(NO_NEXT), "no volume has a block of this number");
+            out.put_u64_le(next.unwrap_or(NO_NEXT));
+            encode_entries(entries, out);
+        }
+        Message::FetchReply { versions, data } => encode_versions(versions, &data.crcs, out),
+        Message::VerifyReply { versions, crcs } => encode_versions(versions, crcs, out),
+        Message::Pull { source, address, since, floor } => {
+            out.put_slice(source.as_bytes());
+            out.put_u64_le(since.as_u64());
+            out.put_u64_le(floor.as_u64());
+            out.put_slice(address.as_bytes());
+        }
+        Message::PullReport(report) => encode_pull_report(report, out),
+        Message::Repair { range, source, address } => {
+            encode_range(*range, out);
+            out.put_slice(source.as_bytes());
+            out.put_slice(address.as_bytes());
         }
         Message::CreateVolume { volume, blocks } | Message::ResizeVolume { volume, blocks } => {
             out.put_slice(volume.as_bytes());
@@ -128,6 +160,34 @@ fn encode_pool_report(report: &PoolReport, out: &mut BytesMut) {
         out.put_u32_le(volume.generation.get());
         out.put_u64_le(volume.last.as_u64());
     }
+}
+
+fn encode_pull_report(report: &PullReport, out: &mut BytesMut) {
+    let text = detail(&report.detail);
+    out.put_u8(report.state.number());
+    out.put_u64_le(report.position);
+    out.put_u64_le(report.copied_blocks);
+    out.put_u16_le(u16::try_from(text.len()).expect("a detail is capped at 1024 bytes"));
+    out.put_slice(text.as_bytes());
+    for range in &report.diverged {
+        encode_range(*range, out);
+    }
+}
+
+fn encode_entries(entries: &[TailEntry], out: &mut BytesMut) {
+    for entry in entries {
+        encode_range(entry.range, out);
+        out.put_u64_le(entry.stamp.as_u64());
+        out.put_u8(u8::from(entry.discard));
+    }
+}
+
+fn encode_versions(versions: &[TailEntry], crcs: &[BlockCrc], out: &mut BytesMut) {
+    let blocks: usize = versions.iter().filter(|v| !v.discard).map(|v| v.range.count as usize).sum();
+    assert_eq!(blocks, crcs.len(), "a checksum for each block that is not discarded");
+    out.put_u16_le(u16::try_from(versions.len()).expect("at most a version a block"));
+    encode_entries(versions, out);
+    encode_crcs(crcs, out);
 }
 
 fn encode_progress(progress: &Progress, out: &mut BytesMut) {
@@ -194,6 +254,31 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
         Kind::TailReply => {
             Message::TailReply { entries: fields.tail()?, more: header.flags.contains(Flags::MORE) }
         }
+        Kind::Changed => Message::Changed { since: fields.stamp()?, start: fields.u64()? },
+        Kind::ChangedReply => {
+            let next = fields.u64()?;
+            Message::ChangedReply { entries: fields.tail()?, next: (next != NO_NEXT).then_some(next) }
+        }
+        Kind::Fetch => Message::Fetch { range: fields.range(IO_BLOCKS_MAX)? },
+        Kind::FetchReply => decode_fetch_reply(header, &mut fields)?,
+        Kind::Verify => Message::Verify { range: fields.range(IO_BLOCKS_MAX)? },
+        Kind::VerifyReply => {
+            let (versions, blocks) = fields.versions()?;
+            Message::VerifyReply { versions, crcs: fields.crcs(blocks)? }
+        }
+        Kind::Pull => Message::Pull {
+            source: PoolId::from_bytes(fields.array()?),
+            since: fields.stamp()?,
+            floor: fields.stamp()?,
+            address: fields.address()?,
+        },
+        Kind::PullStatus => Message::PullStatus,
+        Kind::PullReport => Message::PullReport(fields.pull_report()?),
+        Kind::Repair => Message::Repair {
+            range: fields.range(IO_BLOCKS_MAX)?,
+            source: PoolId::from_bytes(fields.array()?),
+            address: fields.address()?,
+        },
         Kind::CreateVolume => Message::CreateVolume { volume: fields.volume()?, blocks: fields.u64()? },
         Kind::DeleteVolume => Message::DeleteVolume { volume: fields.volume()? },
         Kind::ResizeVolume => Message::ResizeVolume { volume: fields.volume()?, blocks: fields.u64()? },
@@ -232,143 +317,15 @@ fn decode_read_reply(header: &Header, fields: &mut Fields<'_>) -> Result<Message
     })
 }
 
+fn decode_fetch_reply(header: &Header, fields: &mut Fields<'_>) -> Result<Message, DecodeError> {
+    let (versions, blocks) = fields.versions()?;
+    if header.payload_bytes != blocks * BLOCK_SIZE {
+        return Err(fields.wrong("payload"));
+    }
+    let data = BlockData { crcs: fields.crcs(blocks)?, segments: Vec::new() };
+    Ok(Message::FetchReply { versions, data })
+}
+
 fn ones(bitmap: &[u8]) -> usize {
     bitmap.iter().map(|byte| byte.count_ones() as usize).sum()
-}
-
-/// What is left to read of a fixed part.
-struct Fields<'a> {
-    kind: Kind,
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    fn wrong(&self, field: &'static str) -> DecodeError {
-        DecodeError::Field { kind: self.kind, field }
-    }
-
-    fn slice(&mut self, bytes: usize) -> Result<&'a [u8], DecodeError> {
-        let (slice, rest) = self.rest.split_at_checked(bytes).ok_or_else(|| self.wrong("length"))?;
-        self.rest = rest;
-        Ok(slice)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (array, rest) = self.rest.split_first_chunk().ok_or_else(|| self.wrong("length"))?;
-        self.rest = rest;
-        Ok(*array)
-    }
-
-    fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
-        match self.array()? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            _ => Err(self.wrong(field)),
-        }
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn volume(&mut self) -> Result<VolumeId, DecodeError> {
-        self.array().map(VolumeId::from_bytes)
-    }
-
-    fn stamp(&mut self) -> Result<Stamp, DecodeError> {
-        self.u64().map(Stamp::from_u64)
-    }
-
-    /// The first of `count` consecutive stamps of one generation.
-    fn stamps(&mut self, count: u32) -> Result<Stamp, DecodeError> {
-        let first = self.stamp()?;
-        if first.sequence() + u64::from(count) > SEQUENCE_MAX {
-            return Err(self.wrong("stamp"));
-        }
-        Ok(first)
-    }
-
-    fn range(&mut self, count_max: u32) -> Result<BlockRange, DecodeError> {
-        let range = BlockRange::new(self.u64()?, self.u32()?);
-        if range.count > count_max || !range.fits(u64::MAX) {
-            return Err(self.wrong("range"));
-        }
-        Ok(range)
-    }
-
-    fn progress(&mut self) -> Result<Progress, DecodeError> {
-        Ok(Progress { committed: self.stamp()?, stable: self.stamp()? })
-    }
-
-    fn crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {
-        if self.rest.len() != blocks * CRC {
-            return Err(self.wrong("checksums"));
-        }
-        (0..blocks).map(|_| self.u32().map(BlockCrc)).collect()
-    }
-
-    /// How many entries of `bytes` each are left.
-    fn entries(&self, bytes: usize) -> Result<usize, DecodeError> {
-        if !self.rest.len().is_multiple_of(bytes) {
-            return Err(self.wrong("length"));
-        }
-        Ok(self.rest.len() / bytes)
-    }
-
-    fn extents(&mut self) -> Result<Vec<Extent>, DecodeError> {
-        (0..self.entries(EXTENT)?)
-            .map(|_| {
-                let extent = Extent { count: self.u32()?, allocated: self.flag("allocated")? };
-                if extent.count == 0 { Err(self.wrong("count")) } else { Ok(extent) }
-            })
-            .collect()
-    }
-
-    fn tail(&mut self) -> Result<Vec<TailEntry>, DecodeError> {
-        (0..self.entries(TAIL_ENTRY)?)
-            .map(|_| {
-                let range = self.range(u32::MAX)?;
-                Ok(TailEntry { range, stamp: self.stamps(range.count)?, discard: self.flag("discard")? })
-            })
-            .collect()
-    }
-
-    fn text(&mut self, bytes: usize, field: &'static str) -> Result<String, DecodeError> {
-        let bytes = self.slice(bytes)?;
-        str::from_utf8(bytes).map(str::to_owned).or(Err(self.wrong(field)))
-    }
-
-    fn pool_report(&mut self) -> Result<PoolReport, DecodeError> {
-        let pool = PoolId::from_bytes(self.array()?);
-        let (blocks_total, blocks_used, checksum_errors) = (self.u64()?, self.u64()?, self.u64()?);
-        let failed_bytes = usize::from(self.u16()?);
-        if failed_bytes > DETAIL_BYTES_MAX {
-            return Err(self.wrong("failed"));
-        }
-        let failed = self.text(failed_bytes, "failed")?;
-        let count = self.entries(VOLUME_REPORT)?;
-        if count > VOLUMES_MAX {
-            return Err(self.wrong("volumes"));
-        }
-        let volumes = (0..count).map(|_| self.volume_report()).collect::<Result<_, _>>()?;
-        Ok(PoolReport { pool, blocks_total, blocks_used, checksum_errors, failed, volumes })
-    }
-
-    fn volume_report(&mut self) -> Result<VolumeReport, DecodeError> {
-        Ok(VolumeReport {
-            volume: self.volume()?,
-            blocks: self.u64()?,
-            blocks_used: self.u64()?,
-            generation: Generation::new(self.u32()?).ok_or_else(|| self.wrong("generation"))?,
-            last: self.stamp()?,
-        })
-    }
 }

@@ -8,7 +8,8 @@
 //! - After an error nothing more is decoded: the position of the next frame is not known.
 
 use crate::body;
-use crate::frame::{ErrorCode, Frame, Message};
+use crate::error_code::ErrorCode;
+use crate::frame::Frame;
 use crate::header::{HEADER_BYTES, Header};
 use crate::kind::Kind;
 use bytes::BytesMut;
@@ -267,11 +268,10 @@ impl Decoder {
         else {
             unreachable!("only a payload can be finished");
         };
-        match &mut frame.message {
-            Message::Write { data, .. } | Message::ReadReply { data, .. } => {
-                data.segments.push(payload.freeze());
-            }
-            other => unreachable!("{:?} has no payload", other.kind()),
+        let kind = frame.message.kind();
+        match frame.message.data_mut() {
+            Some(data) => data.segments.push(payload.freeze()),
+            None => unreachable!("{kind:?} has no payload"),
         }
         Some(frame)
     }

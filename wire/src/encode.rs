@@ -1,7 +1,8 @@
 //! From frames to bytes: many frames become one list of segments for one gathering send.
 
+use crate::blocks::BlockData;
 use crate::body;
-use crate::frame::{BlockData, Frame, Message};
+use crate::frame::{Frame, Message};
 use crate::header::{HEADER_BYTES, Header};
 use bytes::{Bytes, BytesMut};
 use trivet_model::{Epoch, Generation};
@@ -125,10 +126,7 @@ pub fn encode(frame: &Frame, out: &mut Vec<Bytes>) {
 }
 
 fn payload(message: &Message) -> Option<&BlockData> {
-    let data = match message {
-        Message::Write { data, .. } | Message::ReadReply { data, .. } => data,
-        _ => return None,
-    };
+    let data = message.data()?;
     assert!(data.is_consistent(), "{} checksums for {} bytes in segments", data.crcs.len(), data.bytes());
     Some(data)
 }

@@ -1,8 +1,9 @@
 //! What engine and replica say to each other, as types.
 
+use crate::blocks::BlockData;
+use crate::error_code::ErrorCode;
 use bytes::Bytes;
-use trivet_model::checksum::block_crcs;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
 
 /// A message with the header fields that every message carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,8 +73,8 @@ pub enum Message {
     },
     /// Tell progress when nothing else is said; also the keep-alive.
     Progress(Progress),
-    /// `Write`, `Discard`, `Progress`, `Close`, `CreateVolume`, `DeleteVolume` and `ResizeVolume`
-    /// were carried out.
+    /// `Write`, `Discard`, `Progress`, `Close`, `Repair`, `CreateVolume`, `DeleteVolume` and
+    /// `ResizeVolume` were carried out; `Pull` has begun.
     Done,
     /// `Flush` was carried out.
     FlushReply(FlushReply),
@@ -114,6 +115,73 @@ pub enum Message {
         entries: Vec<TailEntry>,
         /// Whether entries remain.
         more: bool,
+    },
+    /// The newest version of every block from `start` on whose stamp is above `since`: how a member
+    /// that comes back finds what it lacks. Works on any open volume.
+    Changed {
+        /// Exclusive lower bound.
+        since: Stamp,
+        /// The block to begin at.
+        start: u64,
+    },
+    /// Entries in the order of blocks, none twice; runs with consecutive stamps are one entry.
+    ChangedReply {
+        /// At most [`TAIL_ENTRIES_MAX`]. They cover the blocks from `start` up to `next`.
+        entries: Vec<TailEntry>,
+        /// The block to go on from; `None` at the volume's end. An answer looks at a bounded part
+        /// of the volume, so it may be empty and not the last.
+        next: Option<u64>,
+    },
+    /// Read blocks together with their stamps and tombstones, to place them on another member.
+    Fetch {
+        /// The blocks; up to `IO_BLOCKS_MAX`.
+        range: BlockRange,
+    },
+    /// The blocks of the range that have ever been written or discarded.
+    FetchReply {
+        /// In the order of blocks, none twice.
+        versions: Vec<TailEntry>,
+        /// The contents of those that are not discarded, in the same order.
+        data: BlockData,
+    },
+    /// Read blocks from the medium and compare their checksums: a scrub's question.
+    Verify {
+        /// The blocks; up to `IO_BLOCKS_MAX`.
+        range: BlockRange,
+    },
+    /// The blocks' stored bytes match their checksums; what does not is answered by `Error`.
+    VerifyReply {
+        /// As in `FetchReply`.
+        versions: Vec<TailEntry>,
+        /// The checksums of those that are not discarded, in the same order.
+        crcs: Vec<BlockCrc>,
+    },
+    /// Bring this replica up to a source in the background, for as long as this session lasts. The
+    /// answer, `Done`, only says that it has begun. Another `Pull` takes the place of this one.
+    Pull {
+        /// The pool to pull from.
+        source: PoolId,
+        /// Where its server listens, `host:port`; up to [`ADDRESS_BYTES_MAX`] bytes.
+        address: String,
+        /// Both sides hold the same up to here.
+        since: Stamp,
+        /// The session's writes reach this replica from this stamp on. Below it, what the source
+        /// does not have was never acknowledged and is reported as diverged.
+        floor: Stamp,
+    },
+    /// How far is the pull? Asked of the session that began it.
+    PullStatus,
+    /// Answers `PullStatus`.
+    PullReport(PullReport),
+    /// Fetch blocks from a source, and place them anew where this replica has the same version or
+    /// an older one. Answered by `Done` when all of them are placed.
+    Repair {
+        /// The blocks; up to `IO_BLOCKS_MAX`.
+        range: BlockRange,
+        /// The pool to fetch from.
+        source: PoolId,
+        /// Where its server listens, as in `Pull`.
+        address: String,
     },
     /// End the session in good order.
     Close {
@@ -207,72 +275,6 @@ pub struct FlushReply {
     pub stable: Stamp,
 }
 
-/// Whole blocks and their checksums, made once in the engine.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct BlockData {
-    /// One checksum a block.
-    pub crcs: Vec<BlockCrc>,
-    /// `crcs.len()` blocks. In segments, each of whole blocks, so that nobody needs to join them.
-    pub segments: Vec<Bytes>,
-}
-
-impl BlockData {
-    /// Takes blocks whose checksums are known already.
-    ///
-    /// # Panics
-    /// When there is not exactly one checksum a block, or a segment is not of whole blocks.
-    #[must_use]
-    pub fn new(crcs: Vec<BlockCrc>, segments: Vec<Bytes>) -> Self {
-        let data = Self { crcs, segments };
-        assert!(data.is_consistent(), "{} checksums for {} segments", data.crcs.len(), data.segments.len());
-        data
-    }
-
-    /// Takes blocks and makes their checksums.
-    ///
-    /// # Panics
-    /// When a segment is not of whole blocks.
-    #[must_use]
-    pub fn checksummed(segments: Vec<Bytes>) -> Self {
-        let crcs = segments.iter().flat_map(|segment| block_crcs(segment)).collect();
-        Self { crcs, segments }
-    }
-
-    /// How many blocks.
-    #[must_use]
-    pub const fn blocks(&self) -> usize {
-        self.crcs.len()
-    }
-
-    /// Length of the blocks in bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.crcs.len() * BLOCK_SIZE
-    }
-
-    /// Whether every block still has the contents its checksum was made of.
-    ///
-    /// # Errors
-    /// The index of the first block that has not.
-    ///
-    /// # Panics
-    /// When there is not exactly one checksum a block.
-    pub fn verify(&self) -> Result<(), usize> {
-        assert!(self.is_consistent(), "{} checksums for {} segments", self.crcs.len(), self.segments.len());
-        let found = self.segments.iter().flat_map(|segment| block_crcs(segment));
-        match self.crcs.iter().zip(found).position(|(expected, found)| *expected != found) {
-            Some(index) => Err(index),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn is_consistent(&self) -> bool {
-        let bytes: usize = self.segments.iter().map(Bytes::len).sum();
-        let whole = self.segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
-        whole && bytes == self.bytes()
-    }
-}
-
 /// A run of blocks alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
@@ -291,6 +293,53 @@ pub struct TailEntry {
     pub stamp: Stamp,
     /// Whether they are tombstones.
     pub discard: bool,
+}
+
+/// How far a pull is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PullReport {
+    /// Whether it goes on.
+    pub state: PullState,
+    /// The walk has reached this block: everything before it is placed.
+    pub position: u64,
+    /// Blocks placed, tombstones included.
+    pub copied_blocks: u64,
+    /// Blocks on which this replica holds versions that were never acknowledged: the engine is to
+    /// rewrite them. Each is reported once; at most [`DIVERGED_MAX`] a report.
+    pub diverged: Vec<BlockRange>,
+    /// Why it failed, for people; at most [`DETAIL_BYTES_MAX`] bytes of UTF-8.
+    pub detail: String,
+}
+
+/// Whether a pull goes on; the numbers are on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PullState {
+    /// It goes on, or ranges that diverged are still to be reported.
+    Running = 1,
+    /// Everything is placed, and every diverged range has been reported, in this report at last.
+    Finished = 2,
+    /// It has ended early; what was placed stays. Also the answer where no pull was begun.
+    Failed = 3,
+}
+
+impl PullState {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The state with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Running,
+            2 => Self::Finished,
+            3 => Self::Failed,
+            _ => return None,
+        })
+    }
 }
 
 /// A pool's state.
@@ -325,79 +374,9 @@ pub struct VolumeReport {
     pub last: Stamp,
 }
 
-/// Kinds of errors; the numbers are on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
-pub enum ErrorCode {
-    /// The frame or its fields make no sense; the connection closes.
-    Malformed = 1,
-    /// No protocol version in common; the connection closes.
-    Version = 2,
-    /// A message that this state of the connection does not allow; the connection closes.
-    Unexpected = 3,
-    /// A newer generation has been promised; the session is over for ever.
-    Fenced = 4,
-    /// The pool has no replica of this volume.
-    NoSuchVolume = 5,
-    /// The range lies beyond the volume.
-    OutOfRange = 6,
-    /// A block's checksum did not match its data as received.
-    ChecksumOnWire = 7,
-    /// A block's checksum did not match its data as read from the medium.
-    ChecksumOnMedium = 8,
-    /// The device reported an error for this request.
-    Medium = 9,
-    /// No space is left in the pool.
-    NoSpace = 10,
-    /// The pool has stopped after an I/O error and must be reopened.
-    PoolFailed = 11,
-    /// The volume exists with another size, or the size is not allowed.
-    BadSize = 12,
-    /// More in flight than the replica takes; the connection closes.
-    TooMuch = 13,
-    /// The volume is open for writing by a session and cannot be deleted.
-    Busy = 14,
-    /// The server is stopping; connect again later.
-    Stopping = 15,
-    /// Too many writes lie above the volume's stable stamp: flush, tell progress, and try again.
-    TailTooLong = 16,
-}
-
-impl ErrorCode {
-    /// The number on the wire.
-    #[must_use]
-    pub const fn number(self) -> u16 {
-        self as u16
-    }
-
-    /// The kind with this number, if there is one.
-    #[must_use]
-    pub const fn from_number(number: u16) -> Option<Self> {
-        Some(match number {
-            1 => Self::Malformed,
-            2 => Self::Version,
-            3 => Self::Unexpected,
-            4 => Self::Fenced,
-            5 => Self::NoSuchVolume,
-            6 => Self::OutOfRange,
-            7 => Self::ChecksumOnWire,
-            8 => Self::ChecksumOnMedium,
-            9 => Self::Medium,
-            10 => Self::NoSpace,
-            11 => Self::PoolFailed,
-            12 => Self::BadSize,
-            13 => Self::TooMuch,
-            14 => Self::Busy,
-            15 => Self::Stopping,
-            16 => Self::TailTooLong,
-            _ => return None,
-        })
-    }
-}
-
 /// Most extents in an `AllocationReply`.
 pub const EXTENTS_MAX: usize = 4096;
-/// Most entries in a `TailReply`.
+/// Most entries in a `TailReply` or a `ChangedReply`.
 pub const TAIL_ENTRIES_MAX: usize = 4096;
 /// Most volumes in a `PoolReport`.
 pub const VOLUMES_MAX: usize = 4096;
@@ -405,3 +384,31 @@ pub const VOLUMES_MAX: usize = 4096;
 pub const DETAIL_BYTES_MAX: usize = 1024;
 /// Most blocks in one `Discard` (4 GiB).
 pub const DISCARD_BLOCKS_MAX: u32 = 1 << 20;
+/// Most ranges in a `PullReport`.
+pub const DIVERGED_MAX: usize = 1024;
+/// Longest address of a source, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 512;
+
+impl Message {
+    /// The blocks that it carries.
+    #[must_use]
+    pub const fn data(&self) -> Option<&BlockData> {
+        match self {
+            Self::Write { data, .. } | Self::ReadReply { data, .. } | Self::FetchReply { data, .. } => {
+                Some(data)
+            }
+            _ => None,
+        }
+    }
+
+    /// The blocks that it carries.
+    #[must_use]
+    pub const fn data_mut(&mut self) -> Option<&mut BlockData> {
+        match self {
+            Self::Write { data, .. } | Self::ReadReply { data, .. } | Self::FetchReply { data, .. } => {
+                Some(data)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The messages' numbers on the wire, and for each what a frame of it may carry.
 
-use crate::frame::{DETAIL_BYTES_MAX, EXTENTS_MAX, Message, TAIL_ENTRIES_MAX, VOLUMES_MAX};
+use crate::frame::{
+    ADDRESS_BYTES_MAX, DETAIL_BYTES_MAX, DIVERGED_MAX, EXTENTS_MAX, Message, TAIL_ENTRIES_MAX, VOLUMES_MAX,
+};
 use crate::header::Flags;
 use std::ops::RangeInclusive;
 use trivet_model::BLOCK_SIZE;
@@ -16,7 +18,7 @@ const U32: usize = 4;
 const U64: usize = 8;
 const STAMP: usize = U64;
 const PROGRESS: usize = STAMP + STAMP;
-const RANGE: usize = U64 + U32;
+pub(crate) const RANGE: usize = U64 + U32;
 pub(crate) const CRC: usize = U32;
 pub(crate) const EXTENT: usize = U32 + U8;
 pub(crate) const TAIL_ENTRY: usize = RANGE + STAMP + U8;
@@ -30,6 +32,14 @@ const WRITE: usize = U64 + STAMP + PROGRESS;
 const DISCARD: usize = RANGE + STAMP + PROGRESS;
 const PRESENT_MAX: usize = BLOCKS_MAX.div_ceil(8);
 const TAIL: usize = STAMP + U32;
+const CHANGED: usize = STAMP + U64;
+const CHANGED_REPLY: usize = U64;
+const VERSIONS: usize = U16;
+const VERSIONS_MAX: usize = VERSIONS + BLOCKS_MAX * (TAIL_ENTRY + CRC);
+const PULL: usize = ID + STAMP + STAMP;
+const PULL_REPORT: usize = U8 + U64 + U64 + U16;
+const PULL_REPORT_MAX: usize = PULL_REPORT + DETAIL_BYTES_MAX + DIVERGED_MAX * RANGE;
+const REPAIR: usize = RANGE + ID;
 const SIZED_VOLUME: usize = ID + U64;
 const POOL_REPORT: usize = ID + U64 + U64 + U64 + U16;
 const POOL_REPORT_MAX: usize = POOL_REPORT + DETAIL_BYTES_MAX + VOLUMES_MAX * VOLUME_REPORT;
@@ -97,6 +107,16 @@ kinds! {
     AllocationReply = 39, fixed EXTENT..=EXTENTS_MAX * EXTENT, blocks 0, flags Flags::NONE;
     Tail = 40, fixed exactly(TAIL), blocks 0, flags Flags::NONE;
     TailReply = 41, fixed 0..=TAIL_ENTRIES_MAX * TAIL_ENTRY, blocks 0, flags Flags::MORE;
+    Changed = 42, fixed exactly(CHANGED), blocks 0, flags Flags::NONE;
+    ChangedReply = 43, fixed CHANGED_REPLY..=CHANGED_REPLY + TAIL_ENTRIES_MAX * TAIL_ENTRY, blocks 0, flags Flags::NONE;
+    Fetch = 44, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
+    FetchReply = 45, fixed VERSIONS..=VERSIONS_MAX, blocks BLOCKS_MAX, flags Flags::NONE;
+    Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
+    VerifyReply = 47, fixed VERSIONS..=VERSIONS_MAX, blocks 0, flags Flags::NONE;
+    Pull = 48, fixed PULL + 1..=PULL + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
+    PullStatus = 49, fixed exactly(0), blocks 0, flags Flags::NONE;
+    PullReport = 50, fixed PULL_REPORT..=PULL_REPORT_MAX, blocks 0, flags Flags::NONE;
+    Repair = 51, fixed REPAIR + 1..=REPAIR + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
     CreateVolume = 64, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
     DeleteVolume = 65, fixed exactly(ID), blocks 0, flags Flags::NONE;
     ResizeVolume = 66, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
@@ -125,6 +145,16 @@ impl Message {
             Self::AllocationReply { .. } => Kind::AllocationReply,
             Self::Tail { .. } => Kind::Tail,
             Self::TailReply { .. } => Kind::TailReply,
+            Self::Changed { .. } => Kind::Changed,
+            Self::ChangedReply { .. } => Kind::ChangedReply,
+            Self::Fetch { .. } => Kind::Fetch,
+            Self::FetchReply { .. } => Kind::FetchReply,
+            Self::Verify { .. } => Kind::Verify,
+            Self::VerifyReply { .. } => Kind::VerifyReply,
+            Self::Pull { .. } => Kind::Pull,
+            Self::PullStatus => Kind::PullStatus,
+            Self::PullReport(_) => Kind::PullReport,
+            Self::Repair { .. } => Kind::Repair,
             Self::Close { .. } => Kind::Close,
             Self::CreateVolume { .. } => Kind::CreateVolume,
             Self::DeleteVolume { .. } => Kind::DeleteVolume,

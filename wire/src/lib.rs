@@ -5,17 +5,22 @@
 //! crate owns the bytes.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod body;
 mod decode;
 mod encode;
+mod error_code;
+mod fields;
 pub mod frame;
 pub mod header;
 mod kind;
 
+pub use blocks::BlockData;
 pub use decode::{DecodeError, Decoder};
 pub use encode::{Encoder, Envelope, encode};
+pub use error_code::ErrorCode;
 pub use frame::{
-    BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
-    PoolReport, Progress, TailEntry, VolumeReport,
+    Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION, PoolReport, Progress,
+    PullReport, PullState, TailEntry, VolumeReport,
 };
 pub use kind::Kind;

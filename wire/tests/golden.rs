@@ -4,17 +4,13 @@
 mod samples;
 
 use samples::{encoded, frames};
-use trivet_model::BLOCK_SIZE;
-use trivet_wire::{Kind, Message};
+use trivet_wire::{BlockData, Kind};
 
 /// Heads as they go over the wire, one line a message, in the order of [`frames`].
 const HEADS: &str = include_str!("golden/heads.hex");
 
 fn head_bytes(frame: &trivet_wire::Frame) -> usize {
-    let payload = match &frame.message {
-        Message::Write { data, .. } | Message::ReadReply { data, .. } => data.blocks() * BLOCK_SIZE,
-        _ => 0,
-    };
+    let payload = frame.message.data().map_or(0, BlockData::bytes);
     encoded(frame).len() - payload
 }
 
@@ -38,7 +34,7 @@ fn heads_of_every_message() {
 #[test]
 fn payload_follows_the_head_unchanged() {
     for frame in frames() {
-        if let Message::Write { data, .. } | Message::ReadReply { data, .. } = &frame.message {
+        if let Some(data) = frame.message.data() {
             assert_eq!(encoded(&frame)[head_bytes(&frame)..], data.segments.concat());
         }
     }

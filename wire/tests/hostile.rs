@@ -7,7 +7,7 @@ use bytes::BufMut;
 use samples::{encoded, frames};
 use trivet_model::BLOCK_SIZE;
 use trivet_wire::header::HEADER_BYTES;
-use trivet_wire::{DecodeError, Decoder, ErrorCode, Frame, Kind, Message};
+use trivet_wire::{BlockData, DecodeError, Decoder, ErrorCode, Frame, Kind, Message};
 
 /// The result of decoding `stream`, and the decoder after it.
 fn outcome(stream: &[u8]) -> (Result<Vec<Frame>, DecodeError>, Decoder) {
@@ -63,10 +63,7 @@ fn sample(kind: Kind) -> Frame {
 fn a_flipped_bit_anywhere_in_a_head_is_refused() {
     for frame in frames() {
         let whole = encoded(&frame);
-        let payload = match &frame.message {
-            Message::Write { data, .. } | Message::ReadReply { data, .. } => data.bytes(),
-            _ => 0,
-        };
+        let payload = frame.message.data().map_or(0, BlockData::bytes);
         for bit in 0..(whole.len() - payload) * 8 {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -146,7 +143,7 @@ fn forged_headers_are_refused_with_their_reason() {
     let version = refused(&forged(&done, 4, &[2, 0]));
     assert_eq!(version, DecodeError::Version { found: 2 });
     assert_eq!(version.code(), ErrorCode::Version);
-    for number in [0u16, 5, 15, 31, 42, 69, u16::MAX] {
+    for number in [0u16, 5, 15, 31, 52, 69, u16::MAX] {
         let error = refused(&forged(&done, 6, &number.to_le_bytes()));
         assert_eq!(error, DecodeError::Kind { found: number });
         assert_eq!(error.code(), ErrorCode::Malformed);
@@ -161,7 +158,7 @@ fn forged_headers_are_refused_with_their_reason() {
 #[test]
 fn forged_fields_are_refused_with_their_reason() {
     let most = u64::MAX.to_le_bytes();
-    let cases: [(Kind, usize, &[u8], &str); 18] = [
+    let cases: [(Kind, usize, &[u8], &str); 37] = [
         (Kind::Error, 0, &[0, 0], "code"),
         (Kind::Error, 0, &[17, 0], "code"),
         (Kind::Error, 2, &[0xff], "detail"),
@@ -178,6 +175,27 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::AllocationReply, 0, &[0; 4], "count"),
         (Kind::AllocationReply, 4, &[2], "allocated"),
         (Kind::TailReply, 20, &[7], "discard"),
+        (Kind::ChangedReply, 16, &[0; 4], "range"),
+        (Kind::ChangedReply, 28, &[2], "discard"),
+        (Kind::Fetch, 8, &[1, 1, 0, 0], "range"),
+        (Kind::Verify, 8, &[0, 0, 0, 0], "range"),
+        // How many versions there are decides how many checksums and blocks must follow.
+        (Kind::FetchReply, 0, &[1, 0], "checksums"),
+        (Kind::FetchReply, 0, &[1, 1], "versions"),
+        (Kind::FetchReply, 0, &[3, 0], "length"),
+        // The second begins within the first, or lies too far from it.
+        (Kind::FetchReply, 23, &[6], "versions"),
+        (Kind::FetchReply, 24, &[0, 1], "versions"),
+        (Kind::FetchReply, 10, &[0, 0, 0x10, 0], "versions"),
+        (Kind::FetchReply, 22, &[1], "payload"),
+        (Kind::VerifyReply, 0, &[1, 1], "versions"),
+        (Kind::VerifyReply, 22, &[1], "checksums"),
+        (Kind::VerifyReply, 43, &[0], "checksums"),
+        (Kind::Pull, 32, &[0xff], "address"),
+        (Kind::Repair, 8, &[1, 1, 0, 0], "range"),
+        (Kind::PullReport, 0, &[4], "state"),
+        (Kind::PullReport, 17, &[1, 4], "detail"),
+        (Kind::PullReport, 19, &[0xff], "detail"),
         (Kind::PoolReport, 40, &[0xff, 0xff], "failed"),
         (Kind::PoolReport, 42, &[0xff], "failed"),
     ];

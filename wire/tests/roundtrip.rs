@@ -7,11 +7,11 @@ use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
 use samples::frames;
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BlockRange, Epoch, Generation, Stamp, VolumeId};
-use trivet_wire::frame::{DETAIL_BYTES_MAX, EXTENTS_MAX, TAIL_ENTRIES_MAX};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_wire::frame::{ADDRESS_BYTES_MAX, DETAIL_BYTES_MAX, DIVERGED_MAX, EXTENTS_MAX, TAIL_ENTRIES_MAX};
 use trivet_wire::{
     BlockData, Decoder, Encoder, Envelope, ErrorCode, Extent, Frame, Message, PoolReport, Progress,
-    TailEntry, VolumeReport,
+    PullReport, PullState, TailEntry, VolumeReport,
 };
 
 /// Feeds `stream` in receives of at most `cuts` bytes, in turn, and collects what comes out.
@@ -36,7 +36,7 @@ fn decode(stream: &[u8], cuts: &[usize]) -> Vec<Frame> {
 
 /// Frames differ in how their payload is cut into segments; what counts is the bytes.
 fn joined(mut frame: Frame) -> Frame {
-    if let Message::Write { data, .. } | Message::ReadReply { data, .. } = &mut frame.message
+    if let Some(data) = frame.message.data_mut()
         && data.blocks() > 0
     {
         *data = BlockData::new(data.crcs.clone(), vec![Bytes::from(data.segments.concat())]);
@@ -163,6 +163,65 @@ fn read_replies() -> impl Strategy<Value = Message> {
     })
 }
 
+/// Versions in the order of blocks within `IO_BLOCKS_MAX` blocks, and how many blocks hold data.
+fn versions() -> impl Strategy<Value = (Vec<TailEntry>, usize)> {
+    let runs = proptest::collection::vec((0..3u64, 1..=5u32, stamps(), any::<bool>()), 0..24);
+    (0..1u64 << 40, runs).prop_map(|(mut at, runs)| {
+        let mut blocks = 0;
+        let entry = |(gap, count, stamp, discard): (u64, u32, Stamp, bool)| {
+            let range = BlockRange::new(at + gap, count);
+            at = range.end();
+            blocks += if discard { 0 } else { count as usize };
+            TailEntry { range, stamp, discard }
+        };
+        let entries = runs.into_iter().map(entry).collect();
+        (entries, blocks)
+    })
+}
+
+fn sync_messages() -> impl Strategy<Value = Message> {
+    let pool = any::<[u8; 16]>().prop_map(PoolId::from_bytes);
+    let address = "\\PC{1,100}";
+    let entries = proptest::collection::vec((ranges(u32::MAX), stamps(), any::<bool>()), 0..50);
+    prop_oneof![
+        (stamps(), any::<u64>()).prop_map(|(since, start)| Message::Changed { since, start }),
+        (entries, proptest::option::of(0..1u64 << 40)).prop_map(|(entries, next)| Message::ChangedReply {
+            entries: entries
+                .into_iter()
+                .map(|(range, stamp, discard)| TailEntry { range, stamp, discard })
+                .collect(),
+            next,
+        }),
+        ranges(IO_BLOCKS_MAX).prop_map(|range| Message::Fetch { range }),
+        ranges(IO_BLOCKS_MAX).prop_map(|range| Message::Verify { range }),
+        versions().prop_flat_map(|(versions, blocks)| {
+            data(blocks).prop_map(move |data| Message::FetchReply { versions: versions.clone(), data })
+        }),
+        versions().prop_map(|(versions, blocks)| Message::VerifyReply {
+            versions,
+            crcs: (0..blocks).map(|at| BlockCrc(u32::try_from(at).unwrap())).collect(),
+        }),
+        (pool.clone(), address, stamps(), stamps())
+            .prop_map(|(source, address, since, floor)| Message::Pull { source, address, since, floor }),
+        (ranges(IO_BLOCKS_MAX), pool, address).prop_map(|(range, source, address)| Message::Repair {
+            range,
+            source,
+            address
+        }),
+        (
+            1..=3u8,
+            any::<u64>(),
+            any::<u64>(),
+            proptest::collection::vec(ranges(u32::MAX), 0..50),
+            "\\PC{0,300}"
+        )
+            .prop_map(|(state, position, copied_blocks, diverged, detail)| {
+                let state = PullState::from_number(state).unwrap();
+                Message::PullReport(PullReport { state, position, copied_blocks, diverged, detail })
+            }),
+    ]
+}
+
 fn messages() -> impl Strategy<Value = Message> {
     let volume = any::<[u8; 16]>().prop_map(VolumeId::from_bytes);
     prop_oneof![
@@ -189,6 +248,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 extents: extents.into_iter().map(|(count, allocated)| Extent { count, allocated }).collect(),
             }
         }),
+        5 => sync_messages(),
         2 => proptest::sample::select(frames()).prop_map(|frame| frame.message),
     ]
 }
@@ -222,6 +282,8 @@ fn the_longest_of_every_message() {
     let entry = TailEntry { range: BlockRange::new(1, 1), stamp: samples::stamp(1, 1), discard: true };
     let Message::PoolReport(report) = frames().pop().unwrap().message else { panic!("not a report") };
     let volume: VolumeReport = report.volumes[0].clone();
+    let single = |block| TailEntry { range: BlockRange::new(block, 1), discard: false, ..entry };
+    let apart: Vec<TailEntry> = (7..7 + 256).map(single).collect();
     let messages = [
         Message::TailReply { entries: vec![entry; TAIL_ENTRIES_MAX], more: false },
         Message::AllocationReply { extents: vec![Extent { count: 1, allocated: true }; EXTENTS_MAX] },
@@ -231,6 +293,22 @@ fn the_longest_of_every_message() {
             ..report
         }),
         Message::ReadReply { present: Bytes::from(vec![0xff; 32]), data: samples::blocks(&[9; 256]) },
+        Message::ChangedReply { entries: vec![entry; TAIL_ENTRIES_MAX], next: Some(0) },
+        Message::FetchReply { versions: apart.clone(), data: samples::blocks(&[9; 256]) },
+        Message::VerifyReply { versions: apart, crcs: vec![BlockCrc(1); 256] },
+        Message::Pull {
+            source: PoolId::from_bytes([1; 16]),
+            address: "x".repeat(ADDRESS_BYTES_MAX),
+            since: Stamp::ZERO,
+            floor: Stamp::ZERO,
+        },
+        Message::PullReport(PullReport {
+            state: PullState::Failed,
+            position: 1,
+            copied_blocks: 2,
+            diverged: vec![BlockRange::new(1, 1); DIVERGED_MAX],
+            detail: "x".repeat(DETAIL_BYTES_MAX),
+        }),
     ];
     for message in messages {
         let frame = samples::frame(message);

@@ -2,10 +2,10 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use bytes::Bytes;
-use trivet_model::{BLOCK_SIZE, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
 use trivet_wire::{
     BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
-    PoolReport, Progress, TailEntry, VolumeReport,
+    PoolReport, Progress, PullReport, PullState, TailEntry, VolumeReport,
 };
 
 pub(crate) fn generation(value: u32) -> Generation {
@@ -30,6 +30,10 @@ pub(crate) fn frames() -> Vec<Frame> {
     let volume = VolumeId::from_bytes([0x11; 16]);
     let pool = PoolId::from_bytes([0x22; 16]);
     let progress = Progress { committed: stamp(7, 5), stable: stamp(6, 4) };
+    let versions = vec![
+        TailEntry { range: BlockRange::new(5, 2), stamp: stamp(7, 1), discard: false },
+        TailEntry { range: BlockRange::new(9, 1), stamp: stamp(7, 3), discard: true },
+    ];
     let messages = vec![
         Message::Hello(Hello { version_min: PROTOCOL_VERSION, version_max: 3 }),
         Message::HelloReply(HelloReply { version: PROTOCOL_VERSION, pool }),
@@ -74,6 +78,33 @@ pub(crate) fn frames() -> Vec<Frame> {
             ],
             more: true,
         },
+        Message::Changed { since: stamp(6, 4), start: 1 << 14 },
+        Message::ChangedReply {
+            entries: vec![
+                TailEntry { range: BlockRange::new(1 << 14, 300), stamp: stamp(7, 1), discard: false },
+                TailEntry { range: BlockRange::new(1 << 15, 1 << 20), stamp: stamp(7, 301), discard: true },
+            ],
+            next: Some(1 << 21),
+        },
+        Message::Fetch { range: BlockRange::new(5, 256) },
+        Message::FetchReply { versions: versions.clone(), data: blocks(&[1, 2]) },
+        Message::Verify { range: BlockRange::new(5, 256) },
+        Message::VerifyReply { versions, crcs: vec![BlockCrc(3), BlockCrc(4)] },
+        Message::Pull {
+            source: pool,
+            address: "replica-2.example:7001".into(),
+            since: stamp(6, 4),
+            floor: stamp(7, 9),
+        },
+        Message::PullStatus,
+        Message::PullReport(PullReport {
+            state: PullState::Running,
+            position: 1 << 20,
+            copied_blocks: 1000,
+            diverged: vec![BlockRange::new(9, 1), BlockRange::new(20, 4)],
+            detail: "é".into(),
+        }),
+        Message::Repair { range: BlockRange::new(5, 2), source: pool, address: "[::1]:7001".into() },
         Message::CreateVolume { volume, blocks: 1 << 18 },
         Message::DeleteVolume { volume },
         Message::ResizeVolume { volume, blocks: 1 << 19 },
