@@ -4,7 +4,7 @@
 //! not wait for a checkpoint, which takes seconds.
 
 use crate::meta::MetaStore;
-use crate::store::{CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+use crate::store::{ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,13 +15,21 @@ use trivet_reactor::Waker;
 #[derive(Debug)]
 pub(super) enum Finished {
     Groups(GroupsLoaded),
+    Scan(ChangedScanned),
     Checkpoint(CheckpointOutcome),
+}
+
+/// What the thread that reads the map is given: groups for the cache, and short looks for changes.
+#[derive(Debug)]
+enum Reading {
+    Load(GroupLoad),
+    Scan(Box<ChangedScan>),
 }
 
 /// Both threads. Dropping it waits until they have finished what they were given.
 #[derive(Debug)]
 pub(super) struct Background {
-    loads: Worker<GroupLoad>,
+    readings: Worker<Reading>,
     checkpoints: Worker<Box<CheckpointJob>>,
     finished: Receiver<Finished>,
 }
@@ -30,20 +38,26 @@ impl Background {
     /// Starts the threads; `waker` tells the loop that [`Background::finished`] has something.
     pub(super) fn start(meta: &Arc<dyn MetaStore>, waker: &Waker) -> io::Result<Self> {
         let (done, finished) = channel();
-        let loader = Arc::clone(meta);
-        let loads = Worker::start("map-load", done.clone(), waker.clone(), move |load: GroupLoad| {
-            Finished::Groups(load.run(&*loader))
-        })?;
+        let map = Arc::clone(meta);
+        let readings =
+            Worker::start("map-load", done.clone(), waker.clone(), move |reading: Reading| match reading {
+                Reading::Load(load) => Finished::Groups(load.run(&*map)),
+                Reading::Scan(scan) => Finished::Scan(scan.run(&*map)),
+            })?;
         let writer = Arc::clone(meta);
         let checkpoints =
             Worker::start("checkpoint", done, waker.clone(), move |job: Box<CheckpointJob>| {
                 Finished::Checkpoint(job.run(&*writer))
             })?;
-        Ok(Self { loads, checkpoints, finished })
+        Ok(Self { readings, checkpoints, finished })
     }
 
     pub(super) fn load(&self, load: GroupLoad) {
-        self.loads.give(load);
+        self.readings.give(Reading::Load(load));
+    }
+
+    pub(super) fn scan(&self, scan: Box<ChangedScan>) {
+        self.readings.give(Reading::Scan(scan));
     }
 
     pub(super) fn checkpoint(&self, job: Box<CheckpointJob>) {

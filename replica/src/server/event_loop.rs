@@ -303,6 +303,7 @@ impl EventLoop {
             match action {
                 Action::Disk(token, operation) => self.disk.submit(token, operation),
                 Action::LoadGroups(load) => self.background.load(load),
+                Action::ScanChanged(scan) => self.background.scan(scan),
                 Action::Checkpoint(job) => self.background.checkpoint(job),
                 Action::Complete(id, result) => {
                     if let Err(RequestError::PoolFailed(cause)) = &result
@@ -322,6 +323,7 @@ impl EventLoop {
         for finished in self.background.finished() {
             match finished {
                 Finished::Groups(groups) => self.store.groups_loaded(groups),
+                Finished::Scan(scanned) => self.store.changed_scanned(scanned),
                 Finished::Checkpoint(outcome) => self.store.checkpoint_finished(outcome),
             }
         }

@@ -38,6 +38,7 @@ pub(super) fn failure(error: &RequestError) -> Message {
         RequestError::NoSpace { .. } => ErrorCode::NoSpace,
         RequestError::BadSize { .. } => ErrorCode::BadSize,
         RequestError::TailTooLong { .. } => ErrorCode::TailTooLong,
+        RequestError::Source(_) => ErrorCode::Source,
         RequestError::PoolFailed(_) => ErrorCode::PoolFailed,
     };
     Message::Error { code, detail: error.to_string() }

@@ -1,0 +1,30 @@
+//! Runs of versions: blocks one after the other whose stamps are consecutive.
+
+use trivet_model::{BlockRange, Stamp};
+
+use super::request::TailExtent;
+
+/// Adds a block's version to runs that come in the order of blocks.
+pub(super) fn append(runs: &mut Vec<TailExtent>, block: u64, stamp: Stamp, discard: bool) {
+    if let Some(last) = runs.last_mut()
+        && continues(last, block, stamp, discard)
+    {
+        last.range.count += 1;
+        return;
+    }
+    runs.push(TailExtent { range: BlockRange::new(block, 1), stamp, discard });
+}
+
+/// Whether a block's version would make the run one longer.
+pub(super) fn continues(run: &TailExtent, block: u64, stamp: Stamp, discard: bool) -> bool {
+    let count = u64::from(run.range.count);
+    run.discard == discard
+        && run.range.end() == block
+        && run.stamp.as_u64() + count == stamp.as_u64()
+        && run.range.count < u32::MAX
+}
+
+/// The blocks and their stamps.
+pub(super) fn blocks(run: TailExtent) -> impl Iterator<Item = (u64, Stamp)> {
+    run.range.blocks().zip(0..).map(move |(block, at)| (block, run.stamp.plus(at)))
+}
