@@ -15,8 +15,8 @@ use trivet_model::checksum::block_crcs;
 use trivet_model::{BLOCK_SIZE, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::store::{
-    Action, ChangedScan, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Reply, Request,
-    RequestError, RequestId, Store, StoreOptions, verify,
+    Action, ChangedScan, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Placement, Reply,
+    Request, RequestError, RequestId, Store, StoreOptions, TailExtent, verify,
 };
 
 pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([1; 16]);
@@ -130,6 +130,22 @@ impl Pool {
         let crcs = block_crcs(&data).collect();
         let segments = vec![data.freeze()];
         self.submit(Request::Write { volume, start, stamp, crcs, segments, stable })
+    }
+
+    /// Places versions whose contents are numbered by their stamps.
+    pub(crate) fn place(&mut self, versions: Vec<TailExtent>, repair: bool) -> RequestId {
+        let mut crcs = Vec::new();
+        let mut segments = Vec::new();
+        for run in versions.iter().filter(|run| !run.discard) {
+            let mut data = self.arena.allocate(run.range.count as usize);
+            for (at, block) in run.range.blocks().enumerate() {
+                data.extend_from_slice(&contents(block, run.stamp.plus(at as u64).as_u64()));
+            }
+            crcs.extend(block_crcs(&data));
+            segments.push(data.freeze());
+        }
+        let placement = Placement { versions, crcs, segments, repair };
+        self.submit(Request::Place { volume: VOLUME, placement })
     }
 
     pub(crate) fn read(&mut self, start: u64, count: u32) -> RequestId {
