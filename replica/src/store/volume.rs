@@ -96,7 +96,7 @@ impl Volume {
 
     /// Notes versions before they are inserted, and answers how they stand against older tables: a
     /// live one that comes behind something placed is not known to be newer than all. What is placed
-    /// below the stable stamp, all members hold: it is no part of the tail.
+    /// below the stable stamp (as a replay would know it), all members hold: it is no part of the tail.
     pub(crate) fn note(&mut self, extent: TailExtent, origin: Origin) -> Origin {
         let last = last_stamp(extent);
         self.last = self.last.max(last);
@@ -106,7 +106,7 @@ impl Volume {
             return if extent.stamp > self.placed_highest { Origin::Live } else { Origin::Placed };
         }
         self.placed_highest = self.placed_highest.max(last);
-        if last > self.progress.stable {
+        if last > self.progress_recorded.stable {
             self.note_tail(extent);
         }
         origin
