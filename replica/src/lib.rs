@@ -3,6 +3,7 @@
 
 pub mod meta;
 pub mod pool;
+pub mod pull;
 pub mod server;
 pub mod session;
 pub mod store;

@@ -319,7 +319,7 @@ fn check(pool: &mut Pool, oracle: &mut Oracle, crash: Crash, context: &str) {
     oracle.settled = oracle.stamp.max(volume.last.as_u64());
     oracle.free_stamps = (oracle.settled + 1..oracle.settled + 20).collect();
     oracle.stamp = oracle.settled + 20;
-    pool.store.begin_pull(VOLUME);
+    pool.store.begin_pull(VOLUME, Stamp::ZERO);
     check_tail(pool, oracle, volume.progress.stable, context);
 }
 
@@ -365,7 +365,7 @@ fn crowded_pool(seed: u64) -> Pool {
 fn run(seed: u64) {
     let mut random = Random(seed);
     let mut pool = crowded_pool(random.next());
-    pool.store.begin_pull(VOLUME);
+    pool.store.begin_pull(VOLUME, Stamp::ZERO);
     let mut oracle = Oracle::new();
     let mut boot = 1;
     for round in 0..4 {

@@ -277,7 +277,7 @@ impl World {
                     self.pool.store.end_pull(VOLUME);
                 } else {
                     self.stable_at_pull = self.stable;
-                    self.pool.store.begin_pull(VOLUME);
+                    self.pool.store.begin_pull(VOLUME, Stamp::ZERO);
                 }
                 self.pulled = !self.pulled;
             }
@@ -438,7 +438,7 @@ fn a_repair_takes_the_place_of_a_block_that_cannot_be_read() {
 #[test]
 fn a_discard_that_left_no_trace_stands_against_an_older_place() {
     let mut pool = Pool::with_volume(1 << 14, 1000, 1);
-    pool.store.begin_pull(VOLUME);
+    pool.store.begin_pull(VOLUME, Stamp::ZERO);
     let range = BlockRange::new(0, 500);
     pool.submit(Request::Discard { volume: VOLUME, range, stamp: Stamp::from_u64(100), stable: false });
     pool.settle();

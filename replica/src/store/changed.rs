@@ -14,17 +14,18 @@ use trivet_model::{Stamp, VolumeId};
 use super::Store;
 use super::checkpoint::CheckpointError;
 use super::entry::{Entry, GROUP_BLOCKS};
-use super::extents::{append, continues};
+use super::extents::append;
 use super::map_scan::scan_groups;
 use super::record::Slot;
-use super::request::{Action, ChangedPage, Reply, RequestError, RequestId, TailExtent};
+use super::request::{Action, ChangedPage, Reply, RequestError, RequestId};
 use crate::meta::MetaStore;
 
 /// Most runs in an answer; no more than a message on the wire holds.
 pub const CHANGED_RUNS_MAX: usize = 4096;
 /// Blocks that an answer looks at (16 MiB of a volume): what the store's thread spends on one is
-/// bounded.
+/// bounded, and so is the number of runs.
 const WINDOW_BLOCKS: u64 = 4096;
+const _: () = assert!(WINDOW_BLOCKS <= CHANGED_RUNS_MAX as u64);
 
 /// A part of a volume to look through: give it to [`ChangedScan::run`] on a background thread.
 #[derive(Debug)]
@@ -60,7 +61,12 @@ impl ChangedScan {
         meta: &dyn MetaStore,
         mut newer: BTreeMap<u64, Entry>,
     ) -> Result<ChangedPage, CheckpointError> {
-        let mut page = Page { since: self.since, versions: Vec::new(), full_at: None };
+        let mut versions = Vec::new();
+        let mut add = |block: u64, entry: Entry| {
+            if entry.stamp > self.since {
+                append(&mut versions, block, entry.stamp, entry.is_tombstone());
+            }
+        };
         let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
         scan_groups(meta, self.slot, first, end, &mut |group, stored| {
             for (at, entry) in stored.0.into_iter().enumerate() {
@@ -69,47 +75,23 @@ impl ChangedScan {
                     continue;
                 };
                 while let Some((earlier, found)) = first_before(&mut newer, block) {
-                    page.add(earlier, found);
+                    add(earlier, found);
                 }
                 let found = newer.remove(&block).filter(|newer| newer.stamp > entry.stamp);
-                page.add(block, found.unwrap_or(entry));
+                add(block, found.unwrap_or(entry));
             }
-            if page.full_at.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            ControlFlow::Continue(())
         })?;
         for (block, entry) in newer {
-            page.add(block, entry);
+            add(block, entry);
         }
-        let next = page.full_at.or(self.goes_on.then_some(self.until));
-        Ok(ChangedPage { versions: page.versions, next })
+        Ok(ChangedPage { versions, next: self.goes_on.then_some(self.until) })
     }
 }
 
 fn first_before(newer: &mut BTreeMap<u64, Entry>, block: u64) -> Option<(u64, Entry)> {
     let first = newer.first_entry().filter(|first| *first.key() < block)?;
     Some(first.remove_entry())
-}
-
-/// An answer being made; blocks come in order.
-struct Page {
-    since: Stamp,
-    versions: Vec<TailExtent>,
-    /// The first block that found no room.
-    full_at: Option<u64>,
-}
-
-impl Page {
-    fn add(&mut self, block: u64, entry: Entry) {
-        if entry.stamp <= self.since || self.full_at.is_some() {
-            return;
-        }
-        let discard = entry.is_tombstone();
-        let goes_on = self.versions.last().is_some_and(|last| continues(last, block, entry.stamp, discard));
-        if self.versions.len() == CHANGED_RUNS_MAX && !goes_on {
-            self.full_at = Some(block);
-            return;
-        }
-        append(&mut self.versions, block, entry.stamp, discard);
-    }
 }
 
 impl Store {

@@ -224,7 +224,7 @@ impl Merge<'_> {
         standing: Option<Entry>,
     ) -> Result<(), CheckpointError> {
         let entry = point.entry();
-        if standing == Some(entry) || (standing.is_none() && entry.is_tombstone()) {
+        if standing == Some(entry) {
             self.merged.push((key, entry));
         } else if !entry.is_tombstone() {
             let (zone, word, bit) = bit_of(&self.job.geometry, entry.physical)?;

@@ -7,21 +7,15 @@ use super::request::TailExtent;
 /// Adds a block's version to runs that come in the order of blocks.
 pub(super) fn append(runs: &mut Vec<TailExtent>, block: u64, stamp: Stamp, discard: bool) {
     if let Some(last) = runs.last_mut()
-        && continues(last, block, stamp, discard)
+        && last.discard == discard
+        && last.range.end() == block
+        && last.stamp.as_u64() + u64::from(last.range.count) == stamp.as_u64()
+        && last.range.count < u32::MAX
     {
         last.range.count += 1;
         return;
     }
     runs.push(TailExtent { range: BlockRange::new(block, 1), stamp, discard });
-}
-
-/// Whether a block's version would make the run one longer.
-pub(super) fn continues(run: &TailExtent, block: u64, stamp: Stamp, discard: bool) -> bool {
-    let count = u64::from(run.range.count);
-    run.discard == discard
-        && run.range.end() == block
-        && run.stamp.as_u64() + count == stamp.as_u64()
-        && run.range.count < u32::MAX
 }
 
 /// The blocks and their stamps.

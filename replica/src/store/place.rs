@@ -52,12 +52,17 @@ impl QueuedPlace {
 #[derive(Debug, Default)]
 pub(super) struct Pulled {
     pulls: u32,
+    /// Older ones have reached the source, or were never acknowledged and do not count.
+    floor: Stamp,
     discards: Memtable,
     overflowed: bool,
 }
 
 impl Pulled {
     fn note(&mut self, slot: Slot, range: BlockRange, stamp: Stamp) {
+        if stamp < self.floor {
+            return;
+        }
         if self.discards.len() >= DISCARDS_MAX {
             self.overflowed = true;
             return;
@@ -83,13 +88,18 @@ impl Pulled {
 
 impl Store {
     /// A pull or repair of a volume begins: from now on places of older versions than what is
-    /// discarded here are told apart. To be ended by [`Store::end_pull`]; they may overlap.
-    pub fn begin_pull(&mut self, volume: VolumeId) {
+    /// discarded here from `floor` on are told apart. To be ended by [`Store::end_pull`]; they may
+    /// overlap, and then the highest floor counts.
+    pub fn begin_pull(&mut self, volume: VolumeId, floor: Stamp) {
         let Some(slot) = self.volumes.find(volume) else { return };
-        if let Some(pulled) = self.pulled.get_mut(&slot) {
-            pulled.pulls += 1;
-            return;
-        }
+        let pulls = match self.pulled.get_mut(&slot) {
+            Some(pulled) if pulled.floor >= floor => {
+                pulled.pulls += 1;
+                return;
+            }
+            Some(pulled) => pulled.pulls + 1,
+            None => 1,
+        };
         // Up to the stable stamp, the source has had every discard before it is asked anything.
         let tail = self.volumes.get(slot).into_iter().flat_map(|volume| volume.tail.iter().copied());
         let mut discards: Vec<TailExtent> = tail.filter(|extent| extent.discard).collect();
@@ -102,7 +112,7 @@ impl Store {
             _ => None,
         }));
         discards.sort_unstable_by_key(|extent| extent.stamp);
-        let mut pulled = Pulled { pulls: 1, ..Pulled::default() };
+        let mut pulled = Pulled { pulls, floor, ..Pulled::default() };
         for extent in discards {
             pulled.note(slot, extent.range, extent.stamp);
         }
