@@ -10,9 +10,9 @@ use std::time::Duration;
 use pool::{Pool, Random, VOLUME, contents};
 use proptest::prelude::*;
 use trivet_model::{BlockRange, Generation, Stamp};
-use trivet_replica::pull::{Output, Pace, Pull, PullOrder, entries, fetch_reply};
-use trivet_replica::store::{FetchedBlocks, Reply, Request, RequestId};
-use trivet_wire::{Message, PullState};
+use trivet_replica::pull::{Output, Pace, Pull, PullOrder};
+use trivet_replica::store::{FetchedBlocks, Reply, Request, RequestId, TailExtent};
+use trivet_wire::{BlockData, Message, PullState, TailEntry};
 
 const BLOCKS: u64 = 20_000;
 
@@ -312,9 +312,16 @@ impl World {
 fn message(reply: Reply) -> Message {
     match reply {
         Reply::Changed(page) => Message::ChangedReply { entries: entries(page.versions), next: page.next },
-        Reply::Fetched(fetched) => fetch_reply(fetched),
+        Reply::Fetched(FetchedBlocks { versions, crcs, segments }) => {
+            Message::FetchReply { versions: entries(versions), data: BlockData::new(crcs, segments) }
+        }
         other => panic!("{other:?}"),
     }
+}
+
+fn entries(versions: Vec<TailExtent>) -> Vec<TailEntry> {
+    let entry = |run: TailExtent| TailEntry { range: run.range, stamp: run.stamp, discard: run.discard };
+    versions.into_iter().map(entry).collect()
 }
 
 /// Stamp and kind of every block that has a version; its contents are right.

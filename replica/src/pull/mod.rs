@@ -28,7 +28,7 @@ pub use pace::{PACE_DEFAULT_BYTES, Pace};
 pub use repair::{Repair, RepairOrder};
 pub use walk::{Pull, PullOrder};
 
-use crate::store::{FetchedBlocks, Placement, Reply, Request, RequestError, TailExtent};
+use crate::store::{Placement, Reply, Request, RequestError, TailExtent};
 use std::time::Duration;
 use trivet_model::{BlockRange, Generation, VolumeId};
 use trivet_wire::{BlockData, Message, TailEntry};
@@ -166,18 +166,4 @@ fn extents(entries: &[TailEntry], generation: Generation) -> Result<Vec<TailExte
 /// Blocks that a placement brings.
 fn blocks_of(versions: &[TailExtent]) -> u64 {
     versions.iter().map(|run| u64::from(run.range.count)).sum()
-}
-
-/// As the wire has it.
-#[must_use]
-pub fn entries(versions: Vec<TailExtent>) -> Vec<TailEntry> {
-    let entry = |run: TailExtent| TailEntry { range: run.range, stamp: run.stamp, discard: run.discard };
-    versions.into_iter().map(entry).collect()
-}
-
-/// The answer to a `Fetch`, as the wire has it.
-#[must_use]
-pub fn fetch_reply(fetched: FetchedBlocks) -> Message {
-    let FetchedBlocks { versions, crcs, segments } = fetched;
-    Message::FetchReply { versions: entries(versions), data: BlockData::new(crcs, segments) }
 }

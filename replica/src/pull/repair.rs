@@ -74,9 +74,10 @@ impl Repair {
         self.phase = Phase::Ended(result.map(drop).map_err(PullError::Store));
     }
 
-    /// The source cannot be asked any more.
+    /// The source cannot be asked any more, or the session is over. What the store has already
+    /// been given is waited for.
     pub fn fail(&mut self, error: PullError) {
-        if matches!(self.phase, Phase::Begin | Phase::Fetching) {
+        if matches!(self.phase, Phase::Begin | Phase::Fetching | Phase::Place(_)) {
             self.phase = Phase::Ended(Err(error));
         }
     }

@@ -138,6 +138,12 @@ impl Pull {
         self.failure.is_some() || self.is_placed()
     }
 
+    /// Why it has failed, if it has.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&PullError> {
+        self.failure.as_ref()
+    }
+
     fn is_placed(&self) -> bool {
         matches!(self.phase, Phase::Walked)
             && self.errands.is_empty()
