@@ -86,6 +86,7 @@ impl Pool {
                 match action {
                     Action::Disk(token, operation) => self.disk.submit(token, operation),
                     Action::LoadGroups(load) => self.store.groups_loaded(load.run(&self.meta)),
+                    Action::ScanChanged(scan) => self.store.changed_scanned(scan.run(&self.meta)),
                     Action::Checkpoint(job) => self.store.checkpoint_finished(job.run(&self.meta)),
                     Action::Complete(_, result) => drop(result.expect("memory does not fail")),
                 }

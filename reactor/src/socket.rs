@@ -9,6 +9,11 @@ use std::os::unix::fs::FileTypeExt;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+/// An idle TCP connection is probed after so long ...
+const KEEP_ALIVE_IDLE_SECONDS: i32 = 10;
+/// ... and then again, so many times, before it is given up.
+const KEEP_ALIVE_INTERVAL_SECONDS: i32 = 5;
+const KEEP_ALIVE_PROBES: i32 = 3;
 /// Asked for in a unix socket's buffer, which the kernel does not grow by itself: one large
 /// request fits. The system's limit (net.core.wmem_max) may cut it. A TCP socket's buffers are
 /// left alone: setting them would end the kernel's own tuning, which goes higher.
@@ -50,8 +55,8 @@ pub fn socket(address: &SocketAddress) -> Result<Handle, SocketError> {
     Ok(Handle::from(fd))
 }
 
-/// Sets an accepted connection up as [`socket`] does its end: small messages leave at once, unix
-/// buffers are large.
+/// Sets an accepted connection up as [`socket`] does its end: small messages leave at once, a dead
+/// peer is noticed, unix buffers are large.
 ///
 /// # Errors
 /// The system's.
@@ -87,7 +92,14 @@ fn open(address: &SocketAddress) -> Result<OwnedFd, SocketError> {
 
 pub(crate) fn tune(fd: &OwnedFd) -> io::Result<()> {
     match local_address(fd)? {
-        SocketAddress::Tcp(_) => set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        SocketAddress::Tcp(_) => {
+            // A host that vanished must be noticed by those who only wait for it to speak.
+            set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+            set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEP_ALIVE_IDLE_SECONDS)?;
+            set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_SECONDS)?;
+            set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEP_ALIVE_PROBES)?;
+            set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+        }
         SocketAddress::Unix(_) => set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, UNIX_BUFFER_BYTES),
     }
 }

@@ -4,6 +4,7 @@
 pub mod meta;
 pub mod planted;
 pub mod pool;
+pub mod pull;
 pub mod server;
 pub mod session;
 pub mod store;

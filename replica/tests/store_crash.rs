@@ -1,7 +1,8 @@
 //! The store under crashes: power lost or process killed at any turn, in recovery too.
 //!
 //! After a loss of power each block holds its newest flushed version or a later one; after a kill,
-//! its newest acknowledged version or a later one. What recovery found must stay found.
+//! its newest acknowledged version or a later one. What recovery found must stay found. Of placed
+//! versions, later means a higher stamp, not a later moment.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -26,13 +27,17 @@ struct Version {
     stamp: Stamp,
     acknowledged: bool,
     flushed: bool,
+    /// Copied from elsewhere: no promise of the engine's covers it before the copy is over.
+    placed: bool,
 }
 
-const HOLE: Version = Version { number: 0, stamp: Stamp::ZERO, acknowledged: true, flushed: true };
+const HOLE: Version =
+    Version { number: 0, stamp: Stamp::ZERO, acknowledged: true, flushed: true, placed: false };
 
 #[derive(Clone, Copy, Debug)]
 enum Pending {
-    Change(BlockRange),
+    Change(BlockRange, Stamp),
+    Place,
     /// Covers what was acknowledged when it was asked for.
     Flush,
     Promise(u32),
@@ -40,10 +45,16 @@ enum Pending {
 
 /// What is known of the volume from outside.
 struct Oracle {
-    /// Per block, oldest possible first.
+    /// Per block, in the order of stamps.
     blocks: Vec<Vec<Version>>,
-    pending: BTreeMap<RequestId, (Pending, Vec<(usize, usize)>)>,
+    /// With the block versions that a place or flush covers.
+    pending: BTreeMap<RequestId, (Pending, Vec<(usize, Stamp)>)>,
+    /// The next; every version has its own.
     stamp: u64,
+    /// Stamps left free, for places.
+    free_stamps: Vec<u64>,
+    /// Places have higher stamps: what the source had before is settled.
+    settled: u64,
     promised: u32,
     promised_durable: u32,
     power_was_lost: bool,
@@ -55,6 +66,8 @@ impl Oracle {
             blocks: vec![vec![HOLE]; usize::try_from(BLOCKS).unwrap()],
             pending: BTreeMap::new(),
             stamp: 1,
+            free_stamps: Vec::new(),
+            settled: 0,
             promised: 0,
             promised_durable: 0,
             power_was_lost: false,
@@ -62,29 +75,45 @@ impl Oracle {
     }
 
     fn is_busy(&self, range: BlockRange) -> bool {
-        self.pending.values().any(|(pending, _)| matches!(pending, Pending::Change(r) if r.overlaps(range)))
+        self.pending
+            .values()
+            .any(|(pending, _)| matches!(pending, Pending::Change(r, _) if r.overlaps(range)))
     }
 
     fn acknowledged(&mut self, id: RequestId, stable: bool) {
         let Some((pending, versions)) = self.pending.remove(&id) else { return };
         match pending {
-            Pending::Change(range) => {
-                for block in range.blocks() {
-                    let versions = &mut self.blocks[usize::try_from(block).unwrap()];
-                    let newest = versions.last_mut().unwrap();
-                    newest.acknowledged = true;
-                    newest.flushed |= stable;
+            Pending::Change(range, stamp) => {
+                for (at, block) in range.blocks().enumerate() {
+                    let version = self.version(usize::try_from(block).unwrap(), stamp.plus(at as u64));
+                    version.acknowledged = true;
+                    version.flushed |= stable;
+                }
+            }
+            Pending::Place => {
+                for (block, stamp) in versions {
+                    self.version(block, stamp).acknowledged = true;
                 }
             }
             Pending::Flush => {
-                for (block, length) in versions {
-                    for version in &mut self.blocks[block][..length] {
-                        version.flushed |= version.acknowledged;
-                    }
+                for (block, stamp) in versions {
+                    self.version(block, stamp).flushed = true;
                 }
             }
             Pending::Promise(generation) => self.promised_durable = self.promised_durable.max(generation),
         }
+    }
+
+    /// Stamps for a change of the engine's, some left free before them.
+    fn take_stamps(&mut self, count: u64, random: &mut Random) -> Stamp {
+        let first = self.stamp + random.below(4);
+        self.free_stamps.extend(self.stamp..first);
+        self.stamp = first + count;
+        Stamp::from_u64(first)
+    }
+
+    fn version(&mut self, block: usize, stamp: Stamp) -> &mut Version {
+        self.blocks[block].iter_mut().find(|version| version.stamp == stamp).unwrap()
     }
 
     /// The versions that a block may hold after a crash.
@@ -142,28 +171,25 @@ fn step(pool: &mut Pool, oracle: &mut Oracle, random: &mut Random) {
     let count = (1 + random.below(4)).min(BLOCKS - start);
     let range = BlockRange::new(start, u32::try_from(count).unwrap());
     let stable = random.one_in(6);
-    match random.below(20) {
+    match random.below(22) {
         0..8 if !oracle.is_busy(range) => {
-            let stamp = Stamp::from_u64(oracle.stamp);
-            oracle.stamp += count;
+            let stamp = oracle.take_stamps(count, random);
             let numbers: Vec<u64> = (0..count).map(|at| stamp.as_u64() + at).collect();
             let id = pool.write(start, &numbers, stamp, stable);
             note_change(oracle, id, range, stamp, |at| numbers[at]);
         }
         8..10 if !oracle.is_busy(range) => {
-            let stamp = Stamp::from_u64(oracle.stamp);
-            oracle.stamp += count;
+            let stamp = oracle.take_stamps(count, random);
             let id = pool.submit(Request::Discard { volume: VOLUME, range, stamp, stable });
             note_change(oracle, id, range, stamp, |_| 0);
         }
         10 => {
             let id = pool.submit(Request::Flush { volume: VOLUME });
-            let now = oracle
-                .blocks
-                .iter()
-                .enumerate()
-                .map(|(at, versions)| (at, versions.iter().rposition(|v| v.acknowledged).unwrap() + 1))
-                .collect();
+            let acknowledged = |(at, versions): (usize, &Vec<Version>)| {
+                let acknowledged = versions.iter().filter(|version| version.acknowledged);
+                acknowledged.map(|version| (at, version.stamp)).collect::<Vec<_>>()
+            };
+            let now = oracle.blocks.iter().enumerate().flat_map(acknowledged).collect();
             oracle.pending.insert(id, (Pending::Flush, now));
         }
         11 if random.one_in(4) => pool.store.request_checkpoint(),
@@ -185,13 +211,53 @@ fn step(pool: &mut Pool, oracle: &mut Oracle, random: &mut Random) {
                 stable: Stamp::from_u64(stable.min(committed)),
             };
             pool.store.note_progress(VOLUME, progress);
+            oracle.settled = oracle.settled.max(progress.stable.as_u64());
         }
         15 => {
             pool.background();
         }
+        16..18 => place(pool, oracle, range, random),
         _ => pool.turn(),
     }
     collect(pool, oracle);
+}
+
+/// Places versions between the engine's stamps, or repairs blocks with the version they have.
+fn place(pool: &mut Pool, oracle: &mut Oracle, range: BlockRange, random: &mut Random) {
+    let repair = random.one_in(4);
+    let discard = !repair && random.one_in(3);
+    let mut runs = Vec::new();
+    let mut placed = Vec::new();
+    for number in range.blocks() {
+        let block = usize::try_from(number).unwrap();
+        let stamp = if repair {
+            let newest = oracle.blocks[block].last().copied().unwrap();
+            if newest.number == 0 || newest.number != newest.stamp.as_u64() {
+                continue;
+            }
+            newest.stamp
+        } else {
+            let settled = oracle.settled;
+            oracle.free_stamps.retain(|stamp| *stamp > settled);
+            if oracle.free_stamps.is_empty() {
+                break;
+            }
+            let at = random.below(oracle.free_stamps.len() as u64);
+            Stamp::from_u64(oracle.free_stamps.swap_remove(usize::try_from(at).unwrap()))
+        };
+        if !repair {
+            let number = if discard { 0 } else { stamp.as_u64() };
+            let version = Version { number, stamp, acknowledged: false, flushed: false, placed: true };
+            let versions = &mut oracle.blocks[block];
+            versions.insert(versions.partition_point(|version| version.stamp < stamp), version);
+            placed.push((block, stamp));
+        }
+        runs.push(TailExtent { range: BlockRange::new(number, 1), stamp, discard });
+    }
+    if !runs.is_empty() {
+        let id = pool.place(runs, repair);
+        oracle.pending.insert(id, (Pending::Place, placed));
+    }
 }
 
 fn note_change(
@@ -207,9 +273,10 @@ fn note_change(
             stamp: stamp.plus(at as u64),
             acknowledged: false,
             flushed: false,
+            placed: false,
         });
     }
-    oracle.pending.insert(id, (Pending::Change(range), Vec::new()));
+    oracle.pending.insert(id, (Pending::Change(range, stamp), Vec::new()));
 }
 
 fn collect(pool: &mut Pool, oracle: &mut Oracle) {
@@ -235,7 +302,8 @@ fn check(pool: &mut Pool, oracle: &mut Oracle, crash: Crash, context: &str) {
         };
         // What lies at or below the intact stamp and was acknowledged must be there.
         let lost = oracle.blocks[block].iter().any(|v| {
-            v.acknowledged && v.stamp <= volume.intact && v.stamp > held.stamp && v.number != held.number
+            let promised = v.acknowledged && !v.placed && v.stamp <= volume.intact;
+            promised && v.stamp > held.stamp && v.number != held.number
         });
         assert!(!lost, "{context}: block {block} is older than the intact stamp {} promises", volume.intact);
         oracle.blocks[block] = vec![Version { acknowledged: true, flushed: true, ..held }];
@@ -248,7 +316,10 @@ fn check(pool: &mut Pool, oracle: &mut Oracle, crash: Crash, context: &str) {
     oracle.pending.clear();
     oracle.promised = volume.generation.get();
     oracle.promised_durable = oracle.promised;
-    oracle.stamp = oracle.stamp.max(volume.last.as_u64() + 1) + 100;
+    oracle.settled = oracle.stamp.max(volume.last.as_u64());
+    oracle.free_stamps = (oracle.settled + 1..oracle.settled + 20).collect();
+    oracle.stamp = oracle.settled + 20;
+    pool.store.begin_pull(VOLUME, Stamp::ZERO);
     check_tail(pool, oracle, volume.progress.stable, context);
 }
 
@@ -267,7 +338,7 @@ fn check_tail(pool: &mut Pool, oracle: &Oracle, since: Stamp, context: &str) {
             Some((stamp, false)) => assert_eq!(*stamp, held.stamp, "{context}: block {block}"),
             Some((_, true)) => assert_eq!(held.number, 0, "{context}: block {block}"),
             None => assert!(
-                held.number == 0 || held.stamp <= since,
+                held.number == 0 || held.stamp <= since || held.placed,
                 "{context}: block {block} is not in the tail"
             ),
         }
@@ -294,6 +365,7 @@ fn crowded_pool(seed: u64) -> Pool {
 fn run(seed: u64) {
     let mut random = Random(seed);
     let mut pool = crowded_pool(random.next());
+    pool.store.begin_pull(VOLUME, Stamp::ZERO);
     let mut oracle = Oracle::new();
     let mut boot = 1;
     for round in 0..4 {
@@ -359,8 +431,12 @@ fn every_crash_of_short_traces() {
                 let in_recovery = crash_in_recovery(&image, &pool.meta, crashes);
                 for image in [Some(image), in_recovery].into_iter().flatten() {
                     let mut reopened = Pool::open(image, (*pool.meta).clone(), 1, 2).unwrap();
-                    let mut known =
-                        Oracle { blocks: oracle.blocks.clone(), pending: BTreeMap::new(), ..oracle };
+                    let mut known = Oracle {
+                        blocks: oracle.blocks.clone(),
+                        pending: BTreeMap::new(),
+                        free_stamps: Vec::new(),
+                        ..oracle
+                    };
                     check(&mut reopened, &mut known, Crash::Power, &context);
                 }
             }

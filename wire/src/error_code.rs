@@ -36,6 +36,9 @@ pub enum ErrorCode {
     Stopping = 15,
     /// Too many writes lie above the volume's stable stamp: flush, tell progress, and try again.
     TailTooLong = 16,
+    /// The source of a repair cannot be reached, or does not have what it should; it is not this
+    /// replica that failed.
+    Source = 17,
 }
 
 impl ErrorCode {
@@ -65,6 +68,7 @@ impl ErrorCode {
             14 => Self::Busy,
             15 => Self::Stopping,
             16 => Self::TailTooLong,
+            17 => Self::Source,
             _ => return None,
         })
     }

@@ -160,7 +160,7 @@ fn forged_fields_are_refused_with_their_reason() {
     let most = u64::MAX.to_le_bytes();
     let cases: [(Kind, usize, &[u8], &str); 37] = [
         (Kind::Error, 0, &[0, 0], "code"),
-        (Kind::Error, 0, &[17, 0], "code"),
+        (Kind::Error, 0, &[18, 0], "code"),
         (Kind::Error, 2, &[0xff], "detail"),
         (Kind::Write, 0, &most, "range"),
         (Kind::Write, 8, &[0xff, 0xff, 0xff, 0xff, 0xff], "stamp"),

@@ -1,11 +1,12 @@
-//! The threads that speak to the map's key-value store, whose calls block.
+//! The threads that make calls which block: to the map's key-value store, and to the resolver.
 //!
 //! Loading groups and writing checkpoints have a thread each: a read that waits for a group must
-//! not wait for a checkpoint, which takes seconds.
+//! not wait for a checkpoint, which takes seconds. Nor must either wait for a name server.
 
 use crate::meta::MetaStore;
-use crate::store::{CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+use crate::store::{ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -15,14 +16,25 @@ use trivet_reactor::Waker;
 #[derive(Debug)]
 pub(super) enum Finished {
     Groups(GroupsLoaded),
+    Scan(ChangedScanned),
     Checkpoint(CheckpointOutcome),
+    /// For which job a name was looked up.
+    Resolved(u64, Result<SocketAddr, String>),
 }
 
-/// Both threads. Dropping it waits until they have finished what they were given.
+/// What the thread that reads the map is given: groups for the cache, and short looks for changes.
+#[derive(Debug)]
+enum Reading {
+    Load(GroupLoad),
+    Scan(Box<ChangedScan>),
+}
+
+/// All threads. Dropping it waits until they have finished what they were given.
 #[derive(Debug)]
 pub(super) struct Background {
-    loads: Worker<GroupLoad>,
+    readings: Worker<Reading>,
     checkpoints: Worker<Box<CheckpointJob>>,
+    names: Worker<(u64, String)>,
     finished: Receiver<Finished>,
 }
 
@@ -30,20 +42,34 @@ impl Background {
     /// Starts the threads; `waker` tells the loop that [`Background::finished`] has something.
     pub(super) fn start(meta: &Arc<dyn MetaStore>, waker: &Waker) -> io::Result<Self> {
         let (done, finished) = channel();
-        let loader = Arc::clone(meta);
-        let loads = Worker::start("map-load", done.clone(), waker.clone(), move |load: GroupLoad| {
-            Finished::Groups(load.run(&*loader))
-        })?;
+        let map = Arc::clone(meta);
+        let readings =
+            Worker::start("map-load", done.clone(), waker.clone(), move |reading: Reading| match reading {
+                Reading::Load(load) => Finished::Groups(load.run(&*map)),
+                Reading::Scan(scan) => Finished::Scan(scan.run(&*map)),
+            })?;
         let writer = Arc::clone(meta);
         let checkpoints =
-            Worker::start("checkpoint", done, waker.clone(), move |job: Box<CheckpointJob>| {
+            Worker::start("checkpoint", done.clone(), waker.clone(), move |job: Box<CheckpointJob>| {
                 Finished::Checkpoint(job.run(&*writer))
             })?;
-        Ok(Self { loads, checkpoints, finished })
+        let names = Worker::start("names", done, waker.clone(), |(job, address): (u64, String)| {
+            Finished::Resolved(job, resolve(&address))
+        })?;
+        Ok(Self { readings, checkpoints, names, finished })
     }
 
     pub(super) fn load(&self, load: GroupLoad) {
-        self.loads.give(load);
+        self.readings.give(Reading::Load(load));
+    }
+
+    pub(super) fn scan(&self, scan: Box<ChangedScan>) {
+        self.readings.give(Reading::Scan(scan));
+    }
+
+    /// Looks a `host:port` up.
+    pub(super) fn resolve(&self, job: u64, address: String) {
+        self.names.give((job, address));
     }
 
     pub(super) fn checkpoint(&self, job: Box<CheckpointJob>) {
@@ -54,6 +80,12 @@ impl Background {
     pub(super) fn finished(&self) -> impl Iterator<Item = Finished> + '_ {
         self.finished.try_iter()
     }
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, String> {
+    let failed = |cause: &str| format!("{address} cannot be looked up: {cause}");
+    let mut found = address.to_socket_addrs().map_err(|error| failed(&error.to_string()))?;
+    found.next().ok_or_else(|| failed("it has no address"))
 }
 
 #[derive(Debug)]

@@ -8,9 +8,11 @@
 mod upkeep;
 
 use super::background::{Background, Finished};
+use super::copying::{self, Copying};
 use super::peer::{Operation, Peer, Phase, Verdict};
+use super::source_link::Thread;
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
-use crate::store::{Action, PoolStatistics, RequestError, Store, VolumeStatistics};
+use crate::store::{Action, PoolStatistics, Request, RequestError, RequestId, Store, VolumeStatistics};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use trivet_model::VolumeId;
 use trivet_reactor::{
     Completion, Handle, Output as Outcome, Reactor, Source, Wait, prepare_accepted, prepare_shortcut,
 };
+use trivet_wire::Frame;
 
 /// Between looks at what takes too long.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,8 +33,12 @@ const BACKGROUND: u64 = 3;
 const QUIET_TIMER: u64 = 4;
 const TICK_TIMER: u64 = 5;
 const ACCEPT_SHORTCUT: u64 = 6;
-/// Tokens from here on are a peer's: twice its index, and one more for a send.
+const PACE_TIMER: u64 = 7;
+/// Tokens from here on are a peer's: twice its index, and one more for a send. Those of links to
+/// sources are far above.
 const PEERS: u64 = 16;
+/// Between looks at whether the pace allows more to be copied.
+const PACE_TICK: Duration = Duration::from_millis(5);
 
 /// Tokens of the completions that do not belong to a peer.
 pub(super) mod token {
@@ -83,6 +90,7 @@ pub(super) struct EventLoop {
     disk: UringFile,
     background: Background,
     sessions: Sessions,
+    copying: Copying,
     /// By `ConnectionId::index`.
     peers: Vec<Option<Peer>>,
     peers_count: usize,
@@ -94,6 +102,7 @@ pub(super) struct EventLoop {
     last_request: Duration,
     quiet_periods: u32,
     quiet_timer: bool,
+    pace_timer: bool,
     failure_logged: bool,
     outputs: Vec<Output>,
     actions: Vec<Action>,
@@ -131,6 +140,7 @@ impl EventLoop {
             disk: parts.disk,
             background: parts.background,
             sessions: Sessions::new(parts.identity),
+            copying: Copying::new(),
             peers: Vec::new(),
             peers_count: 0,
             listed: Vec::new(),
@@ -139,6 +149,7 @@ impl EventLoop {
             last_request: Duration::ZERO,
             quiet_periods: 0,
             quiet_timer: false,
+            pace_timer: false,
             failure_logged: false,
             outputs: Vec::new(),
             actions: Vec::new(),
@@ -166,7 +177,7 @@ impl EventLoop {
                 self.completed(completion);
             }
             self.drive_store();
-            while self.resume_peers() {
+            while self.resume_peers() | self.copy() {
                 self.drive_store();
             }
             self.advance_peers();
@@ -182,6 +193,12 @@ impl EventLoop {
             BACKGROUND => self.finished_in_background(),
             QUIET_TIMER => self.quiet(),
             TICK_TIMER => self.tick(),
+            // The turn itself looks.
+            PACE_TIMER => self.pace_timer = false,
+            token if token & copying::TOKENS != 0 => {
+                let thread = thread(&self.reactor, self.source);
+                self.copying.link_completed(token, completion.result, &thread);
+            }
             token => self.peer_completed(token, completion.result),
         }
     }
@@ -258,15 +275,31 @@ impl EventLoop {
                     self.last_request = self.reactor.now();
                     self.quiet_periods = 0;
                     self.start_quiet_timer();
-                    self.store.submit(id, request);
+                    self.submit(id, request);
                 }
-                Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
-                Output::Send(to, frame) => {
-                    if let Some(peer) = self.peer(to) {
-                        peer.encoder.push(&frame);
-                        self.list(to.index());
+                Output::Pull(connection, order, from) => {
+                    let Self { copying, store, background, reactor, .. } = self;
+                    let thread = thread(reactor, self.source);
+                    copying.pull(connection, order, from, store, background, &thread);
+                }
+                Output::Repair(connection, request, order, from) => {
+                    let Self { copying, store, background, reactor, .. } = self;
+                    let thread = thread(reactor, self.source);
+                    copying.repair(connection, request, order, from, store, background, &thread);
+                }
+                Output::ReportPull(connection, request) => {
+                    let report = self.copying.report(connection);
+                    let mut answer = Vec::with_capacity(1);
+                    self.sessions.pull_reported(connection, request, report, &mut answer);
+                    for output in answer {
+                        if let Output::Send(to, frame) = output {
+                            self.send(to, &frame);
+                        }
                     }
                 }
+                Output::EndPull(connection) => self.end_copying(connection),
+                Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
+                Output::Send(to, frame) => self.send(to, &frame),
                 Output::Close(connection, reason) => {
                     tracing::info!(connection = connection.index(), %reason, "connection ends");
                     let now = self.reactor.now();
@@ -278,6 +311,49 @@ impl EventLoop {
             }
         }
         self.outputs = outputs;
+    }
+
+    /// Asks the store on behalf of a session.
+    fn submit(&mut self, id: RequestId, request: Request) {
+        match request {
+            Request::Fetch { .. } => {
+                let thread = thread(&self.reactor, self.source);
+                self.copying.fetch(id, request, &mut self.store, &thread);
+            }
+            Request::Changed { .. } | Request::Verify { .. } => self.store.submit(id, request),
+            _ => {
+                self.copying.pace.note_foreground(self.reactor.now());
+                self.store.submit(id, request);
+            }
+        }
+    }
+
+    fn send(&mut self, to: ConnectionId, frame: &Frame) {
+        if let Some(peer) = self.peer(to) {
+            peer.encoder.push(frame);
+            self.list(to.index());
+        }
+    }
+
+    /// Moves on what is copied from other servers, and by them; true when the store was asked.
+    fn copy(&mut self) -> bool {
+        let thread = thread(&self.reactor, self.source);
+        let mut ended = Vec::new();
+        let submitted = self.copying.advance(&mut self.store, &thread, &mut ended);
+        if !self.pace_timer && self.copying.waits_for_pace(&thread) {
+            self.pace_timer = true;
+            self.reactor.timer(self.source, PACE_TIMER, PACE_TICK);
+        }
+        for (id, result) in ended {
+            self.sessions.completed(id, result, &self.store, &mut self.outputs);
+        }
+        self.perform();
+        submitted
+    }
+
+    fn end_copying(&mut self, connection: ConnectionId) {
+        let thread = thread(&self.reactor, self.source);
+        self.copying.end(connection, &mut self.store, &thread);
     }
 
     /// Gives the store what the disk has finished, and does what it says; again while the disk
@@ -303,6 +379,7 @@ impl EventLoop {
             match action {
                 Action::Disk(token, operation) => self.disk.submit(token, operation),
                 Action::LoadGroups(load) => self.background.load(load),
+                Action::ScanChanged(scan) => self.background.scan(scan),
                 Action::Checkpoint(job) => self.background.checkpoint(job),
                 Action::Complete(id, result) => {
                     if let Err(RequestError::PoolFailed(cause)) = &result
@@ -310,8 +387,10 @@ impl EventLoop {
                     {
                         tracing::error!(cause, "the pool has stopped until it is reopened");
                     }
-                    self.sessions.completed(id, result, &self.store, &mut self.outputs);
-                    self.perform();
+                    if let Some(result) = self.copying.store_answered(id, result) {
+                        self.sessions.completed(id, result, &self.store, &mut self.outputs);
+                        self.perform();
+                    }
                 }
             }
         }
@@ -319,9 +398,12 @@ impl EventLoop {
     }
 
     fn finished_in_background(&mut self) {
+        let thread = thread(&self.reactor, self.source);
         for finished in self.background.finished() {
             match finished {
+                Finished::Resolved(job, result) => self.copying.resolved(job, result, &thread),
                 Finished::Groups(groups) => self.store.groups_loaded(groups),
+                Finished::Scan(scanned) => self.store.changed_scanned(scanned),
                 Finished::Checkpoint(outcome) => self.store.checkpoint_finished(outcome),
             }
         }
@@ -346,6 +428,7 @@ impl EventLoop {
     fn remove(&mut self, index: usize) {
         if let Some(peer) = self.peers[index].take() {
             self.peers_count -= 1;
+            self.end_copying(peer.id);
             self.sessions.disconnected(peer.id);
             self.accept();
         }
@@ -363,6 +446,11 @@ impl EventLoop {
             self.listed.push(index);
         }
     }
+}
+
+/// What links to sources need of the loop.
+fn thread(reactor: &Reactor, source: Source) -> Thread<'_> {
+    Thread { reactor, source, now: reactor.now() }
 }
 
 fn token_of(index: usize, operation: Operation) -> u64 {

@@ -1,11 +1,14 @@
 //! The shell of a replica server: one io_uring thread for sockets and the pool's file, two
-//! threads for the map's key-value store. All decisions are the sessions' and the store's.
+//! threads for the map's key-value store, one for names to be looked up. All decisions are the
+//! sessions', the store's and the pulls'.
 
 mod background;
+mod copying;
 mod event_loop;
 mod lock;
 mod options;
 mod peer;
+mod source_link;
 mod stop;
 
 pub use lock::{DirectoryLock, LockError};

@@ -21,6 +21,12 @@ pub(super) enum Answer {
     Blocks,
     /// As `AllocationReply`.
     Extents,
+    /// As `ChangedReply`.
+    Changed,
+    /// As `FetchReply`.
+    Fetched,
+    /// As `VerifyReply`.
+    Verified,
     /// As `TailReply`, without the entries that an earlier one had.
     Tail { skip: u32 },
 }

@@ -23,13 +23,14 @@ mod writers;
 pub use connection::{ConnectionId, REQUEST_BYTES_MAX, REQUESTS_MAX};
 pub use writers::Fenced;
 
+use crate::pull::{PullOrder, RepairOrder};
 use crate::store::{
     PoolStatistics, Reply, Request, RequestError, RequestId, VolumeProgress, VolumeStatistics,
 };
 use connection::{Connection, Connections, State};
 use in_flight::InFlight;
-use trivet_model::{BootId, PoolId, VolumeId};
-use trivet_wire::{DecodeError, ErrorCode, Frame, Message};
+use trivet_model::{BootId, Epoch, PoolId, VolumeId};
+use trivet_wire::{DecodeError, ErrorCode, Frame, Message, PullReport};
 use writers::Writers;
 
 /// What the sessions must know of the pool at the moment. The store is one; tests script another.
@@ -60,9 +61,29 @@ pub enum Output {
     Progress(VolumeId, VolumeProgress),
     /// Send a frame.
     Send(ConnectionId, Frame),
+    /// Begin to pull for a session, in place of what it pulled before. The volume is its own.
+    Pull(ConnectionId, PullOrder, SourceAddress),
+    /// Say how far a session's pull is, by [`Sessions::pull_reported`] with this request.
+    ReportPull(ConnectionId, u64),
+    /// The session ends: its pull, and repairs of which nothing has been handed to the store, end.
+    EndPull(ConnectionId),
+    /// Repair for a session; the end comes back by [`Sessions::completed`], as if the store had
+    /// carried it out.
+    Repair(ConnectionId, RequestId, RepairOrder, SourceAddress),
     /// End a connection: send what is queued for it, then close it and say
     /// [`Sessions::disconnected`].
     Close(ConnectionId, CloseReason),
+}
+
+/// Another replica server, to copy from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceAddress {
+    /// The pool that it must have.
+    pub pool: PoolId,
+    /// Where it listens: `host:port`.
+    pub address: String,
+    /// The session's epoch, for the header.
+    pub epoch: Epoch,
 }
 
 /// Why a connection ends.
@@ -172,6 +193,9 @@ impl Sessions {
         if let CloseReason::Ours { code, detail } = &reason {
             out.push(known.error(connection, 0, *code, detail.clone()));
         }
+        if state.session().is_some_and(|session| session.writable) {
+            out.push(Output::EndPull(connection));
+        }
         out.push(Output::Close(connection, reason));
         self.release(connection, &state);
     }
@@ -212,6 +236,21 @@ impl Sessions {
             }
         }
         self.settle(entry.connection, out);
+    }
+
+    /// The shell says how far a session's pull is.
+    pub fn pull_reported(
+        &self,
+        connection: ConnectionId,
+        request: u64,
+        report: PullReport,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(known) = self.connections.get(connection)
+            && !matches!(known.state, State::Closed)
+        {
+            out.push(known.frame(connection, request, Message::PullReport(report)));
+        }
     }
 
     /// Whether more should be received from a connection. Asked again after completions.

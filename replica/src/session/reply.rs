@@ -2,7 +2,9 @@
 
 use super::PoolFacts;
 use super::in_flight::Answer;
-use crate::store::{AllocationExtent, ReadBlocks, Reply, RequestError, TailExtent, VolumeProgress};
+use crate::store::{
+    AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, TailExtent, VolumeProgress,
+};
 use bytes::Bytes;
 use trivet_model::{BootId, PoolId, VolumeId};
 use trivet_wire::frame::{EXTENTS_MAX, TAIL_ENTRIES_MAX, VOLUMES_MAX};
@@ -24,6 +26,15 @@ pub(super) fn success(answer: &Answer, reply: Reply) -> Message {
             Message::AllocationReply { extents: merged(&extents) }
         }
         (Answer::Tail { skip }, Reply::Tail(entries)) => tail_reply(&entries, *skip),
+        (Answer::Changed, Reply::Changed(page)) => {
+            Message::ChangedReply { entries: entries(&page.versions), next: page.next }
+        }
+        (Answer::Fetched, Reply::Fetched(FetchedBlocks { versions, crcs, segments })) => {
+            Message::FetchReply { versions: entries(&versions), data: BlockData::new(crcs, segments) }
+        }
+        (Answer::Verified, Reply::Verified(FetchedBlocks { versions, crcs, .. })) => {
+            Message::VerifyReply { versions: entries(&versions), crcs }
+        }
         (answer, reply) => panic!("the store answered {reply:?} where {answer:?} was due"),
     }
 }
@@ -38,6 +49,7 @@ pub(super) fn failure(error: &RequestError) -> Message {
         RequestError::NoSpace { .. } => ErrorCode::NoSpace,
         RequestError::BadSize { .. } => ErrorCode::BadSize,
         RequestError::TailTooLong { .. } => ErrorCode::TailTooLong,
+        RequestError::Source(_) => ErrorCode::Source,
         RequestError::PoolFailed(_) => ErrorCode::PoolFailed,
     };
     Message::Error { code, detail: error.to_string() }
@@ -116,7 +128,11 @@ fn merged(extents: &[AllocationExtent]) -> Vec<Extent> {
 fn tail_reply(all: &[TailExtent], skip: u32) -> Message {
     let rest = usize::try_from(skip).ok().and_then(|skip| all.get(skip..)).unwrap_or_default();
     let page = &rest[..rest.len().min(TAIL_ENTRIES_MAX)];
+    Message::TailReply { entries: entries(page), more: rest.len() > page.len() }
+}
+
+fn entries(extents: &[TailExtent]) -> Vec<TailEntry> {
     let entry =
         |extent: &TailExtent| TailEntry { range: extent.range, stamp: extent.stamp, discard: extent.discard };
-    Message::TailReply { entries: page.iter().map(entry).collect(), more: rest.len() > page.len() }
+    extents.iter().map(entry).collect()
 }

@@ -3,8 +3,9 @@
 use super::connection::{Session, State};
 use super::in_flight::{Answer, Entry};
 use super::writers::Promise;
-use super::{CloseReason, ConnectionId, Output, PoolFacts, Sessions, reply};
+use super::{CloseReason, ConnectionId, Output, PoolFacts, Sessions, SourceAddress, reply};
 use crate::planted::{self, PlantedFault};
+use crate::pull::{PullOrder, RepairOrder};
 use crate::store::{Request, RequestError, VolumeProgress};
 use trivet_model::geometry::BLOCK_SIZE;
 use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
@@ -89,7 +90,7 @@ impl Sessions {
                     return Err(unexpected("an epoch does not go back"));
                 }
                 session.epoch = frame.epoch;
-                self.write(from, message, out)
+                self.write(from, message, pool, out)
             }
             (State::Open(session), message) => {
                 let volume = session.volume;
@@ -193,7 +194,13 @@ impl Sessions {
     }
 
     /// Messages on a volume open for writing.
-    fn write(&mut self, from: From, message: Message, out: &mut Vec<Output>) -> Result<(), CloseReason> {
+    fn write(
+        &mut self,
+        from: From,
+        message: Message,
+        pool: &dyn PoolFacts,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
         let Some(known) = self.connections.get_mut(from.connection) else { return Ok(()) };
         let State::Open(session) = &mut known.state else { return Ok(()) };
         let volume = session.volume;
@@ -223,10 +230,39 @@ impl Sessions {
             Message::ResizeVolume { volume: named, blocks } if named == volume => {
                 Asked::new(Request::ResizeVolume { volume, blocks }, Answer::Done)
             }
+            copy @ (Message::Pull { .. } | Message::PullStatus | Message::Repair { .. }) => {
+                self.copy(from, copy, pool, out);
+                return Ok(());
+            }
             other => return self.read(from, volume, other, out),
         };
         self.submit(from, asked, out);
         Ok(())
+    }
+
+    /// Messages about copying from another member.
+    fn copy(&mut self, from: From, message: Message, pool: &dyn PoolFacts, out: &mut Vec<Output>) {
+        let From { connection, request } = from;
+        let Some(known) = self.connections.get_mut(connection) else { return };
+        let State::Open(session) = &known.state else { return };
+        let (volume, generation, epoch) = (session.volume, session.generation, session.epoch);
+        match message {
+            Message::Pull { source, address, since, floor } => {
+                let blocks = pool.volume(volume).map_or(0, |replica| replica.blocks);
+                let order = PullOrder { volume, blocks, since, floor, generation };
+                let source = SourceAddress { pool: source, address, epoch };
+                out.push(Output::Pull(connection, order, source));
+                out.push(known.frame(connection, request, Message::Done));
+            }
+            Message::Repair { range, source, address } => {
+                let bytes = payload_bytes(range);
+                known.started(request, bytes);
+                let id = self.in_flight.add(Entry { connection, request, bytes, answer: Answer::Done });
+                let source = SourceAddress { pool: source, address, epoch };
+                out.push(Output::Repair(connection, id, RepairOrder { volume, range, generation }, source));
+            }
+            _ => out.push(Output::ReportPull(connection, request)),
+        }
     }
 
     /// Messages on any open volume.
@@ -249,6 +285,19 @@ impl Sessions {
             Message::Tail { since, skip } => {
                 Asked::new(Request::Tail { volume, since }, Answer::Tail { skip })
             }
+            Message::Changed { since, start } => {
+                Asked::new(Request::Changed { volume, since, start }, Answer::Changed)
+            }
+            Message::Fetch { range } => Asked {
+                request: Request::Fetch { volume, range },
+                answer: Answer::Fetched,
+                bytes: payload_bytes(range),
+            },
+            Message::Verify { range } => Asked {
+                request: Request::Verify { volume, range },
+                answer: Answer::Verified,
+                bytes: payload_bytes(range),
+            },
             Message::Progress(_) => {
                 self.answer(from, Message::Done, out);
                 return Ok(());
@@ -267,6 +316,9 @@ impl Sessions {
         let Some(known) = self.connections.get_mut(from.connection) else { return };
         let State::Open(session) = &known.state else { return };
         let session = session.clone();
+        if session.writable {
+            out.push(Output::EndPull(from.connection));
+        }
         known.enter(State::Closing { session, request: from.request });
         self.settle(from.connection, out);
     }

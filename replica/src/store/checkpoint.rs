@@ -5,6 +5,7 @@
 //! - Its commit is atomic: map, free-space bitmaps, volumes and header change together.
 //! - A pool block's bit in the bitmaps is set exactly when an entry of the map names it; the job
 //!   asserts both transitions.
+//! - Live changes replace what the map holds; placed ones only what is older (`version.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,12 +14,13 @@ use std::sync::Arc;
 use bytes::Buf;
 
 use super::allocator::{ZoneBits, count_set};
-use super::cache::{LEAF_BLOCKS, Leaf, LeafKey};
 use super::entry::{BlockKey, Entry, GROUP_BLOCKS, Group, key};
 use super::header::Header;
 use super::layout::Geometry;
+use super::map_scan::{decode_group, scan_groups};
 use super::memtable::Memtable;
 use super::record::Slot;
+use super::version::Version;
 use super::volume::Volume;
 use crate::meta::{MetaCommit, MetaError, MetaStore};
 
@@ -42,11 +44,13 @@ pub(super) struct CheckpointDone {
     pub(super) header: Header,
     /// Blocks whose last reference is gone.
     pub(super) freed: BTreeMap<u32, ZoneBits>,
+    /// Blocks of placed versions that did not stand: nothing ever referred to them in the map.
+    pub(super) lost: BTreeMap<u32, ZoneBits>,
     /// Blocks in use by each volume now.
     pub(super) used: Vec<(Slot, u64)>,
     /// Deleted volumes of which nothing is left.
     pub(super) removed: Vec<Slot>,
-    /// What was merged, in the order of blocks.
+    /// What the map got, in the order of blocks; discarded ranges apart.
     pub(super) merged: Vec<(BlockKey, Entry)>,
 }
 
@@ -78,7 +82,9 @@ struct Merge<'a> {
     meta: &'a dyn MetaStore,
     commit: Box<dyn MetaCommit + 'a>,
     zones: BTreeMap<u32, ZoneChange>,
+    lost: BTreeMap<u32, ZoneBits>,
     used: BTreeMap<Slot, i64>,
+    merged: Vec<(BlockKey, Entry)>,
     done: Option<(Slot, u64)>,
 }
 
@@ -95,23 +101,27 @@ impl CheckpointJob {
             meta,
             commit: meta.begin()?,
             zones: BTreeMap::new(),
+            lost: BTreeMap::new(),
             used: BTreeMap::new(),
+            merged: Vec::new(),
             done: None,
         };
-        let mut merged: Vec<_> = self.frozen.points().collect();
-        merged.sort_unstable_by_key(|(key, _)| *key);
+        let mut points: Vec<_> = self.frozen.points().collect();
+        points.sort_unstable_by_key(|(key, _)| *key);
         merge.commit.put(key::HEADER, &self.header.encode())?;
-        merge.groups(&merged)?;
+        merge.groups(&points)?;
+        merge.regions()?;
         let (used, removed) = merge.volumes()?;
         let freed = merge.bitmaps()?;
-        merge.commit.finish()?;
-        Ok(CheckpointDone { header: self.header.clone(), freed, used, removed, merged })
+        let Merge { commit, lost, merged, .. } = merge;
+        commit.finish()?;
+        Ok(CheckpointDone { header: self.header.clone(), freed, lost, used, removed, merged })
     }
 }
 
 impl Merge<'_> {
     /// Walks everything that changed, in the map's order. `points` are the memtable's, sorted.
-    fn groups(&mut self, points: &[(BlockKey, Entry)]) -> Result<(), CheckpointError> {
+    fn groups(&mut self, points: &[(BlockKey, Version)]) -> Result<(), CheckpointError> {
         let mut points = points.chunk_by(|(a, _), (b, _)| group_of(*a) == group_of(*b)).peekable();
         let mut spans: Vec<(Slot, u64, u64)> = self
             .job
@@ -148,7 +158,7 @@ impl Merge<'_> {
     }
 
     /// The changed blocks of one group.
-    fn changed(&mut self, changed: &[(BlockKey, Entry)]) -> Result<(), CheckpointError> {
+    fn changed(&mut self, changed: &[(BlockKey, Version)]) -> Result<(), CheckpointError> {
         let (slot, group) = group_of(changed[0].0);
         let stored = match self.meta.get(&key::group(slot, group))? {
             Some(value) => decode_group(slot, group, &value)?,
@@ -172,7 +182,7 @@ impl Merge<'_> {
         slot: Slot,
         group: u64,
         stored: Group,
-        changed: &[(BlockKey, Entry)],
+        changed: &[(BlockKey, Version)],
     ) -> Result<(), CheckpointError> {
         // Neighbouring spans share the group that lies on their border.
         if self.done.is_some_and(|done| done >= (slot, group)) {
@@ -184,15 +194,12 @@ impl Merge<'_> {
         let mut merged = Group::default();
         for (at, (place, old)) in merged.0.iter_mut().zip(stored.0).enumerate() {
             let block = BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 };
-            let point = changed.next_if(|(key, _)| *key == block).map(|(_, entry)| *entry);
-            let new = if deleted { None } else { point.or_else(|| self.job.frozen.lookup_range(block)) };
-            *place = match new {
-                // A discard of what was never written leaves no trace.
-                Some(new) if new.is_tombstone() && old.is_none() => None,
-                Some(new) => Some(new),
-                None if deleted => None,
-                None => old,
-            };
+            let point = changed.next_if(|(key, _)| *key == block).map(|(_, version)| *version);
+            let new = if deleted { None } else { point.or_else(|| self.job.frozen.lookup(block)) };
+            *place = if deleted { None } else { standing(new, old) };
+            if let Some(point) = point {
+                self.note_point(block, &point, *place)?;
+            }
             if *place != old {
                 note_change(&self.job.geometry, &mut self.zones, &mut self.used, slot, old, *place)?;
             }
@@ -205,6 +212,39 @@ impl Merge<'_> {
             self.commit.delete(&key)?
         } else {
             self.commit.put(&key, &merged.encode())?
+        }
+        Ok(())
+    }
+
+    /// A changed block's version stands, and the cache is to know it; or its pool block is lost.
+    fn note_point(
+        &mut self,
+        key: BlockKey,
+        point: &Version,
+        standing: Option<Entry>,
+    ) -> Result<(), CheckpointError> {
+        let entry = point.entry();
+        if standing == Some(entry) {
+            self.merged.push((key, entry));
+        } else if !entry.is_tombstone() {
+            let (zone, word, bit) = bit_of(&self.job.geometry, entry.physical)?;
+            self.lost.entry(zone).or_default()[word] |= bit;
+        }
+        Ok(())
+    }
+
+    /// Writes where the volumes have changed.
+    fn regions(&mut self) -> Result<(), CheckpointError> {
+        for (slot, volume) in &self.job.volumes {
+            if volume.deleted {
+                for chunk in volume.regions.chunks() {
+                    self.commit.delete(&key::regions(*slot, chunk))?;
+                }
+                continue;
+            }
+            for (chunk, value) in volume.regions.dirty_chunks() {
+                self.commit.put(&key::regions(*slot, chunk), &value)?;
+            }
         }
         Ok(())
     }
@@ -265,6 +305,26 @@ fn group_of(key: BlockKey) -> (Slot, u64) {
     (key.slot, key.block / GROUP_BLOCKS)
 }
 
+/// What the map holds after a change.
+fn standing(new: Option<Version>, old: Option<Entry>) -> Option<Entry> {
+    match (new, old) {
+        // A discard of what nobody has written leaves no trace.
+        (Some(new), None) if new.is_tombstone() && !new.leaves_trace => None,
+        (Some(new), old) => Some(new.over(old)),
+        (None, old) => old,
+    }
+}
+
+/// Where the bitmaps have a pool block: zone, word and bit.
+fn bit_of(geometry: &Geometry, physical: u64) -> Result<(u32, usize, u64), CheckpointError> {
+    if !geometry.is_data(physical) {
+        return Err(CheckpointError::Corrupt(format!("entry names pool block {physical}")));
+    }
+    let (zone, at) = geometry.zone_of(physical);
+    let zone = u32::try_from(zone).or(Err(CheckpointError::Corrupt(format!("zone {zone}"))))?;
+    Ok((zone, (at / 64) as usize, 1 << (at % 64)))
+}
+
 fn note_change(
     geometry: &Geometry,
     zones: &mut BTreeMap<u32, ZoneChange>,
@@ -275,14 +335,9 @@ fn note_change(
 ) -> Result<(), CheckpointError> {
     let use_change = used.entry(slot).or_default();
     let mut mark = |physical: u64, set: bool| -> Result<(), CheckpointError> {
-        if !geometry.is_data(physical) {
-            return Err(CheckpointError::Corrupt(format!("entry names pool block {physical}")));
-        }
-        let (zone, at) = geometry.zone_of(physical);
-        let zone = u32::try_from(zone).or(Err(CheckpointError::Corrupt(format!("zone {zone}"))))?;
+        let (zone, word, bit) = bit_of(geometry, physical)?;
         let change = zones.entry(zone).or_default();
         let bits = if set { &mut change.set } else { &mut change.clear };
-        let (word, bit) = ((at / 64) as usize, 1 << (at % 64));
         if bits[word] & bit != 0 {
             return Err(CheckpointError::Corrupt(format!("pool block {physical} has two owners")));
         }
@@ -318,74 +373,4 @@ pub(crate) fn decode_bits(zone: u32, mut value: &[u8]) -> Result<ZoneBits, Check
     let mut bits = ZoneBits::default();
     bits.fill_with(|| value.get_u64_le());
     Ok(bits)
-}
-
-fn decode_group(slot: Slot, group: u64, value: &[u8]) -> Result<Group, CheckpointError> {
-    Group::decode(value).map_err(|error| {
-        CheckpointError::Corrupt(format!("group {group} of volume slot {}: {error}", slot.0))
-    })
-}
-
-/// Calls `visit` with the stored groups `first..end` of a volume, in order.
-pub(crate) fn scan_groups(
-    meta: &dyn MetaStore,
-    slot: Slot,
-    first: u64,
-    end: u64,
-    visit: &mut dyn FnMut(u64, Group) -> ControlFlow<()>,
-) -> Result<(), CheckpointError> {
-    let mut failure = None;
-    let (from, until) = (key::group(slot, first), key::group(slot, end));
-    meta.scan(&from, &until, &mut |stored_key, value| {
-        let outcome = match key::parse_group(stored_key) {
-            Some((_, group)) => decode_group(slot, group, value).map(|stored| visit(group, stored)),
-            None => Err(CheckpointError::Corrupt("key of a group".to_owned())),
-        };
-        match outcome {
-            Ok(flow) => flow,
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    failure.map_or(Ok(()), Err)
-}
-
-/// Leaves to look up in the map: give it to [`GroupLoad::run`] on a background thread.
-#[derive(Debug)]
-pub struct GroupLoad {
-    pub(super) keys: Vec<LeafKey>,
-    /// Checkpoints finished when this was asked; an answer from before a later one is stale.
-    pub(super) checkpoints: u64,
-}
-
-/// The answer to a [`GroupLoad`]: give it to `Store::groups_loaded`.
-#[derive(Debug)]
-pub struct GroupsLoaded {
-    pub(super) leaves: Vec<(LeafKey, Result<Leaf, CheckpointError>)>,
-    pub(super) checkpoints: u64,
-}
-
-impl GroupLoad {
-    /// Looks up. Blocks for as long as the map's store takes.
-    #[must_use]
-    pub fn run(self, meta: &dyn MetaStore) -> GroupsLoaded {
-        let leaves = self.keys.iter().map(|key| (*key, load_leaf(meta, *key))).collect();
-        GroupsLoaded { leaves, checkpoints: self.checkpoints }
-    }
-}
-
-fn load_leaf(meta: &dyn MetaStore, leaf_key: LeafKey) -> Result<Leaf, CheckpointError> {
-    let first = leaf_key.index * (LEAF_BLOCKS / GROUP_BLOCKS);
-    let mut leaf = Leaf::default();
-    scan_groups(meta, leaf_key.slot, first, first + LEAF_BLOCKS / GROUP_BLOCKS, &mut |group, stored| {
-        for (at, entry) in stored.0.into_iter().enumerate() {
-            if let Some(entry) = entry {
-                leaf.push(group * GROUP_BLOCKS + at as u64, entry);
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(leaf)
 }

@@ -107,6 +107,7 @@ pub(crate) mod key {
     use super::{Buf, BufMut, Slot};
 
     pub(crate) const HEADER: &[u8] = b"c";
+    pub(crate) const REGIONS: u8 = b'r';
     pub(crate) const VOLUMES: u8 = b'v';
     pub(crate) const ZONES: u8 = b'z';
     const GROUPS: u8 = b'g';
@@ -130,6 +131,24 @@ pub(crate) mod key {
             return None;
         }
         Some((Slot(key.get_u32()), key.get_u64()))
+    }
+
+    /// A chunk of a volume's regions.
+    pub(crate) fn regions(slot: Slot, chunk: u32) -> [u8; 9] {
+        let mut key = [0; 9];
+        let mut out = &mut key[..];
+        out.put_u8(REGIONS);
+        out.put_u32(slot.0);
+        out.put_u32(chunk);
+        key
+    }
+
+    /// The slot and chunk of a key made by [`regions`].
+    pub(crate) fn parse_regions(mut key: &[u8]) -> Option<(Slot, u32)> {
+        if key.len() != 9 || key.get_u8() != REGIONS {
+            return None;
+        }
+        Some((Slot(key.get_u32()), key.get_u32()))
     }
 
     pub(crate) fn numbered(kind: u8, number: u32) -> [u8; 5] {
@@ -173,5 +192,8 @@ mod tests {
         let keys = [key::group(Slot(0), 1), key::group(Slot(0), 256), key::group(Slot(1), 0)];
         assert!(keys.is_sorted());
         assert_eq!(key::parse_group(&keys[1]), Some((Slot(0), 256)));
+        let chunk = key::regions(Slot(3), 7);
+        assert_eq!(key::parse_regions(&chunk), Some((Slot(3), 7)));
+        assert!(keys[2].as_slice() < chunk.as_slice() && chunk[0] < key::VOLUMES && chunk[0] < key::ZONES);
     }
 }

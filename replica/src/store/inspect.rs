@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use trivet_model::{BLOCK_SIZE_U64, BlockCrc, Stamp, VolumeId};
 
 use super::Store;
-use super::checkpoint::{CheckpointError, scan_groups};
-use super::entry::{BlockKey, GROUP_BLOCKS};
+use super::checkpoint::CheckpointError;
+use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
+use super::map_scan::scan_groups;
 use crate::meta::MetaStore;
 
 /// A block's version as a pool holds it.
@@ -35,14 +36,16 @@ impl Store {
     ) -> Result<Option<BlockVersion>, CheckpointError> {
         let Some(slot) = self.volumes.find(volume) else { return Ok(None) };
         let key = BlockKey { slot, block };
-        let frozen = self.frozen.as_ref().and_then(|frozen| frozen.lookup(key));
-        let mut newest = self.active.lookup(key).into_iter().chain(frozen).max_by_key(|entry| entry.stamp);
         let group = block / GROUP_BLOCKS;
+        let mut newest: Option<Entry> = None;
         scan_groups(meta, slot, group, group + 1, &mut |_, stored| {
-            let stored = usize::try_from(block % GROUP_BLOCKS).ok().and_then(|at| stored.0[at]);
-            newest = newest.into_iter().chain(stored).max_by_key(|entry| entry.stamp);
+            newest = usize::try_from(block % GROUP_BLOCKS).ok().and_then(|at| stored.0[at]);
             ControlFlow::Continue(())
         })?;
+        let tables = self.frozen.as_deref().into_iter().chain([&self.active]);
+        for version in tables.filter_map(|table| table.lookup(key)) {
+            newest = Some(version.over(newest));
+        }
         Ok(newest.map(|entry| BlockVersion {
             stamp: entry.stamp,
             offset: (!entry.is_tombstone()).then_some(entry.physical * BLOCK_SIZE_U64),

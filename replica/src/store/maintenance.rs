@@ -131,6 +131,7 @@ impl Store {
             intact_limits: Vec::new(),
         };
         let volumes = self.volumes.iter().map(|(slot, volume)| (slot, volume.clone())).collect();
+        self.volumes.iter_mut().for_each(|(_, volume)| volume.regions.forget_dirty());
         Box::new(CheckpointJob { geometry: self.superblock.geometry, frozen, header, volumes })
     }
 
@@ -144,6 +145,7 @@ impl Store {
         self.header = done.header;
         self.journal.move_tail(self.header.tail);
         self.allocator.quarantine_zones(done.freed, self.reads.next());
+        self.allocator.quarantine_zones(done.lost, self.reads.next());
         for (slot, used) in done.used {
             if let Some(volume) = self.volumes.get_mut(slot) {
                 volume.blocks_used = used;
@@ -211,10 +213,12 @@ impl Store {
         }
     }
 
-    /// The first queued write does not fit: frees what can be freed, or refuses it.
+    /// The first queued write or place does not fit: frees what can be freed, or refuses it.
     fn relieve_pressure(&mut self) {
-        let Some(write) = self.writes.front() else { return };
-        if write.crcs.len() as u64 <= self.allocator.free() {
+        let free = self.allocator.free();
+        let write = self.writes.front().is_some_and(|write| write.crcs.len() as u64 > free);
+        let place = self.places.front().is_some_and(|place| place.crcs.len() as u64 > free);
+        if !(write || place) {
             return;
         }
         // Each of these ends in a completion, after which the write is looked at again.
@@ -237,13 +241,18 @@ impl Store {
         if self.allocator.quarantined() > 0 && !self.reads.is_empty() {
             return;
         }
-        let Some(write) = self.writes.pop_front() else { return };
-        if let Some(volume) = self.volumes.get_mut(write.slot) {
+        let refused = if write {
+            self.writes.pop_front().map(|write| (write.id, write.slot))
+        } else {
+            self.places.pop_front().map(|place| (place.id, place.slot))
+        };
+        let Some((id, slot)) = refused else { return };
+        if let Some(volume) = self.volumes.get_mut(slot) {
             volume.outstanding = volume.outstanding.saturating_sub(1);
         }
         self.maintenance.extend_refused = false;
         let total = self.allocator.zones() * ZONE_BLOCKS;
         let used = self.allocator.taken();
-        self.complete(write.id, Err(RequestError::NoSpace { used, total }));
+        self.complete(id, Err(RequestError::NoSpace { used, total }));
     }
 }

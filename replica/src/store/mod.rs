@@ -13,22 +13,31 @@
 //! written in parallel with the data; replay verifies unstable data by checksum (`recovery.rs`).
 
 mod allocator;
+mod apply;
 mod cache;
+mod changed;
 mod checkpoint;
 mod entry;
+mod extents;
 mod flush;
+mod group_load;
 mod header;
 mod inspect;
 mod journal;
 mod layout;
 mod maintenance;
+mod map_scan;
 mod memtable;
+mod open;
+mod place;
 mod read;
 mod record;
 mod recovery;
+mod regions;
 mod request;
 mod token;
 mod verify;
+mod version;
 mod volume;
 mod write;
 
@@ -41,27 +50,32 @@ use trivet_model::{BlockArena, BlockRange, VOLUME_BLOCKS_MAX, VolumeId};
 use allocator::Allocator;
 use cache::MapCache;
 use flush::Flushing;
+use hashbrown::HashMap;
 use header::Header;
 use journal::Journal;
 use layout::Superblock;
 use maintenance::Maintenance;
 use memtable::Memtable;
-use read::Reads;
+use place::{Pulled, QueuedPlace};
+use read::{Purpose, Reads};
 use record::{Record, Slot};
 use volume::{TAIL_EXTENTS_MAX, VolumeTable};
 use write::{Batch, QueuedRecord, QueuedWrite};
 
 use crate::planted::{self, PlantedFault};
 
-pub use checkpoint::{CheckpointError, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+pub use changed::{CHANGED_RUNS_MAX, ChangedScan, ChangedScanned};
+pub use checkpoint::{CheckpointError, CheckpointJob, CheckpointOutcome};
 pub use entry::GroupError;
+pub use group_load::{GroupLoad, GroupsLoaded};
 pub use header::HeaderError;
 pub use inspect::BlockVersion;
 pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
-pub use recovery::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
+pub use open::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
+pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
 pub use request::{
-    Action, AllocationExtent, PoolStatistics, ReadBlocks, Reply, Request, RequestError, RequestId,
-    TailExtent, VolumeProgress, VolumeStatistics,
+    Action, AllocationExtent, ChangedPage, FetchedBlocks, Placement, PoolStatistics, ReadBlocks, Reply,
+    Request, RequestError, RequestId, TailExtent, VolumeProgress, VolumeStatistics,
 };
 pub use verify::{Finding, VerifyReport, verify};
 pub use volume::VolumeDecodeError;
@@ -83,6 +97,9 @@ pub struct Store {
     arena: BlockArena,
     writes: std::collections::VecDeque<QueuedWrite>,
     records: std::collections::VecDeque<QueuedRecord>,
+    places: std::collections::VecDeque<QueuedPlace>,
+    /// The volumes that are pulled or repaired.
+    pulled: HashMap<Slot, Pulled>,
     /// Promises that wait for their volume's earlier requests.
     held: Vec<(RequestId, Slot, Record)>,
     batches: std::collections::VecDeque<Batch>,
@@ -91,6 +108,8 @@ pub struct Store {
     completed_crc: u32,
     flushing: Flushing,
     reads: Reads,
+    /// Looks for what changed that are with the background thread.
+    scans: usize,
     maintenance: Maintenance,
     /// Checkpoints finished since opening.
     checkpoints: u64,
@@ -172,14 +191,16 @@ impl Store {
     /// Whether nothing is queued, in flight or waited for.
     #[must_use]
     pub fn is_quiescent(&self) -> bool {
-        let writing = !self.writes.is_empty() || !self.records.is_empty() || !self.batches.is_empty();
-        let idle = !writing && self.held.is_empty() && self.reads.is_empty() && self.actions.is_empty();
+        let queued = !self.writes.is_empty() || !self.records.is_empty() || !self.places.is_empty();
+        let writing = queued || !self.batches.is_empty();
+        let reading = !self.reads.is_empty() || self.scans > 0;
+        let idle = !writing && !reading && self.held.is_empty() && self.actions.is_empty();
         idle && (self.failed.is_some() || (self.flushing.is_idle() && self.maintenance_is_idle()))
     }
 
     fn accept(&mut self, id: RequestId, request: Request) -> Result<(), RequestError> {
         if let Some(cause) = &self.failed
-            && !matches!(request, Request::Read { .. } | Request::Allocation { .. } | Request::Tail { .. })
+            && !request.only_reads()
         {
             return Err(RequestError::PoolFailed(cause.clone()));
         }
@@ -191,6 +212,7 @@ impl Store {
             }
             Request::Discard { volume, range, stamp, stable } => {
                 let slot = self.admit_change(volume, range, u32::MAX)?;
+                self.note_discard(slot, range, stamp);
                 let record = Record::Discard { slot, range, stamp };
                 self.records.push_back(QueuedRecord { id, record, stable });
             }
@@ -198,10 +220,11 @@ impl Store {
                 let slot = self.find(volume)?;
                 self.flush(id, slot);
             }
-            Request::Read { volume, range } => {
-                let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
-                self.read(id, slot, range);
-            }
+            Request::Read { volume, range } => self.read(id, volume, range, Purpose::Read)?,
+            Request::Fetch { volume, range } => self.read(id, volume, range, Purpose::Fetch)?,
+            Request::Verify { volume, range } => self.read(id, volume, range, Purpose::Verify)?,
+            Request::Changed { volume, since, start } => self.changed(id, volume, since, start)?,
+            Request::Place { volume, placement } => self.accept_place(id, volume, placement)?,
             Request::Allocation { volume, range } => {
                 let slot = self.find_range(volume, range, u32::MAX)?;
                 self.allocation(id, slot, range);

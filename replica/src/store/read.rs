@@ -10,32 +10,50 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
 use trivet_disk::{DiskError, DiskOp};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, block_crc};
+use trivet_model::geometry::IO_BLOCKS_MAX;
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeId, block_crc};
 
 use super::Store;
 use super::cache::{LEAF_BLOCKS, LeafKey};
-use super::checkpoint::{GroupLoad, GroupsLoaded};
 use super::entry::{BlockKey, Entry};
+use super::extents::append;
+use super::group_load::{GroupLoad, GroupsLoaded};
 use super::record::Slot;
-use super::request::{Action, AllocationExtent, ReadBlocks, Reply, RequestError, RequestId};
+use super::request::{
+    Action, AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, RequestId, TailExtent,
+};
 use super::token::{Kind, token};
+use super::version::Origin;
 
 /// An allocation query answers at most so many blocks at once: what it makes us load is bounded.
 const ALLOCATION_BLOCKS_MAX: u64 = 64 * LEAF_BLOCKS;
 
-/// A read or allocation query whose leaves are being looked up.
+/// What is wanted of the blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    Read,
+    Allocation,
+    Fetch,
+    Verify,
+}
+
+/// A request whose leaves are being looked up.
 #[derive(Debug)]
 pub(super) struct PendingLookup {
     id: RequestId,
     slot: Slot,
     range: BlockRange,
-    wants_data: bool,
+    purpose: Purpose,
 }
 
 #[derive(Debug)]
 struct ReadInFlight {
     id: RequestId,
+    purpose: Purpose,
     start: u64,
+    /// Tombstones included, where they are asked for.
+    versions: Vec<TailExtent>,
+    /// Those that hold data.
     entries: Vec<Option<Entry>>,
     /// The runs being read, and what came of them.
     runs: Vec<(u64, Option<Bytes>)>,
@@ -79,8 +97,16 @@ impl Reads {
 }
 
 impl Store {
-    pub(super) fn read(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
-        self.lookup(PendingLookup { id, slot, range, wants_data: true });
+    pub(super) fn read(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        range: BlockRange,
+        purpose: Purpose,
+    ) -> Result<(), RequestError> {
+        let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
+        self.lookup(PendingLookup { id, slot, range, purpose });
+        Ok(())
     }
 
     pub(super) fn allocation(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
@@ -90,7 +116,7 @@ impl Store {
             id,
             slot,
             range: BlockRange::new(range.start, count),
-            wants_data: false,
+            purpose: Purpose::Allocation,
         });
     }
 
@@ -119,39 +145,58 @@ impl Store {
 
     /// The newest applied version of a block; the leaf to load when memory does not tell.
     fn newest(&mut self, key: BlockKey) -> Result<Option<Entry>, LeafKey> {
-        if let Some(entry) = self.active.lookup(key) {
-            return Ok(Some(entry));
+        let active = self.active.lookup(key);
+        if let Some(version) = active
+            && version.origin == Origin::Live
+        {
+            return Ok(Some(version.entry()));
         }
-        if let Some(entry) = self.frozen.as_ref().and_then(|frozen| frozen.lookup(key)) {
-            return Ok(Some(entry));
-        }
-        let leaf = LeafKey::of(key);
-        self.cache.get(leaf).map(|found| found.get(key.block)).ok_or(leaf)
+        // What was placed must be compared with the tables below.
+        let frozen = self.frozen.as_ref().and_then(|frozen| frozen.lookup(key));
+        let below = match frozen {
+            Some(version) if version.origin == Origin::Live => Some(version.entry()),
+            frozen => {
+                let leaf = LeafKey::of(key);
+                let stored = self.cache.get(leaf).map(|found| found.get(key.block)).ok_or(leaf)?;
+                frozen.map(|version| version.over(stored)).or(stored)
+            }
+        };
+        Ok(active.map(|version| version.over(below)).or(below))
     }
 
     fn looked_up(&mut self, lookup: PendingLookup, entries: Vec<Option<Entry>>) {
+        let mut versions = Vec::new();
+        if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify) {
+            for (block, entry) in lookup.range.blocks().zip(&entries) {
+                if let Some(entry) = entry {
+                    append(&mut versions, block, entry.stamp, entry.is_tombstone());
+                }
+            }
+        }
         let entries: Vec<Option<Entry>> =
             entries.into_iter().map(|entry| entry.filter(|entry| !entry.is_tombstone())).collect();
-        if lookup.wants_data {
-            self.start_read(lookup.id, lookup.range.start, entries);
-        } else {
+        if lookup.purpose == Purpose::Allocation {
             let extents = extents_of(&entries);
             self.complete(lookup.id, Ok(Reply::Allocation(extents)));
+            return;
         }
+        let (id, purpose, start) = (lookup.id, lookup.purpose, lookup.range.start);
+        let runs = Vec::new();
+        self.start_read(ReadInFlight { id, purpose, start, versions, entries, runs, left: 0, failure: None });
     }
 
-    fn start_read(&mut self, id: RequestId, start: u64, entries: Vec<Option<Entry>>) {
+    fn start_read(&mut self, mut read: ReadInFlight) {
         let number = self.reads.next();
         let mut runs: Vec<(u64, u64)> = Vec::new();
-        for entry in entries.iter().flatten() {
+        for entry in read.entries.iter().flatten() {
             match runs.last_mut() {
                 Some((first, count)) if *first + *count == entry.physical => *count += 1,
                 _ => runs.push((entry.physical, 1)),
             }
         }
         if runs.is_empty() {
-            let blocks = ReadBlocks { crcs: vec![None; entries.len()], segments: Vec::new() };
-            return self.complete(id, Ok(Reply::Blocks(blocks)));
+            let id = read.id;
+            return self.complete(id, verify(read));
         }
         for (part, (first, count)) in runs.iter().enumerate() {
             let buffer = self.arena.allocate(usize::try_from(*count).unwrap_or(usize::MAX));
@@ -159,9 +204,8 @@ impl Store {
             let operation = DiskOp::Read { offset: first * BLOCK_SIZE_U64, buffer };
             self.submit_disk(token(Kind::Read, number, part), operation);
         }
-        let left = runs.len();
-        let runs = runs.into_iter().map(|(first, _)| (first, None)).collect();
-        let read = ReadInFlight { id, start, entries, runs, left, failure: None };
+        read.left = runs.len();
+        read.runs = runs.into_iter().map(|(first, _)| (first, None)).collect();
         self.reads.in_flight.push_back(Some(read));
     }
 
@@ -183,7 +227,7 @@ impl Store {
         if matches!(result, Err(RequestError::Checksum { .. })) {
             self.checksum_errors += 1;
         }
-        self.complete(id, result.map(Reply::Blocks));
+        self.complete(id, result);
     }
 
     /// The background thread has looked up what [`Action::LoadGroups`] asked for.
@@ -221,8 +265,8 @@ fn extents_of(entries: &[Option<Entry>]) -> Vec<AllocationExtent> {
     extents
 }
 
-/// Checks every block against its entry's checksum.
-fn verify(read: ReadInFlight) -> Result<ReadBlocks, RequestError> {
+/// Checks every block against its entry's checksum, and answers what was asked for.
+fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
     if let Some(failure) = read.failure {
         return Err(failure);
     }
@@ -241,6 +285,15 @@ fn verify(read: ReadInFlight) -> Result<ReadBlocks, RequestError> {
             });
         }
     }
-    let crcs = read.entries.iter().map(|entry| entry.map(|entry| entry.crc)).collect();
-    Ok(ReadBlocks { crcs, segments })
+    let crcs = read.entries.iter().map(|entry| entry.map(|entry| entry.crc));
+    let present = |segments| FetchedBlocks {
+        versions: read.versions,
+        crcs: crcs.clone().flatten().collect(),
+        segments,
+    };
+    Ok(match read.purpose {
+        Purpose::Fetch => Reply::Fetched(present(segments)),
+        Purpose::Verify => Reply::Verified(present(Vec::new())),
+        Purpose::Read | Purpose::Allocation => Reply::Blocks(ReadBlocks { crcs: crcs.collect(), segments }),
+    })
 }

@@ -8,6 +8,7 @@ use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
 
 use super::request::VolumeProgress;
+use super::version::Origin;
 
 /// A volume's number within its pool; never given to another volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Slot(pub(crate) u32);
 pub(crate) enum Record {
     /// Consecutive blocks of a volume now lie in consecutive blocks of the pool.
     Write {
+        origin: Origin,
         slot: Slot,
         start: u64,
         stamp: Stamp,
@@ -24,6 +26,12 @@ pub(crate) enum Record {
         crcs: Vec<BlockCrc>,
     },
     Discard {
+        slot: Slot,
+        range: BlockRange,
+        stamp: Stamp,
+    },
+    /// Blocks that another member has discarded.
+    PlaceTombstones {
         slot: Slot,
         range: BlockRange,
         stamp: Stamp,
@@ -75,19 +83,28 @@ const KIND_DELETE: u8 = 4;
 const KIND_RESIZE: u8 = 5;
 const KIND_PROMISE: u8 = 6;
 const KIND_PROGRESS: u8 = 7;
+const KIND_PLACE: u8 = 8;
+const KIND_REPAIR: u8 = 9;
+const KIND_PLACE_TOMBSTONES: u8 = 10;
 
 const PREFIX_BYTES: usize = 1 + 4;
 
 /// Appends a `Write` record without needing an owned list of checksums.
 pub(crate) fn encode_write(
     out: &mut Vec<u8>,
+    origin: Origin,
     slot: Slot,
     start: u64,
     stamp: Stamp,
     physical: u64,
     crcs: &[BlockCrc],
 ) {
-    put_prefix(out, KIND_WRITE, slot);
+    let kind = match origin {
+        Origin::Live => KIND_WRITE,
+        Origin::Placed => KIND_PLACE,
+        Origin::Repaired => KIND_REPAIR,
+    };
+    put_prefix(out, kind, slot);
     out.put_u64_le(start);
     out.put_u64_le(stamp.as_u64());
     out.put_u64_le(physical);
@@ -111,17 +128,36 @@ fn put_prefix(out: &mut Vec<u8>, kind: u8, slot: Slot) {
     out.put_u32_le(slot.0);
 }
 
+fn put_tombstones(out: &mut Vec<u8>, kind: u8, slot: Slot, range: BlockRange, stamp: Stamp) {
+    put_prefix(out, kind, slot);
+    out.put_u64_le(range.start);
+    out.put_u32_le(range.count);
+    out.put_u64_le(stamp.as_u64());
+}
+
 impl Record {
+    /// The volume it is about.
+    pub(crate) fn slot(&self) -> Slot {
+        match self {
+            Self::Write { slot, .. }
+            | Self::Discard { slot, .. }
+            | Self::PlaceTombstones { slot, .. }
+            | Self::Create { slot, .. }
+            | Self::Delete { slot }
+            | Self::Resize { slot, .. }
+            | Self::Promise { slot, .. }
+            | Self::Progress { slot, .. } => *slot,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Write { slot, start, stamp, physical, crcs } => {
-                encode_write(out, *slot, *start, *stamp, *physical, crcs);
+            Self::Write { origin, slot, start, stamp, physical, crcs } => {
+                encode_write(out, *origin, *slot, *start, *stamp, *physical, crcs);
             }
-            Self::Discard { slot, range, stamp } => {
-                put_prefix(out, KIND_DISCARD, *slot);
-                out.put_u64_le(range.start);
-                out.put_u32_le(range.count);
-                out.put_u64_le(stamp.as_u64());
+            Self::Discard { slot, range, stamp } => put_tombstones(out, KIND_DISCARD, *slot, *range, *stamp),
+            Self::PlaceTombstones { slot, range, stamp } => {
+                put_tombstones(out, KIND_PLACE_TOMBSTONES, *slot, *range, *stamp);
             }
             Self::Create { slot, volume, blocks } => {
                 put_prefix(out, KIND_CREATE, *slot);
@@ -151,7 +187,12 @@ impl Record {
         let kind = input.try_get_u8()?;
         let slot = Slot(input.try_get_u32_le()?);
         Ok(match kind {
-            KIND_WRITE => {
+            KIND_WRITE | KIND_PLACE | KIND_REPAIR => {
+                let origin = match kind {
+                    KIND_WRITE => Origin::Live,
+                    KIND_PLACE => Origin::Placed,
+                    _ => Origin::Repaired,
+                };
                 let start = input.try_get_u64_le()?;
                 let stamp = Stamp::from_u64(input.try_get_u64_le()?);
                 let physical = input.try_get_u64_le()?;
@@ -163,13 +204,16 @@ impl Record {
                     return Err(RecordError::Short);
                 }
                 let crcs = (0..count).map(|_| BlockCrc(input.get_u32_le())).collect();
-                Self::Write { slot, start, stamp, physical, crcs }
+                Self::Write { origin, slot, start, stamp, physical, crcs }
             }
-            KIND_DISCARD => Self::Discard {
-                slot,
-                range: BlockRange::new(input.try_get_u64_le()?, input.try_get_u32_le()?),
-                stamp: Stamp::from_u64(input.try_get_u64_le()?),
-            },
+            KIND_DISCARD | KIND_PLACE_TOMBSTONES => {
+                let range = BlockRange::new(input.try_get_u64_le()?, input.try_get_u32_le()?);
+                let stamp = Stamp::from_u64(input.try_get_u64_le()?);
+                match kind {
+                    KIND_DISCARD => Self::Discard { slot, range, stamp },
+                    _ => Self::PlaceTombstones { slot, range, stamp },
+                }
+            }
             KIND_CREATE => {
                 if input.len() < 16 {
                     return Err(RecordError::Short);
@@ -206,27 +250,30 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = Record> {
         let slot = any::<u32>().prop_map(Slot);
+        let origin = prop::sample::select(vec![Origin::Live, Origin::Placed, Origin::Repaired]);
         prop_oneof![
             (
+                origin,
                 slot.clone(),
                 any::<u64>(),
                 any::<u64>(),
                 any::<u64>(),
                 prop::collection::vec(any::<u32>(), 1..=256)
             )
-                .prop_map(|(slot, start, stamp, physical, crcs)| Record::Write {
+                .prop_map(|(origin, slot, start, stamp, physical, crcs)| Record::Write {
+                    origin,
                     slot,
                     start,
                     stamp: Stamp::from_u64(stamp),
                     physical,
                     crcs: crcs.into_iter().map(BlockCrc).collect(),
                 }),
-            (slot.clone(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-                |(slot, start, count, stamp)| {
-                    Record::Discard {
-                        slot,
-                        range: BlockRange::new(start, count),
-                        stamp: Stamp::from_u64(stamp),
+            (slot.clone(), any::<u64>(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(
+                |(slot, start, count, stamp, placed)| {
+                    let (range, stamp) = (BlockRange::new(start, count), Stamp::from_u64(stamp));
+                    match placed {
+                        false => Record::Discard { slot, range, stamp },
+                        true => Record::PlaceTombstones { slot, range, stamp },
                     }
                 }
             ),

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use trivet_disk::{DiskOp, DiskToken};
 use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
 
-use super::checkpoint::{CheckpointJob, GroupLoad};
+use super::changed::ChangedScan;
+use super::checkpoint::CheckpointJob;
+use super::group_load::GroupLoad;
 
 /// Names a request in flight; chosen by the caller, unique among those in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -74,6 +76,40 @@ pub enum Request {
         /// Exclusive lower bound of the stamps.
         since: Stamp,
     },
+    /// The newest versions above `since`, from block `start` on, in the order of blocks; the answer
+    /// covers a bounded part of the volume.
+    Changed {
+        /// Which volume.
+        volume: VolumeId,
+        /// Exclusive lower bound of the stamps.
+        since: Stamp,
+        /// The block to begin at.
+        start: u64,
+    },
+    /// Read blocks with their versions; checksums are verified.
+    Fetch {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks.
+        range: BlockRange,
+    },
+    /// Read blocks from the medium, verify their checksums, and answer the versions alone.
+    Verify {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks.
+        range: BlockRange,
+    },
+    /// Take versions that another member holds. Between two versions of a block the higher stamp
+    /// stands. While places of older versions may come, [`Store::begin_pull`] holds.
+    ///
+    /// [`Store::begin_pull`]: super::Store::begin_pull
+    Place {
+        /// Which volume.
+        volume: VolumeId,
+        /// What to take.
+        placement: Placement,
+    },
     /// Make a promise durable. Completes when it is stable and all requests on the volume that
     /// were submitted before have completed. The caller has checked that it does not go back.
     Promise {
@@ -107,6 +143,38 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it changes nothing, and so is served by a pool that has stopped.
+    pub(super) const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Allocation { .. }
+                | Self::Tail { .. }
+                | Self::Changed { .. }
+                | Self::Fetch { .. }
+                | Self::Verify { .. }
+        )
+    }
+}
+
+/// Versions to place: at most `IO_BLOCKS_MAX` blocks of data, [`PLACE_TOMBSTONES_MAX`] discarded
+/// ones and [`PLACE_RUNS_MAX`] runs.
+///
+/// [`PLACE_TOMBSTONES_MAX`]: super::PLACE_TOMBSTONES_MAX
+/// [`PLACE_RUNS_MAX`]: super::PLACE_RUNS_MAX
+#[derive(Debug, Default)]
+pub struct Placement {
+    /// Runs of blocks, none twice.
+    pub versions: Vec<TailExtent>,
+    /// One checksum a block that is not discarded, already verified against the data.
+    pub crcs: Vec<BlockCrc>,
+    /// Those blocks one after the other; whole blocks each, block-aligned in memory.
+    pub segments: Vec<Bytes>,
+    /// Whether data stands against the same stamp, too: what is here cannot be read.
+    pub repair: bool,
+}
+
 /// A request's success.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -123,6 +191,12 @@ pub enum Reply {
     Allocation(Vec<AllocationExtent>),
     /// `Tail`: in order of first block.
     Tail(Vec<TailExtent>),
+    /// `Changed`.
+    Changed(ChangedPage),
+    /// `Fetch`.
+    Fetched(FetchedBlocks),
+    /// `Verify`: versions and checksums as for `Fetch`, no data.
+    Verified(FetchedBlocks),
 }
 
 /// Blocks read.
@@ -131,6 +205,28 @@ pub struct ReadBlocks {
     /// For every block of the range, its checksum, or `None` for a hole.
     pub crcs: Vec<Option<BlockCrc>>,
     /// The present blocks' contents, one after the other, in segments of whole blocks.
+    pub segments: Vec<Bytes>,
+}
+
+/// What changed in a part of a volume.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct ChangedPage {
+    /// In the order of blocks, none twice; at most [`CHANGED_RUNS_MAX`].
+    ///
+    /// [`CHANGED_RUNS_MAX`]: super::CHANGED_RUNS_MAX
+    pub versions: Vec<TailExtent>,
+    /// The block to go on from; `None` at the volume's end.
+    pub next: Option<u64>,
+}
+
+/// Blocks with their versions.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct FetchedBlocks {
+    /// Of the blocks that have one, in order.
+    pub versions: Vec<TailExtent>,
+    /// Checksums of those that are not discarded.
+    pub crcs: Vec<BlockCrc>,
+    /// Their contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
 }
 
@@ -143,7 +239,7 @@ pub struct AllocationExtent {
     pub allocated: bool,
 }
 
-/// A run of blocks in the tail.
+/// A run of versions: of the tail, or of what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailExtent {
     /// The blocks.
@@ -207,6 +303,9 @@ pub enum RequestError {
         /// How many.
         extents: usize,
     },
+    /// The peer that a repair or pull copies from cannot be reached, or does not answer rightly.
+    #[error("{0}")]
+    Source(String),
     /// A write or flush failed earlier; the pool has stopped until it is reopened.
     #[error("the pool has stopped: {0}")]
     PoolFailed(String),
@@ -219,6 +318,8 @@ pub enum Action {
     Disk(DiskToken, DiskOp),
     /// Look these groups up in the map's checkpoint, off this thread; answer `Store::groups_loaded`.
     LoadGroups(GroupLoad),
+    /// Look up what changed, off this thread; answer `Store::changed_scanned`.
+    ScanChanged(Box<ChangedScan>),
     /// Merge and write a checkpoint, off this thread; answer `Store::checkpoint_finished`.
     Checkpoint(Box<CheckpointJob>),
     /// A request is answered.

@@ -2,7 +2,7 @@
 //!
 //! Every entry of the map names a data block within the file; no block has two owners; the
 //! free-space bitmaps say exactly what the entries say; every volume's count of blocks in use is
-//! right; and, when asked for, every block's stored bytes match its checksum.
+//! right; no block is newer than its region says; and, when asked for, every block's stored bytes match its checksum.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,11 +12,12 @@ use trivet_disk::{Disk, read_blocking};
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, PoolId, VolumeId, block_crc};
 
 use super::allocator::{ZoneBits, count_set};
-use super::checkpoint::{CheckpointError, scan_groups};
+use super::checkpoint::CheckpointError;
 use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
 use super::layout::ZONE_BLOCKS;
+use super::map_scan::scan_groups;
+use super::open::{Loaded, OpenError, load};
 use super::record::Slot;
-use super::recovery::{Loaded, OpenError, load};
 use crate::meta::{MetaError, MetaStore};
 
 /// Something wrong with a pool.
@@ -62,6 +63,13 @@ pub enum Finding {
         /// Named, called free.
         unprotected: u32,
     },
+    /// A volume's regions do not know of a block's version: a member that comes back would miss it.
+    Region {
+        /// Whose.
+        volume: VolumeId,
+        /// The volume's block.
+        block: u64,
+    },
     /// A volume's count of blocks in use is wrong.
     Count {
         /// Whose.
@@ -93,6 +101,9 @@ impl fmt::Display for Finding {
                 f,
                 "free space: zone {zone} has {leaked} blocks that nobody owns and {unprotected} that are owned and called free"
             ),
+            Self::Region { volume, block } => {
+                write!(f, "map: volume {volume} does not know that the region of block {block} has changed")
+            }
             Self::Count { volume, recorded, counted } => {
                 write!(f, "volume {volume}: {recorded} blocks in use recorded, {counted} counted")
             }
@@ -201,27 +212,43 @@ impl Walk<'_> {
             ControlFlow::Continue(())
         })?;
         let deleted = self.loaded.volumes.get(slot).is_some_and(|volume| volume.deleted);
-        for (key, entry) in stored {
+        for (key, entry) in &stored {
+            if !deleted {
+                self.region(*key, *entry);
+            }
             if entry.is_tombstone() {
                 continue;
             }
-            self.own(key, entry, true);
-            if !deleted && self.loaded.active.lookup(key).is_none() {
-                self.newest(key, entry);
+            self.own(*key, *entry, true);
+            let outdated =
+                self.loaded.active.lookup(*key).is_some_and(|version| version.stands_against(entry));
+            if !deleted && !outdated {
+                self.newest(*key, *entry);
             }
         }
         // Entries of the journal own blocks that the checkpointed bitmaps do not know yet.
-        let journaled: Vec<_> = self
-            .loaded
-            .active
-            .points()
-            .filter(|(key, entry)| key.slot == slot && !entry.is_tombstone())
-            .collect();
-        for (key, entry) in journaled {
-            self.own(key, entry, false);
-            self.newest(key, entry);
+        let of_volume = self.loaded.active.points().filter(|(key, _)| key.slot == slot);
+        let journaled: Vec<_> = of_volume.collect();
+        for (key, version) in journaled {
+            self.region(key, version.entry());
+            if version.is_tombstone() {
+                continue;
+            }
+            self.own(key, version.entry(), false);
+            let below = stored.binary_search_by_key(&key, |(key, _)| *key).map(|at| stored[at].1);
+            if below.is_ok_and(|below| !version.stands_against(&below)) {
+                continue;
+            }
+            self.newest(key, version.entry());
         }
         Ok(())
+    }
+
+    fn region(&mut self, key: BlockKey, entry: Entry) {
+        let Some(volume) = self.loaded.volumes.get(key.slot) else { return };
+        if !volume.regions.covers(key.block, entry.stamp) {
+            self.find(Finding::Region { volume: volume.id, block: key.block });
+        }
     }
 
     fn newest(&mut self, key: BlockKey, entry: Entry) {

@@ -1,8 +1,8 @@
 //! A volume's state within the pool, and its image in a checkpoint.
 //!
 //! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
-//! (4), epoch (8), session (8), last (8), committed (8), stable (8), intact limit (8; all ones for
-//! none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
+//! (4), epoch (8), session (8), last (8), highest placed (8), committed (8), stable (8), intact limit
+//! (8; all ones for none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
 //! discard (1).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,9 @@ use hashbrown::HashMap;
 use trivet_model::{BlockRange, Epoch, Generation, Stamp, VolumeId};
 
 use super::record::Slot;
+use super::regions::Regions;
 use super::request::{TailExtent, VolumeProgress, VolumeStatistics};
+use super::version::Origin;
 
 /// Most writes that may be above the volume's stable stamp: what a hostile engine can make us keep.
 pub(crate) const TAIL_EXTENTS_MAX: usize = 1 << 18;
@@ -29,6 +31,8 @@ pub(crate) struct Volume {
     pub(crate) epoch: Epoch,
     pub(crate) session: u64,
     pub(crate) last: Stamp,
+    /// The highest stamp that was placed, not written live.
+    pub(crate) placed_highest: Stamp,
     pub(crate) progress: VolumeProgress,
     /// After a loss of power: nothing above is known to be whole.
     pub(crate) intact_limit: Option<Stamp>,
@@ -36,6 +40,8 @@ pub(crate) struct Volume {
     pub(crate) deleted: bool,
     /// Writes and discards above the stable stamp, in the order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
+    /// Has records of its own in the map. Not part of the image.
+    pub(crate) regions: Regions,
     /// The progress that the journal knows. Not part of the image.
     pub(crate) progress_recorded: VolumeProgress,
     /// Writes and discards submitted and not completed. Not part of the image.
@@ -63,10 +69,12 @@ impl Volume {
             epoch: Epoch(0),
             session: 0,
             last: Stamp::ZERO,
+            placed_highest: Stamp::ZERO,
             progress: VolumeProgress::default(),
             intact_limit: None,
             deleted: false,
             tail: VecDeque::new(),
+            regions: Regions::default(),
             progress_recorded: VolumeProgress::default(),
             outstanding: 0,
         }
@@ -86,8 +94,25 @@ impl Volume {
         }
     }
 
-    pub(crate) fn note_written(&mut self, extent: TailExtent) {
-        self.last = self.last.max(extent.stamp.plus(u64::from(extent.range.count) - 1));
+    /// Notes versions before they are inserted, and answers how they stand against older tables: a
+    /// live one that comes behind something placed is not known to be newer than all. What is placed
+    /// below the stable stamp (as a replay would know it), all members hold: it is no part of the tail.
+    pub(crate) fn note(&mut self, extent: TailExtent, origin: Origin) -> Origin {
+        let last = last_stamp(extent);
+        self.last = self.last.max(last);
+        self.regions.note(extent.range, extent.stamp);
+        if origin == Origin::Live {
+            self.note_tail(extent);
+            return if extent.stamp > self.placed_highest { Origin::Live } else { Origin::Placed };
+        }
+        self.placed_highest = self.placed_highest.max(last);
+        if last > self.progress_recorded.stable {
+            self.note_tail(extent);
+        }
+        origin
+    }
+
+    fn note_tail(&mut self, extent: TailExtent) {
         if let Some(back) = self.tail.back_mut()
             && back.discard == extent.discard
             && back.range.end() == extent.range.start
@@ -108,7 +133,7 @@ impl Volume {
             self.intact_limit = None;
         }
         while let Some(front) = self.tail.front() {
-            if front.stamp.plus(u64::from(front.range.count) - 1) > stable {
+            if last_stamp(*front) > stable {
                 break;
             }
             self.tail.pop_front();
@@ -135,6 +160,7 @@ impl Volume {
         out.put_u64_le(self.epoch.0);
         out.put_u64_le(self.session);
         out.put_u64_le(self.last.as_u64());
+        out.put_u64_le(self.placed_highest.as_u64());
         out.put_u64_le(self.progress.committed.as_u64());
         out.put_u64_le(self.progress.stable.as_u64());
         out.put_u64_le(self.intact_limit.map_or(NO_LIMIT, Stamp::as_u64));
@@ -159,6 +185,7 @@ impl Volume {
         volume.epoch = Epoch(input.try_get_u64_le()?);
         volume.session = input.try_get_u64_le()?;
         volume.last = Stamp::from_u64(input.try_get_u64_le()?);
+        volume.placed_highest = Stamp::from_u64(input.try_get_u64_le()?);
         volume.progress.committed = Stamp::from_u64(input.try_get_u64_le()?);
         volume.progress.stable = Stamp::from_u64(input.try_get_u64_le()?);
         let limit = input.try_get_u64_le()?;
@@ -177,6 +204,10 @@ impl Volume {
         }
         Ok(volume)
     }
+}
+
+fn last_stamp(extent: TailExtent) -> Stamp {
+    extent.stamp.plus(u64::from(extent.range.count) - 1)
 }
 
 /// Puts an extent over older ones, cutting what it covers.
@@ -298,13 +329,14 @@ mod tests {
             let mut stamp = Stamp::from_u64(1);
             for (start, count, discard) in extents {
                 let extent = TailExtent { range: BlockRange::new(start, count), stamp, discard };
-                volume.note_written(extent);
+                volume.note(extent, Origin::Live);
                 for (at, block) in extent.range.blocks().enumerate() {
                     oracle.insert(block, (stamp.plus(at as u64), discard));
                 }
                 stamp = stamp.plus(u64::from(count));
             }
-            prop_assert_eq!(Volume::decode(&volume.encode()), Ok(volume.clone()));
+            let image = Volume { regions: Regions::default(), ..volume.clone() };
+            prop_assert_eq!(Volume::decode(&volume.encode()), Ok(image));
             let since = Stamp::from_u64(since);
             let mut found = BTreeMap::new();
             for extent in volume.tail_above(since) {

@@ -10,15 +10,15 @@
 
 use bytes::Bytes;
 use trivet_disk::DiskOp;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockCrc, BlockRange, Stamp};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockCrc, Stamp};
 
 use super::Store;
-use super::entry::{BlockKey, Entry};
-use super::memtable::Placed;
+use super::apply::{Change, Runs};
+use super::place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, QueuedPlace};
 use super::record::{OTHER_RECORD_BYTES_MAX, Record, Slot, encode_write, write_record_bytes};
-use super::request::{Reply, RequestError, RequestId, TailExtent};
+use super::request::{Reply, RequestError, RequestId};
 use super::token::{Kind, token};
-use super::volume::Volume;
+use super::version::Origin;
 use crate::planted::{self, PlantedFault};
 
 /// Batches on their way to the device at once. More than one keeps the device busy while the
@@ -26,6 +26,8 @@ use crate::planted::{self, PlantedFault};
 const BATCHES_MAX: usize = 2;
 /// Data blocks in a batch (4 MiB).
 const BATCH_BLOCKS_MAX: u64 = 1024;
+/// Of them, placed ones (1 MiB), so that a copy does not delay the writes that come meanwhile.
+const BATCH_PLACED_BLOCKS_MAX: u64 = 256;
 /// Requests in a batch.
 const BATCH_REQUESTS_MAX: usize = 1024;
 /// Journal blocks that the largest batch may take: each request's records, once more for runs cut
@@ -67,34 +69,47 @@ pub(super) struct Batch {
     requests: Vec<(RequestId, Option<Slot>, bool)>,
 }
 
-#[derive(Debug)]
-enum Change {
-    /// Blocks `start..` now lie in these runs of pool blocks.
-    Write {
-        slot: Slot,
-        start: u64,
-        stamp: Stamp,
-        crcs: Vec<BlockCrc>,
-        runs: Runs,
-    },
-    Record(Record),
-}
-
-/// Runs of pool blocks: first block and length. Nearly always one.
-#[derive(Debug, Default)]
-struct Runs {
-    first: (u64, u32),
-    more: Vec<(u64, u32)>,
-}
-
-impl Runs {
-    fn push(&mut self, physical: u64, count: u32) {
-        if self.first.1 == 0 { self.first = (physical, count) } else { self.more.push((physical, count)) }
+impl Batch {
+    fn new(number: u64) -> Self {
+        Self { number, operations: 0, end: 0, last_crc: 0, changes: Vec::new(), requests: Vec::new() }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u64, u32)> {
-        std::iter::once(self.first).chain(self.more.iter().copied())
+    /// The changes without data.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Record(record) => Some(record),
+            Change::Write { .. } => None,
+        })
     }
+}
+
+/// What is admitted to the next batch, of each queue from its front.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Admitted {
+    writes: usize,
+    places: usize,
+    /// Blocks of data at most.
+    blocks: u64,
+}
+
+/// A batch, and where its data goes.
+struct Making {
+    batch: Batch,
+    data: DataWrites,
+    /// What is left of the run of pool blocks last allocated.
+    run: (u64, u32),
+    /// Blocks for which none is allocated yet, at most.
+    wanted: u64,
+    stable: u64,
+}
+
+/// Consecutive blocks of a write or place.
+struct DataRun {
+    origin: Origin,
+    slot: Slot,
+    start: u64,
+    stamp: Stamp,
+    crcs: Vec<BlockCrc>,
 }
 
 /// Collects a batch's data into as few device writes as its pool blocks allow.
@@ -120,6 +135,10 @@ impl DataWrites {
 struct Segments(std::vec::IntoIter<Bytes>, Bytes);
 
 impl Segments {
+    fn new(segments: Vec<Bytes>) -> Self {
+        Self(segments.into_iter(), Bytes::new())
+    }
+
     fn take_into(&mut self, mut bytes: usize, out: &mut Vec<Bytes>) {
         while bytes > 0 {
             if self.1.is_empty() {
@@ -138,95 +157,146 @@ impl Store {
     pub(super) fn start_batches(&mut self) {
         while self.failed.is_none()
             && self.batches.len() < BATCHES_MAX
-            && !(self.writes.is_empty() && self.records.is_empty())
+            && !(self.writes.is_empty() && self.records.is_empty() && self.places.is_empty())
             && self.journal.room() > BATCH_JOURNAL_BLOCKS_MAX
         {
-            let admitted = self.admit_writes();
-            if admitted == 0 && self.records.is_empty() {
+            let admitted = self.admit();
+            if admitted.writes + admitted.places == 0 && self.records.is_empty() {
                 break;
             }
             self.start_batch(admitted);
         }
     }
 
-    /// How many of the queued writes go into the next batch: as many as space and size allow.
-    fn admit_writes(&self) -> usize {
-        let mut blocks = 0;
-        for (at, write) in self.writes.iter().take(BATCH_REQUESTS_MAX).enumerate() {
-            blocks += write.crcs.len() as u64;
-            if blocks > self.allocator.free() || (blocks > BATCH_BLOCKS_MAX && at > 0) {
-                return at;
+    /// How much of what is queued goes into the next batch: as much as space and size allow. Writes
+    /// come first; a place goes along with every batch.
+    fn admit(&self) -> Admitted {
+        let free = self.allocator.free();
+        let mut admitted = Admitted { writes: 0, places: 0, blocks: 0 };
+        for write in self.writes.iter().take(BATCH_REQUESTS_MAX) {
+            let blocks = admitted.blocks + write.crcs.len() as u64;
+            if blocks > free || (blocks > BATCH_BLOCKS_MAX && admitted.writes > 0) {
+                break;
             }
+            admitted.blocks = blocks;
+            admitted.writes += 1;
         }
-        self.writes.len().min(BATCH_REQUESTS_MAX)
+        let (mut placed, mut runs, mut tombstones) = (0, 0, 0);
+        for place in self.places.iter().take(BATCH_REQUESTS_MAX) {
+            placed += place.crcs.len() as u64;
+            runs += place.versions.len();
+            tombstones += place.tombstones();
+            let too_much = placed > BATCH_PLACED_BLOCKS_MAX
+                || runs > PLACE_RUNS_MAX
+                || tombstones > PLACE_TOMBSTONES_MAX;
+            if admitted.blocks + place.crcs.len() as u64 > free || (too_much && admitted.places > 0) {
+                break;
+            }
+            admitted.blocks += place.crcs.len() as u64;
+            admitted.places += 1;
+        }
+        admitted
     }
 
-    fn start_batch(&mut self, admitted: usize) {
+    fn start_batch(&mut self, admitted: Admitted) {
         let stable = self.flushing.stable;
-        let mut batch = Batch {
-            number: self.next_batch,
-            operations: 0,
-            end: 0,
-            last_crc: 0,
-            changes: Vec::with_capacity(admitted + self.records.len()),
-            requests: Vec::with_capacity(admitted + self.records.len()),
-        };
+        let mut batch = Batch::new(self.next_batch);
+        let requests = admitted.writes + admitted.places + self.records.len();
+        batch.changes.reserve(requests);
+        batch.requests.reserve(requests);
         self.next_batch += 1;
-        let mut data = DataWrites::default();
-        let mut wanted: u64 = self.writes.iter().take(admitted).map(|write| write.crcs.len() as u64).sum();
-        let mut run = (0, 0);
-        for _ in 0..admitted {
-            let Some(write) = self.writes.pop_front() else { break };
+        let data = DataWrites::default();
+        let mut making = Making { batch, data, run: (0, 0), wanted: admitted.blocks, stable };
+        for write in self.writes.drain(..admitted.writes).collect::<Vec<_>>() {
             self.record_progress(write.slot, stable);
-            batch.requests.push((write.id, Some(write.slot), write.stable));
-            let runs = self.place(&write, &mut run, &mut wanted);
-            let mut segments = Segments(write.segments.into_iter(), Bytes::new());
-            let mut at = 0;
-            for (physical, count) in runs.iter() {
-                let crcs = &write.crcs[at..at + count as usize];
-                let out = self.journal.record(&mut self.arena, stable, write_record_bytes(crcs.len()));
-                encode_write(
-                    out,
-                    write.slot,
-                    write.start + at as u64,
-                    write.stamp.plus(at as u64),
-                    physical,
-                    crcs,
-                );
-                data.push(physical, count, &mut segments);
-                at += count as usize;
-            }
-            let QueuedWrite { slot, start, stamp, crcs, .. } = write;
-            batch.changes.push(Change::Write { slot, start, stamp, crcs, runs });
+            making.batch.requests.push((write.id, Some(write.slot), write.stable));
+            let QueuedWrite { slot, start, stamp, crcs, segments, .. } = write;
+            let run = DataRun { origin: Origin::Live, slot, start, stamp, crcs };
+            self.put_data(&mut making, run, &mut Segments::new(segments));
+        }
+        for place in self.places.drain(..admitted.places).collect::<Vec<_>>() {
+            self.record_progress(place.slot, stable);
+            making.batch.requests.push((place.id, Some(place.slot), false));
+            self.put_place(&mut making, place);
         }
         let records = self.records.len().min(BATCH_REQUESTS_MAX);
         for queued in self.records.drain(..records).collect::<Vec<_>>() {
-            let slot = slot_of(&queued.record);
+            let slot = queued.record.slot();
             self.record_progress(slot, stable);
-            queued.record.encode(self.journal.record(&mut self.arena, stable, OTHER_RECORD_BYTES_MAX));
             let counted = matches!(queued.record, Record::Discard { .. }).then_some(slot);
-            batch.requests.push((queued.id, counted, queued.stable));
-            batch.changes.push(Change::Record(queued.record));
+            making.batch.requests.push((queued.id, counted, queued.stable));
+            self.put_record(&mut making, queued.record);
         }
-        self.submit_batch(batch, data, stable);
+        // What was meant for blocks that a discard has outdated has never been written.
+        for block in making.run.0..making.run.0 + u64::from(making.run.1) {
+            self.allocator.quarantine(block, 0, 0);
+        }
+        self.submit_batch(making.batch, making.data, stable);
     }
 
-    /// Gives a write its pool blocks, out of the batch's present run as long as that lasts.
-    fn place(&mut self, write: &QueuedWrite, run: &mut (u64, u32), wanted: &mut u64) -> Runs {
-        let mut left = u32::try_from(write.crcs.len()).unwrap_or(u32::MAX);
+    fn put_record(&mut self, making: &mut Making, record: Record) {
+        record.encode(self.journal.record(&mut self.arena, making.stable, OTHER_RECORD_BYTES_MAX));
+        making.batch.changes.push(Change::Record(record));
+    }
+
+    fn put_data(&mut self, making: &mut Making, run: DataRun, segments: &mut Segments) {
+        let DataRun { origin, slot, start, stamp, crcs } = run;
+        let runs = self.locate(making, u32::try_from(crcs.len()).unwrap_or(u32::MAX));
+        let mut at = 0;
+        for (physical, count) in runs.iter() {
+            let part = &crcs[at..at + count as usize];
+            let out = self.journal.record(&mut self.arena, making.stable, write_record_bytes(part.len()));
+            encode_write(out, origin, slot, start + at as u64, stamp.plus(at as u64), physical, part);
+            making.data.push(physical, count, segments);
+            at += count as usize;
+        }
+        making.batch.changes.push(Change::Write { origin, slot, start, stamp, crcs, runs });
+    }
+
+    /// Writes what stands of a place; what a discard has outdated since becomes its tombstone.
+    fn put_place(&mut self, making: &mut Making, place: QueuedPlace) {
+        let QueuedPlace { slot, origin, versions, crcs, segments, .. } = place;
+        let mut segments = Segments::new(segments);
+        let mut crcs = crcs.into_iter();
+        for run in versions {
+            let pieces = match self.pulled.get(&slot) {
+                Some(pulled) => pulled.resolve(slot, run),
+                None => vec![run],
+            };
+            for piece in pieces {
+                let count = piece.range.count as usize;
+                let taken: Vec<BlockCrc> =
+                    if run.discard { Vec::new() } else { crcs.by_ref().take(count).collect() };
+                if piece.discard {
+                    segments.take_into(taken.len() * BLOCK_SIZE, &mut Vec::new());
+                    let (range, stamp) = (piece.range, piece.stamp);
+                    self.put_record(making, Record::PlaceTombstones { slot, range, stamp });
+                } else {
+                    let (start, stamp) = (piece.range.start, piece.stamp);
+                    let run = DataRun { origin, slot, start, stamp, crcs: taken };
+                    self.put_data(making, run, &mut segments);
+                }
+            }
+        }
+    }
+
+    /// Finds pool blocks, out of the batch's present run as long as that lasts.
+    fn locate(&mut self, making: &mut Making, blocks: u32) -> Runs {
+        let mut left = blocks;
         let mut runs = Runs::default();
         while left > 0 {
-            if run.1 == 0 {
-                let want = u32::try_from(*wanted).unwrap_or(u32::MAX);
+            if making.run.1 == 0 {
+                let want = u32::try_from(making.wanted).unwrap_or(u32::MAX);
                 let Some(next) = self.allocator.allocate(want) else {
-                    unreachable!("writes are admitted only when there are free blocks for them")
+                    unreachable!("what has data is admitted only when there are free blocks for it")
                 };
-                *run = next;
+                making.run = next;
             }
-            let count = left.min(run.1);
-            runs.push(run.0, count);
-            *run = (run.0 + u64::from(count), run.1 - count);
-            *wanted -= u64::from(count);
+            let (first, length) = making.run;
+            let count = left.min(length);
+            runs.push(first, count);
+            making.run = (first + u64::from(count), length - count);
+            making.wanted -= u64::from(count);
             left -= count;
         }
         runs
@@ -280,14 +350,7 @@ impl Store {
         for slot in behind {
             self.record_progress(slot, stable);
         }
-        let batch = Batch {
-            number: self.next_batch,
-            operations: 0,
-            end: 0,
-            last_crc: 0,
-            changes: Vec::new(),
-            requests: Vec::new(),
-        };
+        let batch = Batch::new(self.next_batch);
         self.next_batch += 1;
         self.submit_batch(batch, DataWrites::default(), stable);
     }
@@ -321,42 +384,6 @@ impl Store {
         }
     }
 
-    fn apply(&mut self, change: Change, sequence: u64) {
-        match change {
-            Change::Write { slot, start, stamp, crcs, runs } => {
-                let Some(volume) = self.volumes.get_mut(slot).filter(|volume| !volume.deleted) else {
-                    for (physical, count) in runs.iter() {
-                        for block in physical..physical + u64::from(count) {
-                            self.allocator.quarantine(block, sequence, self.reads.next());
-                        }
-                    }
-                    return;
-                };
-                let range = BlockRange::new(start, u32::try_from(crcs.len()).unwrap_or(u32::MAX));
-                volume.note_written(TailExtent { range, stamp, discard: false });
-                let physical = runs.iter().flat_map(|(first, count)| first..first + u64::from(count));
-                for ((at, physical), crc) in physical.enumerate().zip(crcs) {
-                    let key = BlockKey { slot, block: start + at as u64 };
-                    let entry = Entry { stamp: stamp.plus(at as u64), physical, crc };
-                    let gone = match self.active.insert(key, entry) {
-                        Placed::Newest { superseded } => superseded,
-                        Placed::Outdated => Some(physical),
-                    };
-                    if let Some(gone) = gone {
-                        self.allocator.quarantine(gone, sequence, self.reads.next());
-                    }
-                }
-            }
-            Change::Record(record) => {
-                let (allocator, barrier) = (&mut self.allocator, self.reads.next());
-                let quarantine = |gone| allocator.quarantine(gone, sequence, barrier);
-                apply_record(&mut self.volumes, &mut self.active, &record, quarantine);
-                // A deleted volume's space comes back with the next checkpoint.
-                self.maintenance.requested |= matches!(record, Record::Delete { .. });
-            }
-        }
-    }
-
     /// Fails every queued and started write: the pool has stopped.
     pub(super) fn fail_writes(&mut self, cause: &str) {
         let error = RequestError::PoolFailed(cause.to_owned());
@@ -364,69 +391,12 @@ impl Store {
             .writes
             .drain(..)
             .map(|write| write.id)
+            .chain(self.places.drain(..).map(|place| place.id))
             .chain(self.records.drain(..).map(|record| record.id))
             .chain(self.batches.drain(..).flat_map(|batch| batch.requests).map(|(id, ..)| id))
             .collect();
         for id in queued {
             self.complete(id, Err(error.clone()));
-        }
-    }
-}
-
-fn slot_of(record: &Record) -> Slot {
-    match record {
-        Record::Write { slot, .. }
-        | Record::Discard { slot, .. }
-        | Record::Create { slot, .. }
-        | Record::Delete { slot }
-        | Record::Resize { slot, .. }
-        | Record::Promise { slot, .. }
-        | Record::Progress { slot, .. } => *slot,
-    }
-}
-
-/// Carries out a record other than a write: the same for a live change and for replay. Calls
-/// `superseded` with pool blocks that are no longer referenced.
-pub(super) fn apply_record(
-    volumes: &mut super::volume::VolumeTable,
-    active: &mut super::memtable::Memtable,
-    record: &Record,
-    superseded: impl FnMut(u64),
-) {
-    match record {
-        Record::Write { .. } => unreachable!("writes are applied block by block"),
-        Record::Discard { slot, range, stamp } => {
-            if let Some(volume) = volumes.get_mut(*slot).filter(|volume| !volume.deleted) {
-                volume.note_written(TailExtent { range: *range, stamp: *stamp, discard: true });
-                active.discard(*slot, *range, *stamp, superseded);
-            }
-        }
-        Record::Create { slot, volume, blocks } => {
-            if volumes.get(*slot).is_none() {
-                volumes.insert(*slot, Volume::new(*volume, *blocks));
-            }
-        }
-        Record::Delete { slot } => {
-            volumes.mark_deleted(*slot);
-            active.remove_volume(*slot, superseded);
-        }
-        Record::Resize { slot, blocks } => {
-            if let Some(volume) = volumes.get_mut(*slot) {
-                volume.blocks = volume.blocks.max(*blocks);
-            }
-        }
-        Record::Promise { slot, generation, epoch, session } => {
-            if let Some(volume) = volumes.get_mut(*slot)
-                && *generation >= volume.generation
-            {
-                (volume.generation, volume.epoch, volume.session) = (*generation, *epoch, *session);
-            }
-        }
-        Record::Progress { slot, progress } => {
-            if let Some(volume) = volumes.get_mut(*slot) {
-                volume.note_progress(*progress);
-                volume.progress_recorded = volume.progress;
-            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use trivet_model::{BLOCK_SIZE, BlockRange, Epoch, Generation, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockRange, Epoch, Generation, PoolId, Stamp, VolumeId};
 use trivet_replica::pool::PoolOptions;
 use trivet_replica::server::{ServerError, ServerOptions, StopHandle, run};
 use trivet_wire::{
@@ -64,6 +64,16 @@ impl Server {
         let hello = Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION };
         assert!(matches!(client.call(Message::Hello(hello)), Message::HelloReply(_)));
         client
+    }
+
+    /// The pool's identity, as it greets with.
+    pub(crate) fn pool(&self) -> PoolId {
+        let mut client = Client::raw(self.address);
+        let hello = Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION };
+        match client.call(Message::Hello(hello)) {
+            Message::HelloReply(reply) => reply.pool,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A client that has the volume, made if need be, open for writing.

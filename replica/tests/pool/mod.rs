@@ -15,8 +15,8 @@ use trivet_model::checksum::block_crcs;
 use trivet_model::{BLOCK_SIZE, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::store::{
-    Action, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Reply, Request, RequestError,
-    RequestId, Store, StoreOptions, verify,
+    Action, ChangedScan, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Placement, Reply,
+    Request, RequestError, RequestId, Store, StoreOptions, TailExtent, verify,
 };
 
 pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([1; 16]);
@@ -63,6 +63,7 @@ pub(crate) struct Pool {
     pub(crate) answers: HashMap<RequestId, Result<Reply, RequestError>>,
     /// Given to the background thread, which the test runs when it likes.
     pub(crate) loads: Vec<GroupLoad>,
+    pub(crate) scans: Vec<ChangedScan>,
     pub(crate) checkpoints: Vec<CheckpointJob>,
 }
 
@@ -90,6 +91,7 @@ impl Pool {
             next_request: 0,
             answers: HashMap::new(),
             loads: Vec::new(),
+            scans: Vec::new(),
             checkpoints: Vec::new(),
         })
     }
@@ -130,6 +132,22 @@ impl Pool {
         self.submit(Request::Write { volume, start, stamp, crcs, segments, stable })
     }
 
+    /// Places versions whose contents are numbered by their stamps.
+    pub(crate) fn place(&mut self, versions: Vec<TailExtent>, repair: bool) -> RequestId {
+        let mut crcs = Vec::new();
+        let mut segments = Vec::new();
+        for run in versions.iter().filter(|run| !run.discard) {
+            let mut data = self.arena.allocate(run.range.count as usize);
+            for (at, block) in run.range.blocks().enumerate() {
+                data.extend_from_slice(&contents(block, run.stamp.plus(at as u64).as_u64()));
+            }
+            crcs.extend(block_crcs(&data));
+            segments.push(data.freeze());
+        }
+        let placement = Placement { versions, crcs, segments, repair };
+        self.submit(Request::Place { volume: VOLUME, placement })
+    }
+
     pub(crate) fn read(&mut self, start: u64, count: u32) -> RequestId {
         self.submit(Request::Read { volume: VOLUME, range: BlockRange::new(start, count) })
     }
@@ -152,6 +170,7 @@ impl Pool {
             match action {
                 Action::Disk(token, operation) => self.disk.submit(token, operation),
                 Action::LoadGroups(load) => self.loads.push(load),
+                Action::ScanChanged(scan) => self.scans.push(*scan),
                 Action::Checkpoint(job) => self.checkpoints.push(*job),
                 Action::Complete(id, result) => {
                     assert!(self.answers.insert(id, result).is_none(), "{id:?} was answered twice");
@@ -162,9 +181,12 @@ impl Pool {
 
     /// Does what waits for the background thread; answers whether there was something.
     pub(crate) fn background(&mut self) -> bool {
-        let busy = !self.loads.is_empty() || !self.checkpoints.is_empty();
+        let busy = !self.loads.is_empty() || !self.scans.is_empty() || !self.checkpoints.is_empty();
         for load in std::mem::take(&mut self.loads) {
             self.store.groups_loaded(load.run(&*self.meta));
+        }
+        for scan in std::mem::take(&mut self.scans) {
+            self.store.changed_scanned(scan.run(&*self.meta));
         }
         for job in std::mem::take(&mut self.checkpoints) {
             self.store.checkpoint_finished(job.run(&*self.meta));

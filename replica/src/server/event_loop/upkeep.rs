@@ -88,6 +88,7 @@ impl EventLoop {
             self.store.idle();
         }
         let now = self.reactor.now();
+        self.copying.tick(&super::thread(&self.reactor, self.source));
         let farewell_over =
             matches!(self.stage, Stage::Draining { since } if now.saturating_sub(since) > FAREWELL_MAX);
         for index in 0..self.peers.len() {
@@ -117,6 +118,7 @@ impl EventLoop {
             for door in &self.doors {
                 self.reactor.cancel(self.source, door.token);
             }
+            self.copying.stop(&mut self.store);
             self.sessions.stop(&mut self.outputs);
             self.perform();
         }

@@ -35,6 +35,8 @@ struct Server {
     submitted: Vec<(RequestId, Request)>,
     sent: Vec<(ConnectionId, u64, Message)>,
     closed: Vec<(ConnectionId, CloseReason)>,
+    /// What concerns copying, as it came.
+    copying: Vec<Output>,
     progress: Vec<(VolumeId, VolumeProgress)>,
 }
 
@@ -80,6 +82,7 @@ impl Server {
             submitted: Vec::new(),
             sent: Vec::new(),
             closed: Vec::new(),
+            copying: Vec::new(),
             progress: Vec::new(),
         };
         for volume in [VOLUME, OTHER] {
@@ -110,6 +113,7 @@ impl Server {
                 Output::Progress(volume, progress) => self.progress.push((volume, progress)),
                 Output::Send(to, frame) => self.sent.push((to, frame.request, frame.message)),
                 Output::Close(connection, reason) => self.closed.push((connection, reason)),
+                copying => self.copying.push(copying),
             }
         }
     }
