@@ -2,6 +2,7 @@
 //! that of `replica/src/server/event_loop.rs` without sockets.
 
 use crate::Check;
+use crate::copying::{self, Copying};
 use crate::network::{LINGER, Side};
 use crate::random::Random;
 use crate::swarm::{Fault, Profile};
@@ -18,7 +19,9 @@ use trivet_disk::{
 use trivet_model::{BlockArena, BootId, Generation, PoolId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::session::{ConnectionId, Identity, Output, Sessions};
-use trivet_replica::store::{Action, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions};
+use trivet_replica::store::{
+    Action, ChangedScan, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions,
+};
 use trivet_wire::{BlockData, Frame, Message};
 
 /// Quiet after which the store writes what is only lazily written.
@@ -33,6 +36,7 @@ const OWN_REQUESTS: u64 = 1 << 60;
 #[derive(Debug)]
 pub(crate) enum Job {
     Load(GroupLoad),
+    Scan(ChangedScan),
     Checkpoint(Box<CheckpointJob>),
 }
 
@@ -44,6 +48,9 @@ pub(crate) struct Process {
     /// Connections, as the sessions and as the network know them.
     pub(crate) peers: Vec<(ConnectionId, usize)>,
     pub(crate) outputs: Vec<Output>,
+    pub(crate) copying: Copying,
+    /// Sessions of others' copies, and where their answers go.
+    pub(crate) copies_from_here: Vec<(ConnectionId, (usize, u64, u64))>,
     turning: bool,
     jobs: Vec<Option<Job>>,
     last_request: Duration,
@@ -165,6 +172,8 @@ impl World {
             sessions: Sessions::new(identity),
             peers: Vec::new(),
             outputs: Vec::new(),
+            copying: Copying::default(),
+            copies_from_here: Vec::new(),
             turning: false,
             jobs: Vec::new(),
             last_request: now,
@@ -238,6 +247,7 @@ impl World {
             }
         }
         self.hosts[index].incarnation += 1;
+        self.cut_copies_from(index);
         self.resume(Node::Host(index));
     }
 
@@ -268,8 +278,22 @@ impl World {
                     self.start_quiet_timer(index);
                 }
                 Output::Progress(volume, progress) => process.store.note_progress(volume, progress),
+                Output::Pull(owner, order, from) => self.begin_pull(index, owner, order, &from),
+                Output::Repair(owner, request, order, from) => {
+                    self.begin_repair(index, (owner, request), order, &from);
+                }
+                Output::ReportPull(owner, request) => {
+                    let report = process.copying.report(owner);
+                    let mut answer = Vec::new();
+                    process.sessions.pull_reported(owner, request, report, &mut answer);
+                    self.perform_outputs(index, answer);
+                }
+                Output::EndPull(owner) => self.end_session_copies(index, owner),
                 Output::Send(peer, frame) => {
-                    if let Some(connection) = connection_of(process, peer) {
+                    let copy = process.copies_from_here.iter().find(|(known, _)| *known == peer);
+                    if let Some(&(_, back)) = copy {
+                        self.tell_copy(back, frame);
+                    } else if let Some(connection) = connection_of(process, peer) {
                         self.check_promise(index, &frame);
                         self.transmit(connection, Side::Engine, frame);
                     }
@@ -301,7 +325,7 @@ impl World {
     }
 
     /// Has the loop take a turn soon: what comes until then goes into the same batch.
-    fn want_turn(&mut self, index: usize) {
+    pub(crate) fn want_turn(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         let incarnation = host.incarnation;
         if let Some(process) = &mut host.process
@@ -331,6 +355,9 @@ impl World {
             }
             process.store.poll_actions(&mut actions);
             if actions.is_empty() && !reaped {
+                if self.advance_copies(index) {
+                    continue;
+                }
                 return;
             }
             for action in actions.drain(..) {
@@ -351,7 +378,12 @@ impl World {
                 }
             }
             Action::LoadGroups(load) => self.give(index, incarnation, Job::Load(load)),
+            Action::ScanChanged(scan) => self.give(index, incarnation, Job::Scan(scan)),
             Action::Checkpoint(job) => self.give(index, incarnation, Job::Checkpoint(job)),
+            Action::Complete(id, result) if id.0 >= copying::REQUESTS => {
+                process.copying.store_answered(id, result);
+                self.want_turn(index);
+            }
             Action::Complete(id, _) if id.0 >= OWN_REQUESTS => {}
             Action::Complete(id, result) => {
                 let mut outputs = std::mem::take(&mut process.outputs);
@@ -376,6 +408,7 @@ impl World {
         }
         let Some(process) = &mut host.process else { return };
         match process.jobs[job].take() {
+            Some(Job::Scan(scan)) => process.store.changed_scanned(scan.run(&*host.meta)),
             Some(Job::Load(load)) => process.store.groups_loaded(load.run(&*host.meta)),
             Some(Job::Checkpoint(job)) => process.store.checkpoint_finished(job.run(&*host.meta)),
             None => {}

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod checkers;
+mod copying;
 mod engine_host;
 mod faults;
 mod host;

@@ -111,6 +111,7 @@ fn run(store: &mut Store, disk: &mut MemoryDisk, meta: &MemoryMeta, request: Req
         for action in actions.drain(..) {
             match action {
                 Action::Disk(token, operation) => disk.submit(token, operation),
+                Action::ScanChanged(scan) => store.changed_scanned(scan.run(meta)),
                 Action::LoadGroups(load) => store.groups_loaded(load.run(meta)),
                 Action::Checkpoint(job) => store.checkpoint_finished(job.run(meta)),
                 Action::Complete(_, result) => assert!(result.is_ok(), "an empty pool takes it: {result:?}"),

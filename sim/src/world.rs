@@ -22,6 +22,8 @@ use std::time::Duration;
 use trivet_disk::DiskToken;
 use trivet_engine::volume::MemberIndex;
 use trivet_model::VolumeId;
+use trivet_replica::session::ConnectionId;
+use trivet_wire::Frame;
 
 /// The volume that everything is about.
 pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([9; 16]);
@@ -86,6 +88,21 @@ pub(crate) enum Event {
     },
     StartReplica {
         host: usize,
+    },
+    /// A question of a copy reaches its source.
+    CopyAsks {
+        host: usize,
+        incarnation: u64,
+        peer: ConnectionId,
+        back: (usize, u64, u64),
+        frame: Frame,
+    },
+    /// A source's answer reaches the copy.
+    CopyAnswered {
+        host: usize,
+        incarnation: u64,
+        number: u64,
+        frame: Frame,
     },
     EngineTick {
         engine: usize,
@@ -281,6 +298,12 @@ impl World {
             Event::Quiet { host, incarnation } => self.quiet(host, incarnation),
             Event::HostTick { host, incarnation } => self.host_tick(host, incarnation),
             Event::StartReplica { host } => self.start_replica(host),
+            Event::CopyAsks { host, incarnation, peer, back, frame } => {
+                self.copy_asks((host, incarnation, peer), back, frame);
+            }
+            Event::CopyAnswered { host, incarnation, number, frame } => {
+                self.copy_answered((host, incarnation, number), frame);
+            }
             Event::EngineTick { engine, incarnation, at } => self.engine_tick(engine, incarnation, at),
             Event::RecordArrives { engine, incarnation, request } => {
                 self.record_arrives(engine, incarnation, *request);
@@ -306,6 +329,8 @@ impl World {
             Event::Turn { host, .. }
             | Event::DiskDone { host, .. }
             | Event::Background { host, .. }
+            | Event::CopyAsks { host, .. }
+            | Event::CopyAnswered { host, .. }
             | Event::Quiet { host, .. }
             | Event::HostTick { host, .. } => Node::Host(*host),
             Event::Dialed { engine, .. }
