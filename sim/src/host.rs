@@ -182,6 +182,7 @@ impl World {
             last: known.last.as_u64(),
             intact: known.intact.as_u64(),
         });
+        self.returned = true;
         let promised = self.hosts[index].promised;
         if known.generation < promised {
             let found = known.generation;
