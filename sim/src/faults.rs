@@ -174,14 +174,14 @@ impl World {
 
     /// All hosts, the engines' with them at times, lose power.
     pub(crate) fn total_power_loss(&mut self, random: &mut Random) {
-        let engines = random.one_in(2);
+        let (engines, losing) = (random.one_in(2), random.one_in(3));
         for engine in 0..self.engines.len() {
             if engines {
                 self.kill_engine(engine, false, "power lost everywhere");
             }
         }
         for host in 0..self.hosts.len() {
-            self.cut_power(host, "power lost everywhere");
+            self.cut_power_losing(host, "power lost everywhere", losing);
             let back = random.log_between(AWAY.0, AWAY.1);
             self.schedule(back, Event::StartReplica { host });
         }

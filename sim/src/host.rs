@@ -213,13 +213,23 @@ impl World {
 
     /// The host loses power: unflushed writes are lost, torn or kept.
     pub(crate) fn cut_power(&mut self, index: usize, why: &'static str) {
+        self.cut_power_losing(index, why, false);
+    }
+
+    /// As [`World::cut_power`]; with `all`, nothing survives that was not flushed.
+    pub(crate) fn cut_power_losing(&mut self, index: usize, why: &'static str, all: bool) {
         self.end_process(index, why);
         for connection in self.network.open_at(Node::Host(index)) {
             self.vanish(connection, Side::Host, false);
         }
         let seed = self.disk_random.next();
         let host = &mut self.hosts[index];
-        let image = host.disk.crash().into_image();
+        let image = if all {
+            let sectors = host.disk.unflushed().iter().map(|write| write.sectors).sum();
+            host.disk.crash_with(&vec![false; sectors]).into_image()
+        } else {
+            host.disk.crash().into_image()
+        };
         host.disk = FaultyDisk::new(image, seed);
         host.boot += 1;
         host.powered = false;
