@@ -1,5 +1,6 @@
 //! What goes wrong, when, and for how long.
 
+use crate::host::Loses;
 use crate::network::Side;
 use crate::random::Random;
 use crate::stages::Stage;
@@ -174,14 +175,15 @@ impl World {
 
     /// All hosts, the engines' with them at times, lose power.
     pub(crate) fn total_power_loss(&mut self, random: &mut Random) {
-        let (engines, losing) = (random.one_in(2), random.one_in(3));
+        let engines = random.one_in(2);
+        let loses = if random.one_in(3) { Loses::All } else { Loses::Anything };
         for engine in 0..self.engines.len() {
             if engines {
                 self.kill_engine(engine, false, "power lost everywhere");
             }
         }
         for host in 0..self.hosts.len() {
-            self.cut_power_losing(host, "power lost everywhere", losing);
+            self.cut_power_losing(host, "power lost everywhere", loses);
             let back = random.log_between(AWAY.0, AWAY.1);
             self.schedule(back, Event::StartReplica { host });
         }

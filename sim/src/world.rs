@@ -107,8 +107,13 @@ pub(crate) enum Event {
         engine: usize,
     },
     /// A fault strikes; `again`, it has its next strike scheduled.
-    Strike { fault: Fault, again: bool },
-    StartEngine { engine: usize },
+    Strike {
+        fault: Fault,
+        again: bool,
+    },
+    StartEngine {
+        engine: usize,
+    },
     /// What a strike has done is over, unless everything was mended meanwhile (`mended`).
     Mend {
         what: Mending,
