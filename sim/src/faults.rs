@@ -1,5 +1,6 @@
 //! What goes wrong, when, and for how long.
 
+use crate::host::Loses;
 use crate::network::Side;
 use crate::random::Random;
 use crate::stages::Stage;
@@ -29,12 +30,26 @@ impl World {
                 let mean = random.log_between(scale / 10, scale);
                 let first = random.exponential(mean);
                 self.strikes.insert(fault, (random, mean));
-                self.schedule(first, Event::Strike(fault));
+                self.schedule(first, Event::Strike { fault, again: true });
             }
         }
     }
 
-    pub(crate) fn strike(&mut self, fault: Fault) {
+    /// What has just been opened is unsettled in ways of its own: some faults like to strike then.
+    pub(crate) fn strike_soon(&mut self) {
+        let unsettling =
+            [Fault::TotalPower, Fault::ReplicaPower, Fault::KillReplica, Fault::KillEngine, Fault::Takeover];
+        for fault in unsettling {
+            if let Some((random, _)) = self.strikes.get_mut(&fault)
+                && random.one_in(8)
+            {
+                let after = random.log_between(Duration::from_micros(100), Duration::from_millis(500));
+                self.schedule(after, Event::Strike { fault, again: false });
+            }
+        }
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault, again: bool) {
         let Some((mut random, mean)) = self.strikes.remove(&fault).filter(|_| self.is_striking()) else {
             return;
         };
@@ -42,7 +57,9 @@ impl World {
         self.strike_with(fault, &mut random);
         let next = random.exponential(mean);
         self.strikes.insert(fault, (random, mean));
-        self.schedule(next, Event::Strike(fault));
+        if again {
+            self.schedule(next, Event::Strike { fault, again });
+        }
     }
 
     fn strike_with(&mut self, fault: Fault, random: &mut Random) {
@@ -87,7 +104,13 @@ impl World {
             }
             Fault::WriteError => self.inject(host, DiskFault::WriteError),
             Fault::FlushError => self.inject(host, DiskFault::FlushError),
-            Fault::KillEngine => self.kill_engine(engine, true, "killed"),
+            Fault::KillEngine => {
+                self.kill_engine(engine, true, "killed");
+                if random.one_in(2) {
+                    let soon = random.log_between(Duration::from_millis(1), Duration::from_secs(1));
+                    self.schedule(soon, Event::StartEngine { engine: self.desired });
+                }
+            }
             Fault::EnginePower => self.kill_engine(engine, false, "power lost"),
             Fault::PauseEngine => {
                 if self.engines[engine].held.is_none() {
@@ -153,13 +176,14 @@ impl World {
     /// All hosts, the engines' with them at times, lose power.
     pub(crate) fn total_power_loss(&mut self, random: &mut Random) {
         let engines = random.one_in(2);
+        let loses = if random.one_in(3) { Loses::All } else { Loses::Anything };
         for engine in 0..self.engines.len() {
             if engines {
                 self.kill_engine(engine, false, "power lost everywhere");
             }
         }
         for host in 0..self.hosts.len() {
-            self.cut_power(host, "power lost everywhere");
+            self.cut_power_losing(host, "power lost everywhere", loses);
             let back = random.log_between(AWAY.0, AWAY.1);
             self.schedule(back, Event::StartReplica { host });
         }

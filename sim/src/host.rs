@@ -32,6 +32,16 @@ const TICK: Duration = Duration::from_secs(1);
 /// Requests of the host itself have numbers from here on.
 const OWN_REQUESTS: u64 = 1 << 60;
 
+/// What of the unflushed writes is lost with the power.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Loses {
+    /// Any sectors of any, as the device's seed says.
+    Anything,
+    All,
+    /// One write, anywhere among those that survive.
+    One,
+}
+
 /// What a background thread has been given.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -191,6 +201,7 @@ impl World {
             last: known.last.as_u64(),
             intact: known.intact.as_u64(),
         });
+        self.returned = true;
         let promised = self.hosts[index].promised;
         if known.generation < promised {
             let found = known.generation;
@@ -221,13 +232,34 @@ impl World {
 
     /// The host loses power: unflushed writes are lost, torn or kept.
     pub(crate) fn cut_power(&mut self, index: usize, why: &'static str) {
+        let loses = if self.disk_random.one_in(4) { Loses::One } else { Loses::Anything };
+        self.cut_power_losing(index, why, loses);
+    }
+
+    /// As [`World::cut_power`], with what is lost.
+    pub(crate) fn cut_power_losing(&mut self, index: usize, why: &'static str, loses: Loses) {
         self.end_process(index, why);
         for connection in self.network.open_at(Node::Host(index)) {
             self.vanish(connection, Side::Host, false);
         }
         let seed = self.disk_random.next();
         let host = &mut self.hosts[index];
-        let image = host.disk.crash().into_image();
+        let unflushed = host.disk.unflushed();
+        let survivor = match loses {
+            Loses::Anything => host.disk.crash(),
+            Loses::All => {
+                let sectors = unflushed.iter().map(|write| write.sectors).sum();
+                host.disk.crash_with(&vec![false; sectors])
+            }
+            Loses::One => {
+                let lost = self.disk_random.index(unflushed.len().max(1));
+                let fates = unflushed.iter().enumerate();
+                let survives: Vec<bool> =
+                    fates.flat_map(|(at, write)| std::iter::repeat_n(at != lost, write.sectors)).collect();
+                host.disk.crash_with(&survives)
+            }
+        };
+        let image = survivor.into_image();
         host.disk = FaultyDisk::new(image, seed);
         host.boot += 1;
         host.powered = false;

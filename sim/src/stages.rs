@@ -43,6 +43,11 @@ impl World {
         self.schedule(WATCH, Event::Watch);
         self.supervise_replicas();
         self.supervise_engines();
+        let whole = self.engines[self.desired].is_whole() && self.is_connected(self.desired);
+        if self.returned && whole {
+            self.returned = false;
+            self.check_returned();
+        }
         self.move_on();
     }
 

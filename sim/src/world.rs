@@ -123,7 +123,14 @@ pub(crate) enum Event {
     Client {
         engine: usize,
     },
-    Strike(Fault),
+    /// A fault strikes; `again`, it has its next strike scheduled.
+    Strike {
+        fault: Fault,
+        again: bool,
+    },
+    StartEngine {
+        engine: usize,
+    },
     /// What a strike has done is over, unless everything was mended meanwhile (`mended`).
     Mend {
         what: Mending,
@@ -189,6 +196,8 @@ pub(crate) struct World {
     pub(crate) stage: Stage,
     /// Counts the times that everything was mended.
     pub(crate) mended: u64,
+    /// A replica has come back, and was not looked at since.
+    pub(crate) returned: bool,
     pub(crate) hosts: Vec<Host>,
     pub(crate) engines: Vec<EngineHost>,
     /// The engine that is meant to have the volume open.
@@ -220,6 +229,7 @@ impl World {
             planted,
             stage: Stage::Faults,
             mended: 0,
+            returned: false,
             network: Network::new(profile.engines, profile.members),
             records: RecordStore::new(&hosts, profile.blocks),
             hosts,
@@ -312,7 +322,8 @@ impl World {
                 self.record_answers(engine, incarnation, *answer);
             }
             Event::Client { engine } => self.client(engine),
-            Event::Strike(fault) => self.strike(fault),
+            Event::Strike { fault, again } => self.strike(fault, again),
+            Event::StartEngine { engine } => self.start_engine(engine),
             Event::Mend { what, mended } if mended == self.mended => self.mend(what),
             Event::Mend { .. } => {}
             Event::Watch => self.watch(),
@@ -340,7 +351,8 @@ impl World {
             Event::StartReplica { .. }
             | Event::RecordArrives { .. }
             | Event::Client { .. }
-            | Event::Strike(_)
+            | Event::Strike { .. }
+            | Event::StartEngine { .. }
             | Event::Mend { .. }
             | Event::Watch => return None,
         };

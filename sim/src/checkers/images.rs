@@ -91,9 +91,8 @@ impl World {
     }
 
     /// Everyone in sync who runs holds the same; and it is what the history allows.
-    fn check_alike(&mut self, who: &[usize], check: Check) {
-        let touched: Vec<u64> = self.oracle.touched.iter().copied().collect();
-        for block in touched {
+    fn check_alike(&mut self, who: &[usize], blocks: Vec<u64>, check: Check) {
+        for block in blocks {
             let mut first: Option<(usize, Held)> = None;
             for host in who {
                 match (self.held(*host, block), &first) {
@@ -139,13 +138,22 @@ impl World {
             known.is_some_and(|known| known.generation == generation)
         };
         let who: Vec<usize> = self.records.in_sync().into_iter().filter(promised).collect();
-        self.check_alike(&who, Check::Alike);
+        let touched = self.oracle.touched.iter().copied().collect();
+        self.check_alike(&who, touched, Check::Alike);
+        self.strike_soon();
     }
 
     /// Everything is at rest.
     pub(crate) fn check_rest(&mut self) {
-        let who = self.records.in_sync();
-        self.check_alike(&who, Check::Alike);
+        let touched = self.oracle.touched.iter().copied().collect();
+        self.check_alike(&self.records.in_sync(), touched, Check::Alike);
+    }
+
+    /// An engine has taken a member back that was away: where nothing is going on, it must be like the
+    /// others again.
+    pub(crate) fn check_returned(&mut self) {
+        let settled = self.oracle.settled_blocks();
+        self.check_alike(&self.records.in_sync(), settled, Check::Alike);
     }
 
     /// What `trivet check --data` says of every pool.

@@ -256,6 +256,16 @@ impl Oracle {
         });
     }
 
+    /// The blocks touched in which nothing is going on.
+    pub(crate) fn settled_blocks(&self) -> Vec<u64> {
+        let settled = |id: WriteId| fact(&self.openings, &self.writes[id.0]).end != Duration::MAX;
+        let quiet = |block: &u64| {
+            let first = usize::try_from(*block).unwrap_or(usize::MAX) * SECTORS;
+            self.sectors[first..first + SECTORS].iter().all(|sector| sector.writes().all(settled))
+        };
+        self.touched.iter().copied().filter(quiet).collect()
+    }
+
     /// Whether a sector's history is worth a look at what members hold.
     pub(crate) fn is_touched(&self, sector: usize) -> bool {
         self.touched.contains(&((sector / SECTORS) as u64))
