@@ -7,7 +7,7 @@ use crate::world::{Event, World};
 use std::collections::HashMap;
 use trivet_model::{Generation, PoolId, Stamp, VolumeId};
 use trivet_replica::pull::{Job, Output as JobOutput, Pace, Pull, PullError, PullOrder, Repair, RepairOrder};
-use trivet_replica::session::{ConnectionId, Output, SourceAddress};
+use trivet_replica::session::{ConnectionId, SourceAddress};
 use trivet_replica::store::{Reply, RequestError, RequestId};
 use trivet_wire::frame::PROTOCOL_VERSION;
 use trivet_wire::{Frame, Hello, Message, PullReport, PullState};
@@ -309,11 +309,13 @@ impl World {
             }
         }
         jobs.retain(|running| !(running.over && matches!(running.owner, Owner::Repair(..))));
-        let mut told = std::mem::take(outputs);
-        for (request, result) in ended {
-            sessions.completed(request, result, store, &mut told);
+        if !ended.is_empty() {
+            let mut told = std::mem::take(outputs);
+            for (request, result) in ended {
+                sessions.completed(request, result, store, &mut told);
+            }
+            self.perform_outputs(index, told);
         }
-        self.perform_outputs(index, told);
         for (number, request, message) in questions {
             self.ask_source(index, number, request, message);
         }

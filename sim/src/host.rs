@@ -46,7 +46,7 @@ pub(crate) enum Loses {
 #[derive(Debug)]
 pub(crate) enum Job {
     Load(GroupLoad),
-    Scan(ChangedScan),
+    Scan(Box<ChangedScan>),
     Checkpoint(Box<CheckpointJob>),
 }
 

@@ -54,6 +54,13 @@ impl Flushing {
         self.round.as_ref().map(|round| (round.sent, round.awaiting))
     }
 
+    /// The present round does not wait for this member any more.
+    pub(super) fn forget(&mut self, member: MemberIndex) {
+        if let Some(round) = &mut self.round {
+            round.awaiting.remove(member);
+        }
+    }
+
     pub(super) const fn is_due(&self) -> bool {
         self.unflushed_writes > 0 || self.wanted
     }

@@ -79,6 +79,17 @@ impl VolumeCore {
             }
         }
         let ready = self.in_sync().intersection(self.ready_members());
+        // Whoever stays must have been there after the others went: a loss of power may have hit it too,
+        // and nobody has noticed.
+        let heard = ready.without(drop).into_iter().filter_map(|member| self.members[member.0].lease).max();
+        let unsure = |member: &MemberIndex| {
+            let link = &self.members[member.0];
+            let went = link.away_since.filter(|_| !connecting);
+            went.is_some_and(|went| heard.is_none_or(|heard| heard < went))
+        };
+        for member in drop.into_iter().filter(unsure) {
+            drop.remove(member);
+        }
         if ready.without(drop).is_empty() {
             // When each has refused what another took, one stays all the same: what it refused fails.
             let full = |member: &MemberIndex| self.members[member.0].expelled == Some(MemberFault::NoSpace);

@@ -110,7 +110,7 @@ impl VolumeCore {
         }
         let reading = reading_mut(&mut self.operations, id);
         let range = reading.range;
-        match self.nearest(untried).filter(|_| serving) {
+        match self.nearest(untried.without(self.late_with(id))).filter(|_| serving) {
             Some(member) => {
                 let reading = reading_mut(&mut self.operations, id);
                 (reading.from, reading.asked) = (Some(member), Some(now));
@@ -121,13 +121,20 @@ impl VolumeCore {
         }
     }
 
+    /// Who has not answered an earlier question of the same number, whose answer nobody wants any more:
+    /// the two answers could not be told apart.
+    fn late_with(&self, id: OperationId) -> MemberSet {
+        self.members_that(|member| member.unwanted.iter().any(|&(request, _)| request == id.0))
+    }
+
     /// Asks another member what `from` takes long to answer.
     pub(super) fn hedge_read(&mut self, now: Duration, id: OperationId) {
         let reading = reading_mut(&mut self.operations, id);
         let Some(from) = reading.from else { return };
         let (range, among) =
             (reading.range, reading.among.without(reading.tried).without(MemberSet::of(from)));
-        if let Some(member) = self.nearest(among.intersection(self.readable())) {
+        let among = among.intersection(self.readable()).without(self.late_with(id));
+        if let Some(member) = self.nearest(among) {
             reading_mut(&mut self.operations, id).hedge = Some(member);
             self.counters.hedged_reads += 1;
             self.members[member.0].reads_in_flight += 1;

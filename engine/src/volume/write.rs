@@ -239,6 +239,8 @@ impl VolumeCore {
             late.remove(member);
             !late.is_empty()
         });
+        // Should it be required again before the round ends, it has been flushed by itself.
+        self.flushing.forget(member);
     }
 
     /// Takes a late answer to a write that is acknowledged already. Whether it was one.
