@@ -148,8 +148,8 @@ fn placement(
         return Err(PullError::Nonsense("blocks that were not asked for"));
     }
     if let Err(index) = data.verify() {
-        let blocks = versions.iter().filter(|run| !run.discard).flat_map(|run| run.range.blocks());
-        return Err(PullError::Changed(blocks.skip(index).next().unwrap_or(asked.start)));
+        let mut blocks = versions.iter().filter(|run| !run.discard).flat_map(|run| run.range.blocks());
+        return Err(PullError::Changed(blocks.nth(index).unwrap_or(asked.start)));
     }
     let BlockData { crcs, segments } = data;
     Ok(Placement { versions, crcs, segments, repair })

@@ -28,6 +28,7 @@ mod maintenance;
 mod map_scan;
 mod memtable;
 mod open;
+mod open_error;
 mod place;
 mod read;
 mod record;
@@ -67,7 +68,8 @@ pub use entry::GroupError;
 pub use group_load::{GroupLoad, GroupsLoaded};
 pub use header::HeaderError;
 pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
-pub use open::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
+pub use open::{FormatOptions, OpenReport, StoreOptions};
+pub use open_error::{FormatError, OpenError};
 pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
 pub use request::{
     Action, AllocationExtent, ChangedPage, FetchedBlocks, Placement, PoolStatistics, ReadBlocks, Reply,
