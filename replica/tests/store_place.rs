@@ -23,6 +23,13 @@ struct Version {
     faint: bool,
 }
 
+/// A change in flight.
+struct Pending {
+    range: BlockRange,
+    live: bool,
+    versions: Vec<(u64, Version)>,
+}
+
 /// Something asked for that does not overlap changes in flight, and what it must find.
 enum Question {
     Read(BlockRange, Vec<Vec<u8>>),
@@ -44,7 +51,7 @@ struct World {
     /// Every version ever submitted: is it a tombstone?
     history: HashMap<(u64, u64), bool>,
     next_stamp: u64,
-    changes: HashMap<RequestId, (BlockRange, bool, Vec<(u64, Version)>)>,
+    changes: HashMap<RequestId, Pending>,
     questions: HashMap<RequestId, Question>,
     pulled: bool,
     /// The stable stamp when the pull began: up to it the source has had every discard.
@@ -78,7 +85,8 @@ impl World {
 
     /// Whether changes in flight or questions forbid a live change here: the engine orders overlaps.
     fn is_busy(&self, range: BlockRange, with_places: bool) -> bool {
-        let changed = self.changes.values().any(|(r, live, _)| (*live || with_places) && r.overlaps(range));
+        let changed =
+            self.changes.values().any(|change| (change.live || with_places) && change.range.overlaps(range));
         changed
             || self.questions.values().any(|question| match question {
                 Question::Read(r, _) | Question::Fetch(r, _) => r.overlaps(range),
@@ -91,7 +99,7 @@ impl World {
             self.history.insert((*block, version.stamp), version.discard);
             raise(&mut self.newest, *block, *version);
         }
-        self.changes.insert(id, (range, live, versions));
+        self.changes.insert(id, Pending { range, live, versions });
     }
 
     fn live(&mut self, discard: bool) {
@@ -215,7 +223,7 @@ impl World {
     fn collect(&mut self) {
         for (id, answer) in std::mem::take(&mut self.pool.answers) {
             let reply = answer.unwrap();
-            if let Some((_, _, versions)) = self.changes.remove(&id) {
+            if let Some(Pending { versions, .. }) = self.changes.remove(&id) {
                 assert_eq!(reply, Reply::Done);
                 for (block, version) in versions {
                     raise(&mut self.acknowledged, block, version);
@@ -282,8 +290,8 @@ impl World {
                 self.pulled = !self.pulled;
             }
             77 if self.random.one_in(2) => {
-                let pending = self.changes.values().filter(|(_, live, _)| *live);
-                let stamps = pending.flat_map(|(.., versions)| versions).map(|(_, version)| version.stamp);
+                let pending = self.changes.values().filter(|change| change.live);
+                let stamps = pending.flat_map(|change| &change.versions).map(|(_, version)| version.stamp);
                 self.stable = self.stable.max(stamps.min().unwrap_or(self.next_stamp) - 1);
                 let stable = Stamp::from_u64(self.stable);
                 self.pool.store.note_progress(VOLUME, VolumeProgress { committed: stable, stable });

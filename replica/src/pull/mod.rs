@@ -22,6 +22,8 @@
 mod compare;
 mod pace;
 mod repair;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use pace::{PACE_DEFAULT_BYTES, Pace};

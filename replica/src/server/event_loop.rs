@@ -5,6 +5,7 @@
 //! asked once what to do, so that all that came in together becomes one batch; and each connection
 //! gets all its frames in one send.
 
+mod outputs;
 mod upkeep;
 
 use super::background::{Background, Finished};
@@ -12,7 +13,7 @@ use super::copying::{self, Copying};
 use super::peer::{Operation, Peer, Phase, Verdict};
 use super::source_link::Thread;
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
-use crate::store::{Action, PoolStatistics, Request, RequestError, RequestId, Store, VolumeStatistics};
+use crate::store::{Action, PoolStatistics, RequestError, Store, VolumeStatistics};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -21,7 +22,6 @@ use trivet_model::VolumeId;
 use trivet_reactor::{
     Completion, Handle, Output as Outcome, Reactor, Source, Wait, prepare_accepted, prepare_shortcut,
 };
-use trivet_wire::Frame;
 
 /// Between looks at what takes too long.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,8 +37,6 @@ const PACE_TIMER: u64 = 7;
 /// Tokens from here on are a peer's: twice its index, and one more for a send. Those of links to
 /// sources are far above.
 const PEERS: u64 = 16;
-/// Between looks at whether the pace allows more to be copied.
-const PACE_TICK: Duration = Duration::from_millis(5);
 
 /// Tokens of the completions that do not belong to a peer.
 pub(super) mod token {
@@ -264,96 +262,6 @@ impl EventLoop {
             self.decode(index);
         }
         resumed
-    }
-
-    /// Does what the sessions say.
-    fn perform(&mut self) {
-        let mut outputs = std::mem::take(&mut self.outputs);
-        for output in outputs.drain(..) {
-            match output {
-                Output::Submit(id, request) => {
-                    self.last_request = self.reactor.now();
-                    self.quiet_periods = 0;
-                    self.start_quiet_timer();
-                    self.submit(id, request);
-                }
-                Output::Pull(connection, order, from) => {
-                    let Self { copying, store, background, reactor, .. } = self;
-                    let thread = thread(reactor, self.source);
-                    copying.pull(connection, order, from, store, background, &thread);
-                }
-                Output::Repair(connection, request, order, from) => {
-                    let Self { copying, store, background, reactor, .. } = self;
-                    let thread = thread(reactor, self.source);
-                    copying.repair(connection, request, order, from, store, background, &thread);
-                }
-                Output::ReportPull(connection, request) => {
-                    let report = self.copying.report(connection);
-                    let mut answer = Vec::with_capacity(1);
-                    self.sessions.pull_reported(connection, request, report, &mut answer);
-                    for output in answer {
-                        if let Output::Send(to, frame) = output {
-                            self.send(to, &frame);
-                        }
-                    }
-                }
-                Output::EndPull(connection) => self.end_copying(connection),
-                Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
-                Output::Send(to, frame) => self.send(to, &frame),
-                Output::Close(connection, reason) => {
-                    tracing::info!(connection = connection.index(), %reason, "connection ends");
-                    let now = self.reactor.now();
-                    if let Some(peer) = self.peer(connection) {
-                        peer.end(now);
-                        self.list(connection.index());
-                    }
-                }
-            }
-        }
-        self.outputs = outputs;
-    }
-
-    /// Asks the store on behalf of a session.
-    fn submit(&mut self, id: RequestId, request: Request) {
-        match request {
-            Request::Fetch { .. } => {
-                let thread = thread(&self.reactor, self.source);
-                self.copying.fetch(id, request, &mut self.store, &thread);
-            }
-            Request::Changed { .. } | Request::Verify { .. } => self.store.submit(id, request),
-            _ => {
-                self.copying.pace.note_foreground(self.reactor.now());
-                self.store.submit(id, request);
-            }
-        }
-    }
-
-    fn send(&mut self, to: ConnectionId, frame: &Frame) {
-        if let Some(peer) = self.peer(to) {
-            peer.encoder.push(frame);
-            self.list(to.index());
-        }
-    }
-
-    /// Moves on what is copied from other servers, and by them; true when the store was asked.
-    fn copy(&mut self) -> bool {
-        let thread = thread(&self.reactor, self.source);
-        let mut ended = Vec::new();
-        let submitted = self.copying.advance(&mut self.store, &thread, &mut ended);
-        if !self.pace_timer && self.copying.waits_for_pace(&thread) {
-            self.pace_timer = true;
-            self.reactor.timer(self.source, PACE_TIMER, PACE_TICK);
-        }
-        for (id, result) in ended {
-            self.sessions.completed(id, result, &self.store, &mut self.outputs);
-        }
-        self.perform();
-        submitted
-    }
-
-    fn end_copying(&mut self, connection: ConnectionId) {
-        let thread = thread(&self.reactor, self.source);
-        self.copying.end(connection, &mut self.store, &thread);
     }
 
     /// Gives the store what the disk has finished, and does what it says; again while the disk

@@ -29,6 +29,7 @@ mod maintenance;
 mod map_scan;
 mod memtable;
 mod open;
+mod open_error;
 mod place;
 mod read;
 mod record;
@@ -71,7 +72,8 @@ pub use group_load::{GroupLoad, GroupsLoaded};
 pub use header::HeaderError;
 pub use inspect::BlockVersion;
 pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
-pub use open::{FormatError, FormatOptions, OpenError, OpenReport, StoreOptions};
+pub use open::{FormatOptions, OpenReport, StoreOptions};
+pub use open_error::{FormatError, OpenError};
 pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
 pub use request::{
     Action, AllocationExtent, ChangedPage, FetchedBlocks, Placement, PoolStatistics, ReadBlocks, Reply,

@@ -116,7 +116,7 @@ mod tests {
             since in 0u64..45_000, start in 0u64..90_000)
         {
             let mut regions = Regions::default();
-            let mut highest = vec![0u64; 90_000 / 16_384 + 1];
+            let mut highest = [0u64; 90_000 / 16_384 + 1];
             let mut stored = std::collections::BTreeMap::new();
             for (start, count, stamp) in changes {
                 regions.note(BlockRange::new(start, count), Stamp::from_u64(stamp));

@@ -16,7 +16,8 @@ use super::checkpoint::CheckpointError;
 use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
 use super::layout::ZONE_BLOCKS;
 use super::map_scan::scan_groups;
-use super::open::{Loaded, OpenError, load};
+use super::open::{Loaded, load};
+use super::open_error::OpenError;
 use super::record::Slot;
 use crate::meta::{MetaError, MetaStore};
 

@@ -1,5 +1,6 @@
 //! The sessions against scripted results of a store.
 
+mod copying;
 mod history;
 mod opening;
 mod requests;
