@@ -1,0 +1,74 @@
+//! How much may happen in a world, and the worlds that are checked.
+
+/// Where a world begins.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Start {
+    /// Nobody has opened the volume.
+    Closed,
+    /// An engine serves, with every member in sync.
+    Serving,
+    /// An engine serves, and the last member is stale: it was dropped before anything was written.
+    Behind,
+    /// As `Behind`, and the last member has a write of block 0 that no other has.
+    Diverged,
+}
+
+/// How often each thing may happen. Within these bounds, everything that can happen is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Bounds {
+    /// What it is for.
+    pub name: &'static str,
+    /// Where it begins.
+    pub start: Start,
+    /// Replicas of the volume: 2 or 3.
+    pub replicas: usize,
+    /// Blocks of the volume: 1 or 2.
+    pub blocks: usize,
+    /// Writes that clients ask for, up to 3.
+    pub writes: u8,
+    /// Flushes that clients ask for.
+    pub flushes: u8,
+    /// Openings, besides the one that it starts with.
+    pub openings: u8,
+    /// Openings that close in good order.
+    pub closes: u8,
+    /// Connections that break, or members dropped for being slow.
+    pub breaks: u8,
+    /// Replicas killed.
+    pub kills: u8,
+    /// Losses of power, each of one replica.
+    pub losses: u8,
+    /// Swaps whose answer is lost, or that are done late or never.
+    pub outages: u8,
+}
+
+const NOTHING: Bounds = Bounds {
+    name: "nothing",
+    start: Start::Serving,
+    replicas: 2,
+    blocks: 1,
+    writes: 1,
+    flushes: 0,
+    openings: 0,
+    closes: 0,
+    breaks: 0,
+    kills: 0,
+    losses: 0,
+    outages: 0,
+};
+
+/// Checked by `cargo test`.
+pub const SMALL: [Bounds; 7] = [
+    Bounds { name: "takeover", start: Start::Closed, writes: 2, openings: 2, closes: 1, breaks: 1, ..NOTHING },
+    Bounds { name: "takeover of three", replicas: 3, openings: 2, ..NOTHING },
+    Bounds { name: "power", writes: 2, flushes: 1, openings: 1, losses: 2, ..NOTHING },
+    Bounds { name: "outage", start: Start::Behind, writes: 1, openings: 1, breaks: 1, outages: 1, ..NOTHING },
+    Bounds { name: "coming back", start: Start::Diverged, writes: 2, breaks: 1, openings: 1, ..NOTHING },
+    Bounds { name: "coming back, two blocks", start: Start::Diverged, blocks: 2, writes: 2, ..NOTHING },
+    Bounds { name: "coming back, power", start: Start::Behind, writes: 1, flushes: 1, openings: 1, losses: 2, ..NOTHING },
+];
+
+/// Checked by `make protocol-model`.
+pub const LARGE: [Bounds; 1] = [
+    Bounds { name: "takeover", start: Start::Closed, writes: 2, openings: 2, closes: 1, breaks: 1, ..NOTHING },
+];
