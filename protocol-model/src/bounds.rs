@@ -7,9 +7,12 @@ pub enum Start {
     Closed,
     /// An engine serves, with every member in sync.
     Serving,
-    /// An engine serves, and the last member is stale: it was dropped before anything was written.
+    /// And write 1 is acknowledged, not flushed, and every member knows it to be committed.
+    Written,
+    /// And then the last member was dropped.
     Behind,
-    /// As `Behind`, and the last member has a write of block 0 that no other has.
+    /// Write 1 is as above; write 2 reached the last member alone before its engine crashed. The next one
+    /// serves, and has dropped that member.
     Diverged,
 }
 
@@ -58,14 +61,20 @@ const NOTHING: Bounds = Bounds {
 };
 
 /// Checked by `cargo test`.
-pub const SMALL: [Bounds; 7] = [
+pub const SMALL: [Bounds; 13] = [
     Bounds { name: "takeover", start: Start::Closed, writes: 2, openings: 2, closes: 1, breaks: 1, ..NOTHING },
     Bounds { name: "takeover of three", replicas: 3, openings: 2, ..NOTHING },
-    Bounds { name: "power", writes: 2, flushes: 1, openings: 1, losses: 2, ..NOTHING },
-    Bounds { name: "outage", start: Start::Behind, writes: 1, openings: 1, breaks: 1, outages: 1, ..NOTHING },
-    Bounds { name: "coming back", start: Start::Diverged, writes: 2, breaks: 1, openings: 1, ..NOTHING },
-    Bounds { name: "coming back, two blocks", start: Start::Diverged, blocks: 2, writes: 2, ..NOTHING },
-    Bounds { name: "coming back, power", start: Start::Behind, writes: 1, flushes: 1, openings: 1, losses: 2, ..NOTHING },
+    Bounds { name: "killed", openings: 1, writes: 2, kills: 1, ..NOTHING },
+    Bounds { name: "power", start: Start::Written, openings: 1, losses: 2, ..NOTHING },
+    Bounds { name: "power of three", start: Start::Written, replicas: 3, openings: 1, losses: 1, ..NOTHING },
+    Bounds { name: "flush", start: Start::Serving, writes: 1, flushes: 1, openings: 1, losses: 2, ..NOTHING },
+    Bounds { name: "flush, coming back", start: Start::Behind, writes: 2, flushes: 1, openings: 1, losses: 1, ..NOTHING },
+    Bounds { name: "outage", openings: 1, breaks: 1, outages: 1, ..NOTHING },
+    Bounds { name: "outage, coming back", start: Start::Behind, writes: 2, openings: 1, breaks: 1, outages: 1, ..NOTHING },
+    Bounds { name: "coming back", start: Start::Diverged, writes: 3, breaks: 1, openings: 1, ..NOTHING },
+    Bounds { name: "coming back, two blocks", start: Start::Diverged, blocks: 2, writes: 3, breaks: 1, ..NOTHING },
+    Bounds { name: "coming back, power, two blocks", start: Start::Behind, blocks: 2, writes: 2, breaks: 1, losses: 1, ..NOTHING },
+    Bounds { name: "coming back, power", start: Start::Behind, writes: 2, openings: 1, losses: 2, ..NOTHING },
 ];
 
 /// Checked by `make protocol-model`.

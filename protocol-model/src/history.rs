@@ -108,6 +108,12 @@ impl History {
         (0..VALUES).filter(|value| self.worlds[block] >> (value * EFFECTS) & 0xff != 0).collect()
     }
 
+    /// Whether a write of the block may yet take effect.
+    #[must_use]
+    pub fn is_undecided(&self, block: usize) -> bool {
+        self.undecided.iter().any(|index| usize::from(self.writes[index].1) == block)
+    }
+
     fn keep(&mut self, block: usize, keep: impl Fn(usize, usize) -> bool) -> bool {
         let kept: u32 =
             all_worlds().filter(|(value, effects)| keep(*value, *effects)).map(|(v, e)| world(v, e)).sum();

@@ -4,7 +4,7 @@ use crate::action::Action;
 use crate::bounds::{Bounds, Start};
 use crate::history::History;
 use crate::record::{Member, Record};
-use crate::replica::{Replica, Stamp, Version};
+use crate::replica::{Replica, Version};
 use crate::state::{BLOCKS_MAX, ENGINES, Engine, Phase, REPLICAS_MAX, Stage, State, Used, Violation};
 use crate::variant::Variant;
 use crate::set::Set;
@@ -166,50 +166,55 @@ impl Protocol {
             state.record.members[member] = Member::InSync;
             state.replicas[member] = Replica::empty(self.bounds.blocks);
         }
-        let mut served_by = Set::below(self.bounds.replicas);
+        let everyone = Set::below(self.bounds.replicas);
         let behind = self.bounds.replicas - 1;
-        let mut generation = 1;
-        if matches!(self.bounds.start, Start::Behind | Start::Diverged) {
-            // The first engine wrote, was answered by all and told them; nothing is flushed.
-            self.write_before(&mut state, served_by);
-            let first = Stamp::new(1, 1);
-            for replica in &mut state.replicas[..self.bounds.replicas] {
-                replica.told(first, Stamp::ZERO);
-                replica.promised = 1;
-                replica.promised_peak = 1;
-            }
-            assert!(state.history.acknowledged(1), "a first write can be acknowledged");
-            state.record.members[behind] = Member::Stale(first);
-            served_by.remove(behind);
-            generation = 2;
+        let start = self.bounds.start;
+        if start == Start::Closed {
+            return state;
         }
-        if self.bounds.start == Start::Diverged {
-            self.write_before(&mut state, Set::of(behind));
+        self.open_with(&mut state, everyone);
+        if start == Start::Serving {
+            state.used = Used::default();
+            return state;
         }
-        if self.bounds.start != Start::Closed {
-            state.record.generation = generation - 1;
-            self.claim(&mut state, 0);
-            for member in served_by.iter() {
-                self.promise(&mut state, 0, member);
-            }
-            self.decide(&mut state, 0);
-            while let Some(member) = served_by.iter().find(|member| self.may_flush(&state, 0, *member)) {
-                self.flush_member(&mut state, 0, member);
-            }
-            assert_eq!(state.engines[0].phase, Phase::Open, "the first engine serves");
-            state.used.openings = 0;
+        self.write(&mut state, 0, 0);
+        for member in everyone.iter() {
+            self.deliver(&mut state, 0, member, true);
         }
+        for member in everyone.iter() {
+            self.tell(&mut state, 0, member);
+        }
+        if start == Start::Diverged {
+            self.write(&mut state, 0, 0);
+            self.deliver(&mut state, 0, behind, true);
+            state.engines[0] = Engine::default();
+            self.open_with(&mut state, everyone.without(Set::of(behind)));
+        } else if start == Start::Behind {
+            self.drop_member(&mut state, 0, behind);
+            self.swap(&mut state, 0);
+        }
+        state.used = Used { writes: state.used.writes, ..Used::default() };
         state
     }
 
-    /// A write of generation 1 to block 0 reaches some members.
-    fn write_before(&self, state: &mut State, members: Set) {
-        state.used.writes += 1;
-        if let Some(value) = state.history.asked(0, 1) {
-            for member in members.iter() {
-                state.replicas[member].place(0, Version { stamp: Stamp::new(1, value), value });
-            }
+    /// An engine opens the volume with these members.
+    fn open_with(&self, state: &mut State, members: Set) {
+        self.claim(state, 0);
+        for member in members.iter() {
+            self.promise(state, 0, member);
         }
+        self.decide(state, 0);
+        if state.engines[0].swap.is_some() {
+            self.swap(state, 0);
+            self.decide(state, 0);
+        }
+        while let Some(member) = members.iter().find(|member| self.may_flush(state, 0, *member)) {
+            self.flush_member(state, 0, member);
+        }
+        if state.engines[0].phase == Phase::Waiting {
+            self.waited(state, 0);
+        }
+        assert_eq!(state.engines[0].phase, Phase::Open, "the first engine serves");
     }
 }
 

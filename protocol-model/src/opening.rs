@@ -109,7 +109,7 @@ impl Protocol {
         let dropped = in_sync.without(kept);
         let committed = kept.iter().map(|m| replicas[m].committed).max().unwrap_or_default();
         let intact = kept.iter().map(|m| replicas[m].intact()).min().unwrap_or_default();
-        let bound = committed.min(intact);
+        let bound = if self.is(Variant::SinceTooHigh) { committed } else { committed.min(intact) };
 
         let unfenced = !dropped.is_subset(opener.promised);
         let owed = opener.view.wait_owed && !self.is(Variant::WaitForgotten);
@@ -127,13 +127,8 @@ impl Protocol {
                 };
             }
         }
-        let since = if self.is(Variant::SinceTooHigh) {
-            kept.iter().map(|m| replicas[m].last()).max().unwrap_or_default()
-        } else {
-            bound
-        };
         for member in dropped.iter() {
-            members[member] = Member::Stale(since);
+            members[member] = Member::Stale(bound);
         }
         if members == opener.view.members {
             self.reconcile(state, engine);

@@ -2,7 +2,7 @@
 
 use crate::model::Protocol;
 use crate::record::{Member, Record, Swap};
-use crate::replica::Stamp;
+use crate::replica::{Stamp, Version};
 use crate::set::Set;
 use crate::state::{Engine, Phase, REPLICAS_MAX, Resync, Stage, State, Violation};
 use crate::variant::Variant;
@@ -60,12 +60,18 @@ impl Protocol {
         if state.replicas[member].lost {
             return;
         }
-        let writing = |block| state.engines.iter().any(|engine| engine.is_writing(block));
+        // A write in flight is on some members only, also when its engine has crashed since it sent this swap.
+        let writing = |block| {
+            state.history.is_undecided(block) || state.engines.iter().any(|engine| engine.is_writing(block))
+        };
+        let owned = state.engines.iter().any(|engine| engine.generation == state.record.generation);
+        let differ = |a: Version, b: Version| if owned { a != b } else { a.value != b.value };
         for block in (0..self.bounds.blocks).filter(|block| !writing(*block)) {
             let version = state.replicas[member].block(block);
             let mut others = sources.iter().map(|m| state.replicas[m]).filter(|source| !source.lost);
-            if others.any(|source| source.block(block) != version) {
+            if others.any(|source| differ(source.block(block), version)) {
                 state.violation = Some(Violation::PromotedUnequal);
+                return;
             }
         }
     }
