@@ -94,7 +94,9 @@ impl History {
     pub fn all_lost_power(&mut self) {
         for block in 0..BLOCKS_MAX {
             let before = self.worlds[block];
-            for (value, effects) in all_worlds().filter(|(value, effects)| before & world(*value, *effects) != 0) {
+            for (value, effects) in
+                all_worlds().filter(|(value, effects)| before & world(*value, *effects) != 0)
+            {
                 let values = self.survivors[block].union(Set::of(value));
                 self.worlds[block] |= values.iter().fold(0, |worlds, value| worlds | world(value, effects));
             }

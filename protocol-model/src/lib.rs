@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod bounds;
+pub mod check;
 mod faults;
 pub mod history;
 pub mod list;
@@ -14,6 +15,6 @@ pub mod replica;
 mod requests;
 pub mod set;
 pub mod state;
-pub mod symmetry;
 mod swapping;
+pub mod symmetry;
 pub mod variant;

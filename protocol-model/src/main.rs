@@ -1,43 +1,78 @@
-//! Checks.
+//! `trivet-protocol-model`: checks the larger worlds too, or shows what a mistake leads to.
 #![forbid(unsafe_code)]
-use stateright::{Checker, Model};
-use trivet_protocol_model::{bounds, model::Protocol, variant::Variant, symmetry::representative};
-fn show(p: Protocol, limit: usize) -> bool {
-    let c = p.checker().threads(2).finish_when(stateright::HasDiscoveries::AnyFailures).target_state_count(limit).spawn_bfs().join();
-    let n = c.unique_state_count();
-    for (name, path) in c.discoveries() {
-        println!("  FAILED {name} ({n})");
-        if std::env::var("TRACE").is_ok() {
-        let last = path.last_state().clone();
-        for a in path.into_actions() { println!("   {a:?}"); }
-        if std::env::var("STATE").is_ok() { println!("{last:#?}"); }
-        }
-        return true;
+
+use std::process::ExitCode;
+use std::time::Instant;
+use trivet_protocol_model::bounds::{Bounds, LARGE, SMALL, named};
+use trivet_protocol_model::check::{self, Counterexample};
+use trivet_protocol_model::model::Protocol;
+use trivet_protocol_model::variant::Variant;
+
+const USAGE: &str = "\
+usage: trivet-protocol-model                         check every world, small and large
+       trivet-protocol-model WORLD                   check one
+       trivet-protocol-model WORLD VARIANT...        show what mistakes lead to there";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, variants)) = arguments.split_first() else {
+        return check_all(SMALL.into_iter().chain(LARGE));
+    };
+    let Some(bounds) = named(name) else {
+        eprintln!("{USAGE}\n\nworlds:");
+        SMALL.iter().chain(&LARGE).for_each(|bounds| eprintln!("  {:?}", bounds.name));
+        return ExitCode::FAILURE;
+    };
+    if variants.is_empty() {
+        return check_all([bounds]);
     }
-    false
+    let mut protocol = Protocol::new(bounds);
+    for name in variants {
+        let mut all = Variant::MISTAKES.into_iter().chain(Variant::AS_WRITTEN);
+        let Some(variant) = all.find(|variant| format!("{variant:?}") == *name) else {
+            eprintln!("{USAGE}\n\nvariants:\n  {:?}\n  {:?}", Variant::MISTAKES, Variant::AS_WRITTEN);
+            return ExitCode::FAILURE;
+        };
+        protocol = protocol.with(variant);
+    }
+    match check::find(&protocol, "") {
+        Some(found) => show(&found),
+        None => println!("no counterexample in this world"),
+    }
+    ExitCode::SUCCESS
 }
-fn main() {
-    let arg = std::env::args().nth(1).unwrap_or_default();
-    if arg == "variants" {
-        let only = std::env::args().nth(2);
-        for v in Variant::ALL {
-            if only.as_ref().is_some_and(|o| *o != format!("{v:?}")) { continue; }
-            println!("{v:?}");
-            let mut found = false;
-            for b in bounds::SMALL {
-                let t = std::time::Instant::now();
-                if show(Protocol::new(b).with(v), 8_000_000) { println!("      in {} {:?}", b.name, t.elapsed()); found = true; break; }
+
+fn check_all(worlds: impl IntoIterator<Item = Bounds>) -> ExitCode {
+    for bounds in worlds {
+        let start = now();
+        match check::exhaust(&Protocol::new(bounds)) {
+            Ok(seen) => println!(
+                "{:32} {:>11} states {:>12} steps  depth {:>3} {:>7.1} s",
+                bounds.name,
+                seen.states,
+                seen.steps,
+                seen.depth,
+                start.elapsed().as_secs_f64()
+            ),
+            Err(found) => {
+                println!("{}:", bounds.name);
+                show(&found);
+                return ExitCode::FAILURE;
             }
-            if !found { println!("  NOT FOUND"); }
         }
-        return;
     }
-    for b in bounds::SMALL {
-        if !arg.is_empty() && arg != b.name { continue; }
-        let t = std::time::Instant::now();
-        let c = Protocol::new(b).checker().threads(2).finish_when(stateright::HasDiscoveries::AnyFailures).symmetry_fn(representative)
-            .target_state_count(200_000_000).spawn_dfs().join();
-        println!("{}: {} unique, {} total, depth {}, {:?}", b.name, c.unique_state_count(), c.state_count(), c.max_depth(), t.elapsed());
-        if !c.discoveries().is_empty() { show(Protocol::new(b), 100_000_000); }
+    ExitCode::SUCCESS
+}
+
+fn show(found: &Counterexample) {
+    println!("does not hold: {}", found.property);
+    for step in &found.steps {
+        println!("  {step:?}");
     }
+    println!("{:#?}", found.state);
+}
+
+#[allow(clippy::disallowed_methods, reason = "a program's own shell says how long it took")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -16,7 +16,9 @@ impl Protocol {
             && owner.swap.is_none()
             && owner.view.members[member] == Member::InSync
             && (!others.is_empty() || self.is(Variant::DropLast))
-            && (!others.intersection(owner.connected).is_empty() || self.is(Variant::DropUnseen) || others.is_empty())
+            && (!others.intersection(owner.connected).is_empty()
+                || self.is(Variant::DropUnseen)
+                || others.is_empty())
             && (!slow || state.used.breaks < self.bounds.breaks)
     }
 
@@ -32,8 +34,7 @@ impl Protocol {
             return;
         }
         let owner = &mut state.engines[engine];
-        let since =
-            if self.is(Variant::SinceTooHigh) { owner.last_stamp() } else { owner.committed };
+        let since = if self.is(Variant::SinceTooHigh) { owner.last_stamp() } else { owner.committed };
         self.send_swap(state, engine, |record| {
             record.members[member] = Member::Stale(since);
             record.wait_owed = false;
@@ -76,7 +77,14 @@ impl Protocol {
             Resync { stage: Stage::Receiving, base, receives: owner.next_stamp(), ..Resync::default() };
     }
 
-    pub(crate) fn may_pull(&self, state: &State, engine: usize, member: usize, source: usize, block: usize) -> bool {
+    pub(crate) fn may_pull(
+        &self,
+        state: &State,
+        engine: usize,
+        member: usize,
+        source: usize,
+        block: usize,
+    ) -> bool {
         let owner = &state.engines[engine];
         let resync = &owner.resyncs[member];
         let earlier = |write: &InFlight| !write.settled && write.stamp < resync.receives;
@@ -103,7 +111,9 @@ impl Protocol {
         resync.pulled.insert(block);
         let changed = theirs.stamp > resync.base;
         if changed && self.is(Variant::PullIgnoresStamps) {
-            state.replicas[member].versions[block].push(theirs);
+            let versions = &mut state.replicas[member].versions[block];
+            versions.retain(|version| version.stamp < theirs.stamp);
+            versions.push(theirs);
         } else if changed && theirs.stamp > mine.stamp {
             state.replicas[member].place(block, theirs);
         } else if mine.stamp > resync.base
@@ -117,7 +127,12 @@ impl Protocol {
     }
 
     /// Which version of a diverged block is rewritten: that of an in-sync member.
-    pub(crate) fn rewrite_source(state: &State, engine: usize, member: usize, block: usize) -> Option<Version> {
+    pub(crate) fn rewrite_source(
+        state: &State,
+        engine: usize,
+        member: usize,
+        block: usize,
+    ) -> Option<Version> {
         let owner = &state.engines[engine];
         if !owner.resyncs[member].diverged.contains(block) || owner.is_writing(block) {
             return None;

@@ -5,9 +5,9 @@ use crate::bounds::{Bounds, Start};
 use crate::history::History;
 use crate::record::{Member, Record};
 use crate::replica::{Replica, Version};
+use crate::set::Set;
 use crate::state::{BLOCKS_MAX, ENGINES, Engine, Phase, REPLICAS_MAX, Stage, State, Used, Violation};
 use crate::variant::Variant;
-use crate::set::Set;
 use stateright::{Model, Property};
 
 /// The protocol in a bounded world.
@@ -17,13 +17,21 @@ pub struct Protocol {
     pub bounds: Bounds,
     /// How the protocol deviates from what it should be.
     pub variants: Vec<Variant>,
+    /// A situation to be looked for, instead of violations.
+    pub sight: Option<Sight>,
 }
+
+/// A situation.
+pub type Sight = fn(&Protocol, &State) -> bool;
+
+/// The property that a [`Sight`] becomes.
+pub const SIGHT: &str = "the situation is reached";
 
 impl Protocol {
     /// The protocol as it should be.
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
-        Self { bounds, variants: Vec::new() }
+        Self { bounds, variants: Vec::new(), sight: None }
     }
 
     /// With a mistake.
@@ -249,7 +257,9 @@ impl Model for Protocol {
             Action::SwapLate => self.swap_late(&mut state),
             Action::Read { engine } => self.read_record(&mut state, engine),
             Action::Write { engine, block } => self.write(&mut state, engine, block),
-            Action::Deliver { engine, member, answered } => self.deliver(&mut state, engine, member, answered),
+            Action::Deliver { engine, member, answered } => {
+                self.deliver(&mut state, engine, member, answered)
+            }
             Action::ReadBlock { engine, member, block } => self.read_block(&mut state, engine, member, block),
             Action::Flush { engine } => {
                 state.used.flushes += 1;
@@ -258,7 +268,9 @@ impl Model for Protocol {
             Action::FlushMember { engine, member } => self.flush_member(&mut state, engine, member),
             Action::Drop { engine, member } => self.drop_member(&mut state, engine, member),
             Action::Resync { engine, member } => self.resync(&mut state, engine, member),
-            Action::Pull { engine, member, source, block } => self.pull(&mut state, engine, member, source, block),
+            Action::Pull { engine, member, source, block } => {
+                self.pull(&mut state, engine, member, source, block)
+            }
             Action::Rewrite { engine, member, block } => self.rewrite(&mut state, engine, member, block),
             Action::FlushJoined { engine, member } => self.flush_joined(&mut state, engine, member),
             Action::Promote { engine, member } => self.promote(&mut state, engine, member),
@@ -280,13 +292,26 @@ impl Model for Protocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
+        if let Some(sight) = self.sight {
+            return vec![Property::sometimes(SIGHT, sight)];
+        }
         vec![
-            Property::always("1: acknowledged data is on every in-sync member", |model: &Self, state: &State| {
-                state.record.in_sync().iter().map(|m| &state.replicas[m]).filter(|member| !member.lost).all(|member| {
-                    (0..model.bounds.blocks)
-                        .all(|block| state.history.possible(block).contains(usize::from(member.block(block).value)))
-                })
-            }),
+            Property::always(
+                "1: acknowledged data is on every in-sync member",
+                |model: &Self, state: &State| {
+                    state
+                        .record
+                        .in_sync()
+                        .iter()
+                        .map(|m| &state.replicas[m])
+                        .filter(|member| !member.lost)
+                        .all(|member| {
+                            (0..model.bounds.blocks).all(|block| {
+                                state.history.possible(block).contains(usize::from(member.block(block).value))
+                            })
+                        })
+                },
+            ),
             Property::always("2: no acknowledgement after a newer generation served", |_, state: &State| {
                 state.violation != Some(Violation::AcknowledgedTooLate)
             }),
@@ -296,25 +321,32 @@ impl Model for Protocol {
             Property::always("4: blocks are linearizable, and never revert", |_, state: &State| {
                 state.violation != Some(Violation::NotLinearizable)
             }),
-            Property::always("5: in sync is never empty, and grows through Syncing only", |_, state: &State| {
-                state.violation != Some(Violation::WrongMembership)
-            }),
-            Property::always("6: at rest all in-sync members are identical", |model: &Self, state: &State| {
-                state.engines.iter().all(|engine| model.is_alike_at_rest(state, engine))
-            }),
+            Property::always(
+                "5: in sync is never empty, and grows through Syncing only",
+                |_, state: &State| state.violation != Some(Violation::WrongMembership),
+            ),
+            Property::always(
+                "6: at rest all in-sync members are identical",
+                |model: &Self, state: &State| {
+                    state.engines.iter().all(|engine| model.is_alike_at_rest(state, engine))
+                },
+            ),
             Property::always("8: at promotion the target equals the source", |_, state: &State| {
                 state.violation != Some(Violation::PromotedUnequal)
             }),
-            Property::always("what is flushed is on the medium of every in-sync member", |model: &Self, state: &State| {
-                state.record.in_sync().iter().all(|m| {
-                    (0..model.bounds.blocks).all(|block| {
-                        let versions = state.replicas[m].versions[block];
-                        versions.items().iter().all(|version| {
-                            state.history.survivors[block].contains(usize::from(version.value))
+            Property::always(
+                "what is flushed is on the medium of every in-sync member",
+                |model: &Self, state: &State| {
+                    state.record.in_sync().iter().all(|m| {
+                        (0..model.bounds.blocks).all(|block| {
+                            let versions = state.replicas[m].versions[block];
+                            versions.items().iter().all(|version| {
+                                state.history.survivors[block].contains(usize::from(version.value))
+                            })
                         })
                     })
-                })
-            }),
+                },
+            ),
             Property::always("1: data is not given up while a member surely has it", |_, state: &State| {
                 state.violation != Some(Violation::LossChosen)
             }),
@@ -341,22 +373,41 @@ impl Protocol {
 }
 
 /// Situations that must be reached, lest the check be vacuous.
-#[must_use]
-pub fn sights() -> Vec<(&'static str, fn(&State) -> bool)> {
-    vec![
-        ("a serving engine has dropped a member", |state| {
-            state.engines.iter().any(|engine| {
-                engine.phase == Phase::Open && engine.view.members.iter().any(|m| matches!(m, Member::Stale(_)))
-            })
-        }),
-        ("a member has come back", |state| {
-            state.engines.iter().any(|engine| engine.resyncs.iter().any(|resync| resync.stage == Stage::Promoted))
-        }),
-        ("an opener serves after having waited", |state| {
-            state.engines.iter().any(|engine| engine.phase == Phase::Open && engine.waited)
-        }),
-        ("a diverged block is to be rewritten", |state| {
-            state.engines.iter().any(|engine| engine.resyncs.iter().any(|resync| !resync.diverged.is_empty()))
-        }),
-    ]
-}
+pub const SIGHTS: [(&str, Sight); 9] = [
+    ("a serving engine has dropped a member", |_, state| {
+        let dropped = |engine: &Engine| engine.view.members.iter().any(|m| matches!(m, Member::Stale(_)));
+        state.engines.iter().any(|engine| engine.phase == Phase::Open && dropped(engine))
+    }),
+    ("everyone is in sync again", |model, state| {
+        let promoted = |engine: &Engine| engine.resyncs.iter().any(|resync| resync.stage == Stage::Promoted);
+        state.record.in_sync() == Set::below(model.bounds.replicas) && state.engines.iter().any(promoted)
+    }),
+    ("an opener serves after having waited", |_, state| {
+        state.engines.iter().any(|engine| engine.phase == Phase::Open && engine.waited)
+    }),
+    ("a second opener serves after having waited for what the first one owed", |_, state| {
+        let served = |engine: &Engine| engine.phase == Phase::Open && engine.waited;
+        state.record.wait_owed && state.engines.iter().any(|engine| served(engine) && engine.generation == 3)
+    }),
+    ("a diverged block is to be rewritten", |_, state| {
+        state.engines.iter().any(|engine| engine.resyncs.iter().any(|resync| !resync.diverged.is_empty()))
+    }),
+    ("a write is acknowledged after a newer generation has served", |_, state| {
+        state.history.acknowledged_late
+    }),
+    ("two engines serve reads at the same time", |model, state| {
+        (0..ENGINES).all(|e| (0..model.bounds.replicas).any(|m| model.may_read(state, e, m, 0)))
+    }),
+    ("every in-sync member has lost power", |_, state| {
+        state.record.in_sync().iter().all(|m| state.replicas[m].lost)
+    }),
+    ("a promotion's answer is lost while its engine goes on", |_, state| {
+        state.engines.iter().any(|engine| {
+            let unheard = |swap: &crate::record::Swap| {
+                swap.unknown && *swap == crate::record::Swap { new: state.record, unknown: true }
+            };
+            engine.swap.as_ref().is_some_and(unheard)
+                && engine.resyncs.iter().any(|r| r.stage == Stage::Flushed)
+        })
+    }),
+];

@@ -109,7 +109,8 @@ impl Protocol {
         let dropped = in_sync.without(kept);
         let committed = kept.iter().map(|m| replicas[m].committed).max().unwrap_or_default();
         let intact = kept.iter().map(|m| replicas[m].intact()).min().unwrap_or_default();
-        let bound = if self.is(Variant::SinceTooHigh) { committed } else { committed.min(intact) };
+        let last = kept.iter().map(|m| replicas[m].last()).max().unwrap_or_default();
+        let bound = if self.is(Variant::SinceTooHigh) { last } else { committed.min(intact) };
 
         let unfenced = !dropped.is_subset(opener.promised);
         let owed = opener.view.wait_owed && !self.is(Variant::WaitForgotten);

@@ -90,7 +90,8 @@ impl Protocol {
                 let late = state.history.served > owner.generation;
                 state.history.acknowledged_late |= late;
                 if !state.history.acknowledged(write.value) {
-                    let violation = if late { Violation::AcknowledgedTooLate } else { Violation::NotLinearizable };
+                    let violation =
+                        if late { Violation::AcknowledgedTooLate } else { Violation::NotLinearizable };
                     state.violation = Some(violation);
                 }
                 state.history.served = state.history.served.max(owner.generation);
@@ -117,7 +118,8 @@ impl Protocol {
     /// Whether a client may be answered what this member has.
     pub(crate) fn may_read(&self, state: &State, engine: usize, member: usize, block: usize) -> bool {
         let reader = &state.engines[engine];
-        let leased = if self.is(Variant::LeaseWithoutJoined) { reader.view.in_sync() } else { reader.required() };
+        let leased =
+            if self.is(Variant::LeaseWithoutJoined) { reader.view.in_sync() } else { reader.required() };
         reader.phase == Phase::Open
             && reader.view.members[member] == Member::InSync
             && reader.connected.contains(member)
@@ -137,8 +139,7 @@ impl Protocol {
     pub(crate) fn begin_flush(&self, state: &mut State, engine: usize) {
         let owner = &mut state.engines[engine];
         let floor = std::array::from_fn(|block| state.history.possible(block));
-        let awaits =
-            if self.is(Variant::FlushSkipsJoined) { owner.view.in_sync() } else { owner.required() };
+        let awaits = if self.is(Variant::FlushSkipsJoined) { owner.view.in_sync() } else { owner.required() };
         owner.flush = Some(Flush { covers: owner.committed, awaits, done: Set::EMPTY, floor });
     }
 
@@ -162,8 +163,11 @@ impl Protocol {
 
     fn check_flush(&self, state: &mut State, engine: usize) {
         let owner = &mut state.engines[engine];
-        let required = if self.is(Variant::FlushSkipsJoined) { owner.view.in_sync() } else { owner.required() };
-        let Some(flush) = owner.flush.filter(|f| f.awaits.intersection(required).is_subset(f.done)) else { return };
+        let required =
+            if self.is(Variant::FlushSkipsJoined) { owner.view.in_sync() } else { owner.required() };
+        let Some(flush) = owner.flush.filter(|f| f.awaits.intersection(required).is_subset(f.done)) else {
+            return;
+        };
         owner.flush = None;
         owner.stable = owner.stable.max(flush.covers);
         state.history.survivors = flush.floor;

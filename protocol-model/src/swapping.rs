@@ -52,7 +52,9 @@ impl Protocol {
     /// Whether all that are kept have lost what they acknowledged, and another has not.
     pub(crate) fn chooses_loss(state: &State, engine: usize, kept: Set) -> bool {
         let dropped = state.engines[engine].view.in_sync().without(kept);
-        kept.iter().all(|m| state.replicas[m].lost) && dropped.iter().any(|m| !state.replicas[m].lost)
+        !kept.is_empty()
+            && kept.iter().all(|m| state.replicas[m].lost)
+            && dropped.iter().any(|m| !state.replicas[m].lost)
     }
 
     fn check_promotion(&self, state: &mut State, member: usize, sources: Set) {

@@ -28,7 +28,14 @@ pub fn representative(state: &State) -> State {
                 .collect();
             let resync = crate::state::Resync { source: None, ..engine.resyncs[m] };
             let pulled_by = engine.resyncs.map(|r| r.source.is_some_and(|source| usize::from(source) == m));
-            (flags, done, engine.held[m], engine.view.members[m], resync, pulled_by.iter().filter(|is| **is).count())
+            (
+                flags,
+                done,
+                engine.held[m],
+                engine.view.members[m],
+                resync,
+                pulled_by.iter().filter(|is| **is).count(),
+            )
         })
     };
     let mut order: [usize; REPLICAS_MAX] = std::array::from_fn(|m| m);

@@ -1,7 +1,6 @@
 //! The protocol, and other ones that are not right.
 
-/// A deviation from the protocol. Each is known to lead to a violation, in at least one of the worlds
-/// of [`crate::bounds`]; `tests/mistakes.rs` has which.
+/// A deviation from the protocol. Each leads to a violation, in a world that `tests/mistakes.rs` names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Variant {
     // What anyone might get wrong.
@@ -19,7 +18,8 @@ pub enum Variant {
     PromoteWithoutFlush,
     /// Reconcile by the member with the highest stamp, and rewrite nothing.
     ReconcileByLongestLog,
-    /// A dropped member's `since` is the last stamp sent, not the committed one.
+    /// A dropped member's `since` is the last stamp sent, not the committed one. Does no harm alone: see
+    /// `tests/mistakes.rs`.
     SinceTooHigh,
     /// The walk passes over blocks on which the member is ahead.
     PullSkipsDiverged,
@@ -65,8 +65,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All of them.
-    pub const ALL: [Self; 27] = [
+    /// What anyone might get wrong.
+    pub const MISTAKES: [Self; 16] = [
         Self::AcknowledgeBeforeDrop,
         Self::PromiseNotDurable,
         Self::ReadWithoutLease,
@@ -83,6 +83,10 @@ impl Variant {
         Self::DropLast,
         Self::FlushSkipsJoined,
         Self::UnknownSwapForgotten,
+    ];
+
+    /// The protocol as it was written: all of these at once.
+    pub const AS_WRITTEN: [Self; 11] = [
         Self::LeaseWithoutJoined,
         Self::ReadFromLeaving,
         Self::PromotingForgotten,
