@@ -61,7 +61,7 @@ const NOTHING: Bounds = Bounds {
 };
 
 /// Checked by `cargo test`, in about 40 seconds on two cores.
-pub const SMALL: [Bounds; 13] = [
+pub const SMALL: [Bounds; 14] = [
     Bounds {
         name: "takeover",
         start: Start::Closed,
@@ -74,6 +74,7 @@ pub const SMALL: [Bounds; 13] = [
     Bounds { name: "takeover of three", replicas: 3, openings: 2, ..NOTHING },
     Bounds { name: "killed", openings: 1, writes: 2, kills: 1, ..NOTHING },
     Bounds { name: "power", start: Start::Written, openings: 1, losses: 2, ..NOTHING },
+    Bounds { name: "power and a break", start: Start::Written, openings: 1, breaks: 1, losses: 1, ..NOTHING },
     Bounds { name: "power of three", start: Start::Written, replicas: 3, openings: 1, losses: 1, ..NOTHING },
     Bounds { name: "flush", flushes: 1, openings: 1, losses: 2, ..NOTHING },
     Bounds {

@@ -13,6 +13,8 @@ usage: trivet-protocol-model                         check every world, small an
        trivet-protocol-model WORLD                   check one
        trivet-protocol-model WORLD VARIANT...        show what mistakes lead to there";
 
+const VARIANTS: [&[Variant]; 3] = [&Variant::MISTAKES, &Variant::AS_WRITTEN, &Variant::HALF_MEASURES];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some((name, variants)) = arguments.split_first() else {
@@ -28,12 +30,12 @@ fn main() -> ExitCode {
     }
     let mut protocol = Protocol::new(bounds);
     for name in variants {
-        let mut all = Variant::MISTAKES.into_iter().chain(Variant::AS_WRITTEN);
+        let mut all = VARIANTS.into_iter().flatten();
         let Some(variant) = all.find(|variant| format!("{variant:?}") == *name) else {
-            eprintln!("{USAGE}\n\nvariants:\n  {:?}\n  {:?}", Variant::MISTAKES, Variant::AS_WRITTEN);
+            eprintln!("{USAGE}\n\nvariants: {VARIANTS:#?}");
             return ExitCode::FAILURE;
         };
-        protocol = protocol.with(variant);
+        protocol = protocol.with(*variant);
     }
     match check::find(&protocol, "") {
         Some(found) => show(&found),

@@ -2,7 +2,7 @@
 
 use crate::model::Protocol;
 use crate::record::Member;
-use crate::replica::Version;
+use crate::replica::{Stamp, Version};
 use crate::set::Set;
 use crate::state::{InFlight, Phase, Resync, Stage, State, Violation};
 use crate::variant::Variant;
@@ -55,8 +55,10 @@ impl Protocol {
     }
 
     pub(crate) fn resync(&self, state: &mut State, engine: usize, member: usize) {
+        let base = self.base(state, engine, member);
         match state.engines[engine].view.members[member] {
             Member::Stale(since) => self.send_swap(state, engine, |record| {
+                let since = if self.is(Variant::BaseRecordedOnce) { base } else { since };
                 record.members[member] = Member::Syncing(since);
                 record.wait_owed = false;
             }),
@@ -64,15 +66,24 @@ impl Protocol {
         }
     }
 
+    /// Both the member and the in-sync ones hold the same up to it.
+    fn base(&self, state: &State, engine: usize, member: usize) -> Stamp {
+        let replica = &state.replicas[member];
+        let recorded = state.engines[engine].view.members[member];
+        let since = match recorded {
+            Member::Syncing(_) if self.is(Variant::SyncingForgetsSince) => replica.committed,
+            _ => recorded.since().unwrap_or_default(),
+        };
+        if self.is(Variant::BaseIgnoresIntact) {
+            return since;
+        }
+        since.min(replica.intact()).min(replica.committed)
+    }
+
     /// From now on the member gets what is written.
     pub(crate) fn receive(&self, state: &mut State, engine: usize, member: usize) {
+        let base = self.base(state, engine, member);
         let owner = &mut state.engines[engine];
-        let replica = &state.replicas[member];
-        let since = owner.view.members[member].since().unwrap_or_default();
-        let mut base = if self.is(Variant::SyncingForgetsSince) { replica.committed } else { since };
-        if !self.is(Variant::BaseIgnoresIntact) {
-            base = base.min(replica.intact()).min(replica.committed);
-        }
         owner.resyncs[member] =
             Resync { stage: Stage::Receiving, base, receives: owner.next_stamp(), ..Resync::default() };
     }
@@ -175,6 +186,7 @@ impl Protocol {
         if !self.is(Variant::PromoteWithoutFlush) {
             state.replicas[member].flush();
         }
+        state.replicas[member].lost = false;
         state.engines[engine].resyncs[member].stage = Stage::Flushed;
     }
 

@@ -85,7 +85,11 @@ impl Protocol {
         let opener = &state.engines[engine];
         let in_sync = opener.view.in_sync();
         let kept = Self::kept(state, engine);
-        let is_whole = kept == in_sync || kept.iter().any(|m| !state.replicas[m].unsure);
+        let lost = |m: usize| match self.is(Variant::WholeByIntact) {
+            true => state.replicas[m].intact_limit.is_some(),
+            false => state.replicas[m].unsure,
+        };
+        let is_whole = kept == in_sync || kept.iter().any(|m| !lost(m));
         opener.phase == Phase::Connecting
             && opener.swap.is_none()
             && !opener.connected.intersection(in_sync).is_empty()

@@ -45,7 +45,7 @@ impl std::fmt::Debug for Version {
 }
 
 /// The versions of a block that a loss of power may leave; see [`Replica::versions`].
-pub type Versions = List<Version, 6>;
+pub type Versions = List<Version, 8>;
 
 /// One replica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]

@@ -56,9 +56,11 @@ impl Protocol {
     /// Progress goes with every message, but only to those that it is true for.
     pub(crate) fn tell(&self, state: &mut State, engine: usize, member: usize) {
         let sender = &state.engines[engine];
-        if sender.required().contains(member) || self.is(Variant::SyncingToldProgress) {
+        let told_all = self.is(Variant::SyncingToldProgress) || self.is(Variant::BaseRecordedOnce);
+        if sender.required().contains(member) || told_all {
             state.replicas[member].told(sender.committed, sender.stable);
-            state.replicas[member].unsure &= sender.phase != Phase::Open;
+            state.replicas[member].unsure &=
+                sender.phase != Phase::Open || !sender.required().contains(member);
         }
     }
 

@@ -52,7 +52,8 @@ impl Protocol {
     /// Whether all that are kept have lost what they acknowledged, and another has not.
     pub(crate) fn chooses_loss(state: &State, engine: usize, kept: Set) -> bool {
         let dropped = state.engines[engine].view.in_sync().without(kept);
-        !kept.is_empty()
+        state.record.generation == state.engines[engine].generation
+            && !kept.is_empty()
             && kept.iter().all(|m| state.replicas[m].lost)
             && dropped.iter().any(|m| !state.replicas[m].lost)
     }
@@ -151,7 +152,6 @@ impl Protocol {
                 (Member::Stale(_), Member::Syncing(_)) if connected => self.receive(state, engine, member),
                 (Member::Syncing(_), Member::InSync) if connected => {
                     owner.resyncs[member].stage = Stage::Promoted;
-                    state.replicas[member].lost = false;
                 }
                 (Member::Syncing(_), Member::InSync) => owner.resyncs[member] = Resync::default(),
                 _ => {}

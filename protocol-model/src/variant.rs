@@ -38,7 +38,7 @@ pub enum Variant {
     /// A swap whose answer is lost is taken as not done when the record does not show it.
     UnknownSwapForgotten,
 
-    // What docs/protocol.md said, or left open, when this model was written (ADR 7).
+    // What docs/protocol.md said, or left open, when this model was written (ADR 7), and first corrections of that.
     /// The read lease counts in-sync members only, not those that have joined.
     LeaseWithoutJoined,
     /// A member that is being dropped is still read from.
@@ -47,6 +47,8 @@ pub enum Variant {
     PromotingForgotten,
     /// An opener drops members although none that promised is sure to hold what it acknowledged.
     OpenWithoutWhole,
+    /// An opener takes a member for one that lost nothing when nothing of what it lost has left a trace.
+    WholeByIntact,
     /// A member is dropped while no other is connected.
     DropUnseen,
     /// The wait that an opening owes is forgotten when it crashes.
@@ -57,6 +59,8 @@ pub enum Variant {
     LowerOnlyStale,
     /// Members that are not in sync are told the progress of those that are.
     SyncingToldProgress,
+    /// The same, but the swap to `Syncing` records the member's base; a later attempt that finds a lower one does not.
+    BaseRecordedOnce,
     /// After reconciling, `committed` is the beginning of the new generation, though nothing was written in it.
     CommittedJumps,
     /// After the swap that an opening does, members are made alike at once, even those opened again
@@ -65,6 +69,9 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// First corrections of what was written, which do not go far enough.
+    pub const HALF_MEASURES: [Self; 2] = [Self::WholeByIntact, Self::BaseRecordedOnce];
+
     /// What anyone might get wrong.
     pub const MISTAKES: [Self; 16] = [
         Self::AcknowledgeBeforeDrop,

@@ -67,7 +67,7 @@ fn pull_before_settled() {
 
 #[test]
 fn syncing_forgets_since() {
-    lead_to("power", &[Variant::SyncingForgetsSince], "4");
+    lead_to("power", &[Variant::SyncingForgetsSince], "8");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn open_without_whole() {
 
 #[test]
 fn drop_unseen() {
-    lead_to("power", &[Variant::DropUnseen], "1: data is not given up");
+    lead_to("power and a break", &[Variant::DropUnseen], "1: data is not given up");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn lower_only_stale() {
 
 #[test]
 fn syncing_told_progress() {
-    lead_to("power, behind, two blocks", &[Variant::SyncingToldProgress], "4");
+    lead_to("power, behind, two blocks", &[Variant::SyncingToldProgress], "8");
 }
 
 #[test]
@@ -145,12 +145,22 @@ fn decide_once() {
     lead_to("power", &[Variant::DecideOnce], "6");
 }
 
+#[test]
+fn whole_by_intact() {
+    lead_to("power", &[Variant::WholeByIntact], "1: data is not given up");
+}
+
+#[test]
+fn base_recorded_once() {
+    lead_to("power, behind, two blocks", &[Variant::BaseRecordedOnce], "8");
+}
+
 /// `since` above what the member holds is made up for by what the member itself says when it comes back.
 #[test]
 fn since_too_high() {
-    let diverged = Protocol::new(named("takeover").expect("a world"));
-    assert!(check::exhaust(&diverged.clone().with(Variant::SinceTooHigh)).is_ok());
-    assert!(check::exhaust(&diverged.with(Variant::BaseIgnoresIntact)).is_ok());
+    let world = Protocol::new(named("takeover").expect("a world"));
+    assert!(check::exhaust(&world.clone().with(Variant::SinceTooHigh)).is_ok());
+    assert!(check::exhaust(&world.with(Variant::BaseIgnoresIntact)).is_ok());
     lead_to("takeover", &[Variant::SinceTooHigh, Variant::BaseIgnoresIntact], "4");
 }
 

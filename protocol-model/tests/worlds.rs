@@ -16,17 +16,10 @@ fn the_protocol_holds() {
 
 #[test]
 fn interesting_situations_are_reached() {
-    for (sight, world) in SIGHTS.into_iter().zip([
-        "takeover",
-        "diverged",
-        "takeover",
-        "takeover of three",
-        "diverged",
-        "takeover",
-        "takeover",
-        "power",
-        "outage",
-    ]) {
+    for (sight, world) in SIGHTS
+        .into_iter()
+        .zip(["takeover", "diverged", "takeover", "diverged", "takeover", "takeover", "power", "outage"])
+    {
         let bounds = named(world).expect("a world");
         let steps = check::see(bounds, sight.1).unwrap_or_else(|| panic!("{world}: never: {}", sight.0));
         println!("{} ({world}): {steps:?}", sight.0);
