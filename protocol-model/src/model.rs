@@ -185,7 +185,9 @@ impl Protocol {
             state.used = Used::default();
             return state;
         }
-        self.write(&mut state, 0, 0);
+        // The last block: reconciling comes to it last.
+        let block = self.bounds.blocks - 1;
+        self.write(&mut state, 0, block);
         for member in everyone.iter() {
             self.deliver(&mut state, 0, member, true);
         }
@@ -193,7 +195,7 @@ impl Protocol {
             self.tell(&mut state, 0, member);
         }
         if start == Start::Diverged {
-            self.write(&mut state, 0, 0);
+            self.write(&mut state, 0, block);
             self.deliver(&mut state, 0, behind, true);
             state.engines[0] = Engine::default();
             self.open_with(&mut state, everyone.without(Set::of(behind)));

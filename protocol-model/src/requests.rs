@@ -53,11 +53,15 @@ impl Protocol {
         }
     }
 
-    /// Progress goes with every message, but only to those that it is true for.
+    /// Progress goes with every message, but only to those that it is true for: not while members are being
+    /// made alike.
     pub(crate) fn tell(&self, state: &mut State, engine: usize, member: usize) {
         let sender = &state.engines[engine];
         let told_all = self.is(Variant::SyncingToldProgress) || self.is(Variant::BaseRecordedOnce);
-        if sender.required().contains(member) || told_all {
+        let is_true = sender.phase != Phase::Reconciling
+            || sender.writes.items().is_empty()
+            || self.is(Variant::ReconcilingToldProgress);
+        if (sender.required().contains(member) && is_true) || told_all {
             state.replicas[member].told(sender.committed, sender.stable);
             state.replicas[member].unsure &=
                 sender.phase != Phase::Open || !sender.required().contains(member);

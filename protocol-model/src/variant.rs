@@ -59,7 +59,9 @@ pub enum Variant {
     LowerOnlyStale,
     /// Members that are not in sync are told the progress of those that are.
     SyncingToldProgress,
-    /// The same, but the swap to `Syncing` records the member's base; a later attempt that finds a lower one does not.
+    /// Members are told progress while they are being made alike.
+    ReconcilingToldProgress,
+    /// As `SyncingToldProgress`, but the swap to `Syncing` records the member's base; a later attempt that finds a lower one does not.
     BaseRecordedOnce,
     /// After reconciling, `committed` is the beginning of the new generation, though nothing was written in it.
     CommittedJumps,
@@ -93,7 +95,7 @@ impl Variant {
     ];
 
     /// The protocol as it was written: all of these at once.
-    pub const AS_WRITTEN: [Self; 11] = [
+    pub const AS_WRITTEN: [Self; 12] = [
         Self::LeaseWithoutJoined,
         Self::ReadFromLeaving,
         Self::PromotingForgotten,
@@ -103,6 +105,7 @@ impl Variant {
         Self::LowerOnlyWithDrop,
         Self::LowerOnlyStale,
         Self::SyncingToldProgress,
+        Self::ReconcilingToldProgress,
         Self::CommittedJumps,
         Self::DecideOnce,
     ];

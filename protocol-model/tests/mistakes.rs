@@ -146,6 +146,11 @@ fn decide_once() {
 }
 
 #[test]
+fn reconciling_told_progress() {
+    lead_to("power while reconciling", &[Variant::ReconcilingToldProgress], "8");
+}
+
+#[test]
 fn whole_by_intact() {
     lead_to("power", &[Variant::WholeByIntact], "1: data is not given up");
 }
