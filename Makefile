@@ -38,10 +38,10 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench soak memory fuzz fuzz-replay sim sim-long sim-planted
+	doc bench soak memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: deps-build deps-test ## install what building and testing need (Debian packages, fsx)
 
@@ -119,6 +119,9 @@ sim-planted: check-tools ## put faults into the product, and see that the simula
 
 memory: build ## two million blocks in a terabyte: a replica's memory, and its time to open
 	$(CARGO) test --release --workspace --test memory -- --ignored --nocapture
+
+protocol-model: ## try every order of events in the protocol's larger model worlds (minutes)
+	$(CARGO) run --release -p trivet-protocol-model
 
 # What is found goes into the cache; what is worth keeping is added to fuzz/corpus by hand.
 fuzz: deps-fuzz ## fuzz every decoder for FUZZ_SECONDS=60 each
