@@ -49,6 +49,9 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::InUse if message.contains("is being replaced") => {
             ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
         }
+        FailureKind::InUse if message.contains("still uses the old copy") => {
+            ("try again in a few seconds, or choose another server", Exit::Conflict)
+        }
         FailureKind::InUse if message.contains("nothing to salvage") => {
             ("attach it: trivet volume attach NAME; --force salvages all the same", Exit::Conflict)
         }

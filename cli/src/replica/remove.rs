@@ -31,11 +31,10 @@ pub(super) async fn run(arguments: &RemoveArgs) -> Result<(), Failure> {
 
 fn describe(volume: &VolumeView, number: u32) -> String {
     let leaver = volume.member(number);
-    let others = volume.members.len().saturating_sub(1);
     let name = replica_name(number);
     let in_sync = volume.members.iter().filter(|m| m.state == "in-sync" && m.name != name).count();
     format!(
-        "the copy of volume '{}' on {name} ({}, {} of data); of the {others} that remain, {in_sync} in sync",
+        "the copy of volume '{}' on {name} ({}, {} of data); copies in sync without it: {in_sync}",
         volume.name,
         leaver.map_or("unknown", |leaver| leaver.state),
         size(leaver.and_then(|leaver| leaver.used_bytes)),

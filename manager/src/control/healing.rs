@@ -163,7 +163,7 @@ impl Control {
         };
         // Without an engine that writes, nobody would bring the new copy in sync.
         let attached = attachment(self.store.as_ref(), volume.id)?;
-        if !attached.is_some_and(|(attachment, _)| !attachment.read_only) {
+        if attached.is_none_or(|(attachment, _)| attachment.read_only) {
             return Ok(());
         }
         let from = self.server_of(lost.replica)?;

@@ -11,10 +11,11 @@ use super::pools::{self, PoolAnswer, of_pool};
 use super::volumes::find;
 use super::{Control, Refusal};
 use crate::records::{self, ReplacementReason, ReplacementRecord, ReplicaRecord, key};
-use crate::replica_client::ReplicaConnection;
+use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::{Change, CommitError, RecordStore};
 use trivet_api::v1;
-use trivet_model::{Epoch, Member, MemberState, PoolId, Stamp, VolumeId, VolumeRecord};
+use trivet_model::{Epoch, Member, MemberState, PoolId, Revision, Stamp, VolumeId, VolumeRecord};
+use trivet_wire::ErrorCode;
 
 /// How often a change is computed anew because an engine changed the record in between. Engines do
 /// so a few times in a membership change, never continually.
@@ -81,7 +82,12 @@ impl Control {
         let provisional = records::write(store, &deletion, revision)?;
         let mut connection = ReplicaConnection::connect(&to.address, Some(to.pool)).await?;
         // What is left of an earlier copy there. While an engine still has it open, the server refuses.
-        connection.delete_volume(volume).await?;
+        connection.delete_volume(volume).await.map_err(|error| match error {
+            ReplicaError::Refused { code: ErrorCode::Busy, .. } => {
+                Refusal::StillOpen { name: record.name.clone(), number: to.number }
+            }
+            error => Refusal::Replica(error),
+        })?;
         connection.create_volume(volume, record.blocks).await?;
         self.change_record(volume, |record| {
             if record.members.iter().any(|member| member.replica == to.pool) {
@@ -143,10 +149,7 @@ impl Control {
     }
 }
 
-pub(super) fn read(
-    store: &dyn RecordStore,
-    volume: VolumeId,
-) -> Result<(VolumeRecord, trivet_model::Revision), Refusal> {
+pub(super) fn read(store: &dyn RecordStore, volume: VolumeId) -> Result<(VolumeRecord, Revision), Refusal> {
     let found = records::read::<VolumeRecord>(store, &volume.to_string())?;
     found.ok_or_else(|| Refusal::NoSuchVolume(volume.to_string()))
 }
@@ -155,7 +158,7 @@ pub(super) fn read(
 pub(super) fn replacement(
     store: &dyn RecordStore,
     volume: VolumeId,
-) -> Result<Option<(ReplacementRecord, trivet_model::Revision)>, Refusal> {
+) -> Result<Option<(ReplacementRecord, Revision)>, Refusal> {
     Ok(records::read::<ReplacementRecord>(store, &volume.to_string())?)
 }
 
@@ -164,7 +167,7 @@ pub(super) fn replacement_with(
     store: &dyn RecordStore,
     volume: VolumeId,
     pool: PoolId,
-) -> Result<Option<(ReplacementRecord, trivet_model::Revision)>, Refusal> {
+) -> Result<Option<(ReplacementRecord, Revision)>, Refusal> {
     let found = replacement(store, volume)?;
     Ok(found.filter(|(replacement, _)| replacement.from == pool || replacement.to == pool))
 }

@@ -17,6 +17,8 @@ mod processes;
 mod refusal;
 mod replicas;
 mod salvage;
+#[cfg(test)]
+mod tests;
 pub mod volumes;
 
 pub use healing::REPLACE_AFTER_DEFAULT;

@@ -158,6 +158,14 @@ pub enum Refusal {
         /// Which server.
         number: u32,
     },
+    /// The engine has not noticed yet that an earlier copy was removed.
+    #[error("an engine still uses the old copy of volume '{name}' on replica-{number}")]
+    StillOpen {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
     /// Nowhere to put another copy.
     #[error("no replica server without a copy of volume '{0}' answers and has room for one")]
     NoServerFree(String),
@@ -269,6 +277,7 @@ impl Refusal {
             | Self::LastInSync { .. }
             | Self::NoneWouldAnswer { .. }
             | Self::Replacing(_)
+            | Self::StillOpen { .. }
             | Self::NothingToSalvage { .. }
             | Self::Raced => FailureKind::InUse,
             Self::Conflict { revision } => FailureKind::Conflict { revision: *revision },
