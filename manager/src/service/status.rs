@@ -18,9 +18,10 @@ impl ManagerService {
         let store = self.store.as_ref();
         let states = self.supervisor.states();
         let answers = ask_all(store).await?;
+        let replacements = records::list::<ReplacementRecord>(store)?;
         let mut shown = Vec::new();
         for (record, revision) in records::list::<VolumeRecord>(store)? {
-            shown.push(self.describe(record, revision, &states, &answers).await?);
+            shown.push(self.describe(record, revision, &states, &answers, &replacements).await?);
         }
         shown.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         let node = records::list::<NodeRecord>(store)?.into_iter().next();
@@ -37,9 +38,14 @@ impl ManagerService {
     }
 
     pub(super) async fn volume_status(&self, name: &str) -> Result<v1::VolumeStatus, Refusal> {
-        let (record, revision) = volumes::find(self.store.as_ref(), name)?;
-        let answers = ask_all(self.store.as_ref()).await?;
-        self.describe(record, revision, &self.supervisor.states(), &answers).await
+        let store = self.store.as_ref();
+        // What is not there needs no question.
+        volumes::find(store, name)?;
+        let answers = ask_all(store).await?;
+        // Before the volume, so that who sees none of it sees what became of it.
+        let replacements = records::list::<ReplacementRecord>(store)?;
+        let (record, revision) = volumes::find(store, name)?;
+        self.describe(record, revision, &self.supervisor.states(), &answers, &replacements).await
     }
 
     async fn describe(
@@ -48,6 +54,7 @@ impl ManagerService {
         revision: Revision,
         states: &ProcessStates,
         answers: &[PoolAnswer],
+        replacements: &[(ReplacementRecord, Revision)],
     ) -> Result<v1::VolumeStatus, Refusal> {
         let attached = volumes::attachment(self.store.as_ref(), record.id)?;
         let (attachment, engine) = match attached {
@@ -57,7 +64,7 @@ impl ManagerService {
                 Some(self.engine(&record.name, states).await?),
             ),
         };
-        let replacement = records::read::<ReplacementRecord>(self.store.as_ref(), &record.id.to_string())?;
+        let replacement = replacements.iter().find(|(replacement, _)| replacement.volume == record.id);
         let replacement = replacement.map(|(replacement, _)| v1::Replacement {
             from: number_of(answers, replacement.from),
             to: number_of(answers, replacement.to),
