@@ -102,4 +102,12 @@ calls! {
     attach_volume(AttachVolumeRequest) -> VolumeStatus;
     /// Stops serving a volume.
     detach_volume(DetachVolumeRequest) -> VolumeStatus;
+    /// Makes one copy the volume's only one, or says whether that could be.
+    salvage_volume(SalvageVolumeRequest) -> VolumeStatus;
+    /// Gives a volume one more copy.
+    add_replica(AddReplicaRequest) -> ReplicaChange;
+    /// Takes a copy away, or says whether that could be.
+    remove_replica(RemoveReplicaRequest) -> ReplicaChange;
+    /// Begins to replace a copy by a new one.
+    replace_replica(ReplaceReplicaRequest) -> ReplicaChange;
 }

@@ -1,7 +1,7 @@
 //! The command line's shape.
 
 use crate::failure::EXIT_CODES;
-use crate::{bench, check, completion, down, role, status, up, volume};
+use crate::{bench, check, completion, down, replica, role, status, up, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use trivet_model::size::ByteSize;
@@ -18,14 +18,14 @@ Cluster:
   down        Stop the local cluster; its data stays
   status      Show the processes, pools and volumes of a cluster
 Volumes:
-  volume      Make, list, show, delete, attach, detach and resize volumes
+  volume      Make, list, show, delete, attach, detach, resize and salvage volumes
+  replica     Add, remove and replace the copies of a volume; or serve one disk's pool
   bench       Measure a volume
 Care:
   check       Prove the invariants of a pool that is not running
   completion  Print completions for a shell
 Processes (started by `trivet up`; run them yourself to see their logs):
   manager     Keep the records and watch the other processes
-  replica     Serve one disk's pool
   engine      Serve one volume over NBD
 
 Options:
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     Completion(completion::CompletionArgs),
     Manager(role::manager::ManagerArgs),
-    Replica(role::replica::ReplicaArgs),
+    Replica(replica::ReplicaArgs),
     Engine(role::engine::EngineArgs),
 }
 
@@ -110,6 +110,20 @@ impl std::str::FromStr for VolumeSize {
     }
 }
 
+/// A replica server of the cluster, such as `replica-2`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReplicaName(pub(crate) u32);
+
+impl std::str::FromStr for ReplicaName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("replica-").unwrap_or(text).parse().ok();
+        let number = number.filter(|&number| number > 0);
+        number.map(Self).ok_or_else(|| "a replica server is called replica-1, replica-2, ...".to_owned())
+    }
+}
+
 /// A size in bytes.
 pub(crate) fn byte_size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.0).map_err(|error| error.to_string())
@@ -135,6 +149,15 @@ mod tests {
                 .find(|line| line.starts_with(&format!("  {} ", command.get_name())))
                 .unwrap_or_else(|| panic!("{} is not in:\n{help}", command.get_name()));
             assert!(line.ends_with(&about), "'{line}' does not say '{about}'");
+        }
+    }
+
+    #[test]
+    fn replica_servers_have_names() {
+        assert_eq!("replica-12".parse(), Ok(ReplicaName(12)));
+        assert_eq!("3".parse(), Ok(ReplicaName(3)));
+        for text in ["", "replica-", "replica-0", "replica-x", "-1", "server-1"] {
+            assert!(text.parse::<ReplicaName>().unwrap_err().contains("replica-1"), "{text}");
         }
     }
 

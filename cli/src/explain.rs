@@ -31,6 +31,33 @@ pub(crate) fn api(dir: &Path, what: impl std::fmt::Display, error: &ApiError) ->
 
 fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
     match kind {
+        FailureKind::NotFound if message.contains("there is no replica server") => {
+            ("see which there are: trivet status", Exit::NotFound)
+        }
+        FailureKind::NotFound if message.contains("has no copy on") => {
+            ("see which servers have one: trivet volume show NAME", Exit::NotFound)
+        }
+        FailureKind::Exists if message.contains("has a copy on") => {
+            ("choose another server, or none; see them: trivet volume show NAME", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("only copy of") => {
+            ("add another first, and wait until it is in sync: trivet replica add NAME", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("would answer") => {
+            ("bring another server back first: trivet volume show NAME says why it is away", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("is being replaced") => {
+            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("still uses the old copy") => {
+            ("try again in a few seconds, or choose another server", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("nothing to salvage") => {
+            ("attach it: trivet volume attach NAME; --force salvages all the same", Exit::Conflict)
+        }
+        FailureKind::Replica if message.contains("has room for one") => {
+            ("start the servers that are down, or free space: trivet status shows them", Exit::Failed)
+        }
         FailureKind::NotFound => ("see what there is: trivet volume list", Exit::NotFound),
         FailureKind::Exists => ("choose another name, or see it: trivet volume show NAME", Exit::Conflict),
         FailureKind::InUse if message.contains("is attached already") => {

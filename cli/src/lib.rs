@@ -13,6 +13,7 @@ mod logging;
 mod nbd;
 mod output;
 mod progress;
+mod replica;
 mod role;
 mod status;
 mod up;
@@ -41,7 +42,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     // The roles have runtimes of their own, or none.
     match cli.command {
         Command::Manager(arguments) => return role::manager::run(&arguments),
-        Command::Replica(arguments) => return role::replica::run(&arguments),
+        Command::Replica(replica::ReplicaArgs { command: None, server: Some(server) }) => {
+            return role::replica::run(&server);
+        }
         Command::Engine(arguments) => return role::engine::run(&arguments),
         Command::Completion(arguments) => return completion::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
@@ -59,6 +62,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Command::Down(arguments) => down::run(&arguments).await,
             Command::Status(arguments) => status::run(&arguments).await,
             Command::Volume(arguments) => volume::run(&arguments).await,
+            Command::Replica(replica::ReplicaArgs { command: Some(command), .. }) => {
+                replica::run(&command).await
+            }
             Command::Bench(arguments) => bench::run(&arguments).await,
             _ => unreachable!("dispatched above"),
         }

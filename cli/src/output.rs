@@ -1,5 +1,7 @@
 //! Tables for people and JSON for programs.
 
+use crate::args::{Format, Output};
+use crate::view::VolumeView;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -18,6 +20,14 @@ pub(crate) fn json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
         Ok(text) => say(&text),
         Err(error) => unreachable!("views are always JSON: {error}"),
+    }
+}
+
+/// After a change: the volume for programs, one line for people.
+pub(crate) fn announce(output: Output, volume: &VolumeView, line: &str) {
+    match output.output {
+        Format::Json => json(volume),
+        Format::Table => say(line),
     }
 }
 

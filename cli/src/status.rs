@@ -4,7 +4,7 @@ use crate::args::{Format, Output, Place};
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
-use crate::view::{self, ClusterView, ProcessView, copies, size};
+use crate::view::{self, ClusterView, ProcessView, VolumeView, copies, size};
 use clap::Args;
 use trivet_api::v1;
 
@@ -89,14 +89,42 @@ fn troubles(view: &ClusterView) -> Vec<String> {
         if let (true, false, Some(engine)) = (volume.attached, volume.serving, &volume.engine) {
             lines.push(format!("{}: {} (log: {})", volume.name, volume.trouble, engine.log));
         }
+        if volume.is_degraded() {
+            lines.push(degraded(volume));
+        }
     }
     if view.deletions_pending > 0 {
         lines.push(format!(
-            "{} deleted volumes still take space in pools that do not answer",
+            "deleted or removed copies of {} volumes still take space in pools that do not answer",
             view.deletions_pending
         ));
     }
     lines
+}
+
+/// Who lacks what, and what becomes of it.
+fn degraded(volume: &VolumeView) -> String {
+    let in_sync = volume.members.iter().filter(|member| member.state == "in-sync").count();
+    let behind: Vec<String> = volume
+        .members
+        .iter()
+        .filter(|member| member.state != "in-sync")
+        .map(|member| match &member.sync {
+            Some(sync) => format!("{} is brought back ({sync})", member.name),
+            None if member.trouble.is_empty() => format!("{} is {}", member.name, member.state),
+            None => format!("{} is {} ({})", member.name, member.state, member.trouble),
+        })
+        .collect();
+    let replacement = volume.replacement.as_ref();
+    let replacement =
+        replacement.map(|replacement| format!("; {} replaces {}", replacement.to, replacement.from));
+    format!(
+        "{}: degraded, {in_sync} of {} copies in sync: {}{}",
+        volume.name,
+        volume.members.len(),
+        behind.join(", "),
+        replacement.unwrap_or_default()
+    )
 }
 
 fn pid(process: &ProcessView) -> String {

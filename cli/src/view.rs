@@ -7,7 +7,7 @@ use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, MemberState};
+use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, Stamp};
 
 #[derive(Serialize, Debug)]
 pub(crate) struct ClusterView {
@@ -18,7 +18,9 @@ pub(crate) struct ClusterView {
     pub(crate) healthy: bool,
     pub(crate) replicas: Vec<ReplicaView>,
     pub(crate) volumes: Vec<VolumeView>,
-    /// Deleted volumes whose copies still take space.
+    /// Volumes with fewer copies in sync than they have members: the next fault may pause them.
+    pub(crate) degraded_volumes: Vec<String>,
+    /// Volumes of which deleted or removed copies still take space.
     pub(crate) deletions_pending: u32,
 }
 
@@ -68,17 +70,94 @@ pub(crate) struct VolumeView {
     pub(crate) epoch: u64,
     pub(crate) owner: String,
     pub(crate) members: Vec<MemberView>,
+    pub(crate) replacement: Option<ReplacementView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
 #[derive(Serialize, Debug)]
 pub(crate) struct MemberView {
+    /// `replica-N`; the pool's id where the cluster has no such server.
+    pub(crate) name: String,
+    /// The pool's id.
     pub(crate) replica: String,
     pub(crate) address: String,
-    /// `in-sync`, `syncing` or `stale`.
+    /// By the volume's record: `in-sync`, `syncing` or `stale`.
     pub(crate) state: &'static str,
+    /// The stamp up to which a member that is not in sync surely holds everything.
+    pub(crate) since: Option<String>,
+    /// The highest stamp on it; unknown when its server does not answer.
+    pub(crate) last: Option<String>,
+    /// The same state in the engine's eyes; unknown while none answers.
+    pub(crate) engine_state: Option<String>,
+    /// The engine's connection to it: `ready`, or how far it has got.
+    pub(crate) connection: Option<String>,
+    /// Whether its server answers the manager.
     pub(crate) reachable: bool,
     pub(crate) used_bytes: Option<u64>,
+    /// How far it has been brought back, while that is under way.
+    pub(crate) sync: Option<SyncView>,
+    /// Why it is not in sync, or cannot be had; empty when nothing is wrong.
+    pub(crate) trouble: String,
+    #[serde(skip)]
+    pub(crate) stamps: Stamps,
+}
+
+/// Stamps as they compare.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps {
+    pub(crate) state: MemberState,
+    pub(crate) last: Option<Stamp>,
+}
+
+/// A copy being brought in sync.
+#[derive(Clone, Copy, PartialEq, Serialize, Debug)]
+pub(crate) struct SyncView {
+    /// Of the walk over the volume; most of it may need no copying.
+    pub(crate) percent: f64,
+    pub(crate) copied_bytes: u64,
+    pub(crate) bytes_per_second: u64,
+    /// Unknown at first.
+    pub(crate) seconds_left: Option<u64>,
+}
+
+/// One copy on its way out, another on its way in.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub(crate) struct ReplacementView {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// Whether someone asked for it; else the member has been away too long.
+    pub(crate) asked: bool,
+}
+
+impl SyncView {
+    #[allow(clippy::cast_precision_loss, reason = "a percentage for people")]
+    fn new(sync: v1::SyncProgress, blocks: u64) -> Self {
+        let position = sync.position.min(blocks);
+        let per_second = |amount: u64| u128::from(amount) * 1000 / u128::from(sync.since_ms.max(1));
+        let copied_bytes = sync.copied_blocks.saturating_mul(BLOCK_SIZE_U64);
+        let left = u128::from(blocks - position) * u128::from(sync.since_ms);
+        Self {
+            percent: position as f64 * 100.0 / blocks.max(1) as f64,
+            copied_bytes,
+            bytes_per_second: u64::try_from(per_second(copied_bytes)).unwrap_or(u64::MAX),
+            seconds_left: left
+                .checked_div(u128::from(position) * 1000)
+                .map(|seconds| u64::try_from(seconds).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+impl std::fmt::Display for SyncView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (copied, rate) = (ByteSize(self.copied_bytes), ByteSize(self.bytes_per_second));
+        write!(f, "{:.0} %, {copied} copied, {rate}/s", self.percent)?;
+        self.seconds_left.map_or(Ok(()), |seconds| write!(f, ", {seconds} s left"))
+    }
+}
+
+/// What people call a replica server.
+pub(crate) fn replica_name(number: u32) -> String {
+    format!("replica-{number}")
 }
 
 impl From<MalformedRecord> for Failure {
@@ -95,6 +174,8 @@ pub(crate) fn cluster(status: v1::ClusterStatus) -> Result<ClusterView, Failure>
     let replicas: Vec<ReplicaView> =
         status.replicas.into_iter().map(replica).collect::<Result<_, MalformedRecord>>()?;
     let volumes: Vec<VolumeView> = status.volumes.into_iter().map(volume).collect::<Result<_, _>>()?;
+    let degraded = volumes.iter().filter(|volume| volume.is_degraded());
+    let degraded_volumes = degraded.map(|volume| volume.name.clone()).collect();
     let healthy = replicas.iter().all(|replica| replica.trouble.is_empty())
         && volumes.iter().all(|volume| volume.attached == volume.serving);
     Ok(ClusterView {
@@ -105,6 +186,7 @@ pub(crate) fn cluster(status: v1::ClusterStatus) -> Result<ClusterView, Failure>
         healthy,
         replicas,
         volumes,
+        degraded_volumes,
         deletions_pending: status.deletions_pending,
     })
 }
@@ -122,7 +204,7 @@ fn replica(status: v1::ReplicaStatus) -> Result<ReplicaView, MalformedRecord> {
         (None, _) => status.unreachable,
     };
     Ok(ReplicaView {
-        name: format!("replica-{}", status.number),
+        name: replica_name(status.number),
         pool: if status.pool.is_empty() { None } else { Some(pool_id(&status.pool)?.to_string()) },
         address: status.address,
         dir: status.dir,
@@ -153,27 +235,10 @@ fn process(status: v1::ProcessStatus) -> ProcessView {
 
 pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let record = record_from_wire(status.record.ok_or(MalformedRecord { field: "record" })?)?;
-    let figures = |replica: &[u8]| status.figures.iter().find(|figures| figures.replica == replica);
-    let members: Vec<MemberView> = record
-        .members
-        .iter()
-        .map(|member| {
-            let figures = figures(member.replica.as_bytes()).filter(|figures| figures.reachable);
-            MemberView {
-                replica: member.replica.to_string(),
-                address: member.address.clone(),
-                state: match member.state {
-                    MemberState::InSync => "in-sync",
-                    MemberState::Syncing { .. } => "syncing",
-                    MemberState::Stale { .. } => "stale",
-                },
-                reachable: figures.is_some(),
-                used_bytes: figures.map(|figures| figures.blocks_used * BLOCK_SIZE_U64),
-            }
-        })
-        .collect();
     let attachment = status.attachment.as_ref();
     let engine = status.engine.unwrap_or_default();
+    let members: Vec<MemberView> =
+        record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
     let process = attachment.map(|_| process(engine.process.unwrap_or_default()));
     let (state, trouble) = match (&process, engine.state.as_str()) {
         (None, _) => ("detached".to_owned(), String::new()),
@@ -205,9 +270,70 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         epoch: record.epoch.0,
         owner: record.owner,
         members,
+        replacement: status.replacement.map(|replacement| ReplacementView {
+            from: replica_name(replacement.from),
+            to: replica_name(replacement.to),
+            asked: replacement.asked,
+        }),
         engine: process,
         name: record.name,
     })
+}
+
+fn member(
+    member: &Member,
+    figures: &[v1::MemberFigures],
+    engine: &v1::EngineStatus,
+    blocks: u64,
+) -> MemberView {
+    let id = member.replica.as_bytes();
+    let figures = figures.iter().find(|figures| figures.replica == id);
+    let seen = engine.members.iter().find(|seen| seen.replica == id);
+    let (state, since) = match member.state {
+        MemberState::InSync => ("in-sync", None),
+        MemberState::Syncing { since } => ("syncing", Some(since)),
+        MemberState::Stale { since } => ("stale", Some(since)),
+    };
+    let said = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
+    let trouble =
+        said(seen.map(|seen| &seen.fault)).or_else(|| said(figures.map(|figures| &figures.trouble)));
+    let reached = figures.filter(|figures| figures.reachable);
+    // Where the copy is not there, nothing is known of it either.
+    let last =
+        reached.filter(|figures| figures.trouble.is_empty()).map(|figures| Stamp::from_u64(figures.last));
+    MemberView {
+        name: figures
+            .filter(|figures| figures.number != 0)
+            .map_or_else(|| member.replica.to_string(), |figures| replica_name(figures.number)),
+        replica: member.replica.to_string(),
+        address: member.address.clone(),
+        state,
+        since: since.map(|since| since.to_string()),
+        last: last.map(|last| last.to_string()),
+        engine_state: seen.map(|seen| seen.role.clone()),
+        connection: seen.map(|seen| seen.connection.clone()),
+        reachable: reached.is_some(),
+        used_bytes: reached.map(|figures| figures.blocks_used * BLOCK_SIZE_U64),
+        sync: seen.and_then(|seen| seen.sync).map(|sync| SyncView::new(sync, blocks)),
+        trouble: trouble.unwrap_or_default(),
+        stamps: Stamps { state: member.state, last },
+    }
+}
+
+impl VolumeView {
+    /// Whether a copy is not in sync, by the record or in the engine's eyes.
+    pub(crate) fn is_degraded(&self) -> bool {
+        let behind = |member: &MemberView| {
+            member.state != "in-sync" || member.engine_state.as_ref().is_some_and(|state| state != "in-sync")
+        };
+        self.members.iter().any(behind)
+    }
+
+    /// The member on this replica server.
+    pub(crate) fn member(&self, number: u32) -> Option<&MemberView> {
+        let name = replica_name(number);
+        self.members.iter().find(|member| member.name == name)
+    }
 }
 
 /// A size for a table; `-` when unknown.
@@ -219,4 +345,20 @@ pub(crate) fn size(bytes: Option<u64>) -> String {
 pub(crate) fn copies(members: &[MemberView]) -> String {
     let sound = members.iter().filter(|member| member.state == "in-sync" && member.reachable).count();
     if sound == members.len() { format!("{sound}") } else { format!("{sound} of {}", members.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_a_rate_and_an_estimate() {
+        let sync = v1::SyncProgress { position: 256, copied_blocks: 512, since_ms: 2000 };
+        let view = SyncView::new(sync, 1024);
+        assert_eq!(view.to_string(), "25 %, 2 MiB copied, 1 MiB/s, 6 s left");
+        let begun = SyncView::new(v1::SyncProgress::default(), 1024);
+        assert_eq!(begun.to_string(), "0 %, 0 B copied, 0 B/s");
+        let beyond = SyncView::new(v1::SyncProgress { position: u64::MAX, ..sync }, 1024);
+        assert_eq!((beyond.percent, beyond.seconds_left), (100.0, Some(0)));
+    }
 }

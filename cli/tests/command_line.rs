@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 /// `TRIVET_BLESS=1 cargo test --release -p trivet-cli --test command_line`.
 #[test]
 fn help_texts_are_as_reviewed() {
-    let commands: [&[&str]; 17] = [
+    let commands: [&[&str]; 21] = [
         &[],
         &["up"],
         &["down"],
@@ -47,10 +47,14 @@ fn help_texts_are_as_reviewed() {
         &["volume", "attach"],
         &["volume", "detach"],
         &["volume", "resize"],
+        &["volume", "salvage"],
         &["bench"],
         &["check"],
         &["manager"],
         &["replica"],
+        &["replica", "add"],
+        &["replica", "remove"],
+        &["replica", "replace"],
         &["engine"],
     ];
     let mut all = String::new();
@@ -76,7 +80,9 @@ fn completions_know_the_commands() {
         let output = trivet(&["completion", shell]);
         assert!(output.status.success());
         let script = text(&output.stdout);
-        assert!(script.contains("resize") && script.contains("iodepth"), "{shell}");
+        for word in ["resize", "iodepth", "salvage", "replace", "replace-after"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
     }
     refused(&["completion", "cmd.exe"], 2, &["cmd.exe", "bash"]);
 }
@@ -91,6 +97,13 @@ fn senseless_command_lines_are_usage_errors() {
         refused(&["volume", "create", "x", &format!("--size={size}")], 2, &["--size", size]);
     }
     refused(&["volume", "create", "No/Name", "--size", "1G"], 2, &["No/Name", "next:"]);
+    refused(&["replica"], 2, &["--dir", "--listen"]);
+    refused(&["replica", "--dir", "/x"], 2, &["--listen"]);
+    refused(&["replica", "add"], 2, &["<VOLUME>"]);
+    refused(&["replica", "add", "x", "--to", "server-1"], 2, &["replica-1, replica-2"]);
+    refused(&["replica", "remove", "x"], 2, &["--from"]);
+    refused(&["replica", "replace", "x", "--to", "replica-1"], 2, &["--from"]);
+    refused(&["volume", "salvage", "x"], 2, &["--from"]);
     refused(&["bench"], 2, &["--uri"]);
     refused(&["bench", "--uri", "http://x/"], 2, &["nbd+unix:///NAME?socket=/path"]);
     refused(&["bench", "--uri", "nbd://x/", "--bs", "100"], 2, &["512 bytes to 32 MiB"]);

@@ -89,7 +89,7 @@ impl Link {
     /// The member has moved: the next connection goes there.
     pub(crate) fn readdress(&mut self, address: String) {
         self.address = address;
-        if matches!(self.state, State::Waiting { .. }) {
+        if matches!(self.state, State::Waiting { .. } | State::Over) {
             self.pause = PAUSE_MIN;
             self.state = State::Waiting { until: Duration::ZERO };
         }

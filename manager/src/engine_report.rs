@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use trivet_model::PoolId;
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -16,6 +17,43 @@ pub struct EngineReport {
     pub serving: bool,
     /// NBD clients connected.
     pub connections: u32,
+    /// The volume's part.
+    #[serde(default)]
+    pub volume: VolumeReport,
+}
+
+/// What an engine says of its volume, as far as people are shown it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// Every member, in sync or not.
+    #[serde(default)]
+    pub members: Vec<MemberReport>,
+}
+
+/// A member of a volume in its engine's eyes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// Its pool.
+    pub replica: PoolId,
+    /// `in-sync`, `syncing`, `stale` or `removed`.
+    pub role: String,
+    /// Of the connection: `ready` when all is well.
+    pub state: String,
+    /// How far it has been brought back, while that is under way.
+    pub sync: Option<SyncReport>,
+    /// Why it is not ready.
+    pub fault: Option<String>,
+}
+
+/// How far a member has been brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// The block that the walk over the volume has reached.
+    pub position: u64,
+    /// Blocks copied.
+    pub copied_blocks: u64,
+    /// For how long this attempt has been under way, in milliseconds.
+    pub since_ms: u64,
 }
 
 const REPORT_BYTES_MAX: u64 = 64 << 10;
@@ -43,7 +81,15 @@ mod tests {
         let temp = tempfile::tempdir_in("/tmp").unwrap();
         let path = temp.path().join("s");
         assert_eq!(ask(&path).await, None);
-        let report = EngineReport { state: "open".into(), serving: true, connections: 2 };
+        let member = MemberReport {
+            replica: PoolId::from_bytes([1; 16]),
+            role: "syncing".into(),
+            state: "ready".into(),
+            sync: Some(SyncReport { position: 7, copied_blocks: 3, since_ms: 1 }),
+            fault: None,
+        };
+        let volume = VolumeReport { members: vec![member] };
+        let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();
         let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];
         let server = tokio::spawn(async move {

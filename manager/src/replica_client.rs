@@ -24,10 +24,12 @@ pub enum ReplicaError {
         cause: io::Error,
     },
     /// It did not answer in time.
-    #[error("the replica server at {address} has not answered for {} s", ANSWER_TIMEOUT.as_secs())]
+    #[error("the replica server at {address} has not answered for {} s", .waited.as_secs())]
     Silent {
         /// Where.
         address: String,
+        /// For how long it was waited for.
+        waited: Duration,
     },
     /// Its bytes are no frames.
     #[error("what answers at {address} is no replica server of this version: {cause}")]
@@ -84,7 +86,7 @@ impl ReplicaConnection {
         let connecting = tokio::time::timeout(ANSWER_TIMEOUT, TcpStream::connect(address));
         let stream = connecting
             .await
-            .or(Err(ReplicaError::Silent { address: address.to_owned() }))?
+            .or(Err(ReplicaError::Silent { address: address.to_owned(), waited: ANSWER_TIMEOUT }))?
             .map_err(|cause| ReplicaError::Unreachable { address: address.to_owned(), cause })?;
         let mut connection = Self {
             address: address.to_owned(),
@@ -158,7 +160,7 @@ impl ReplicaConnection {
         let address = self.address.clone();
         tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(message))
             .await
-            .or(Err(ReplicaError::Silent { address }))?
+            .or(Err(ReplicaError::Silent { address, waited: ANSWER_TIMEOUT }))?
     }
 
     async fn exchange(&mut self, message: Message) -> Result<Message, ReplicaError> {

@@ -33,6 +33,8 @@ pub struct ManagerOptions {
     pub program: PathBuf,
     /// A TCP listener beside the unix socket; on the loopback interface only.
     pub listen: Option<SocketAddr>,
+    /// How long a stale member's server may be away before the member is replaced.
+    pub replace_after: Duration,
 }
 
 /// Why the manager cannot run, or has stopped.
@@ -80,7 +82,13 @@ pub async fn run(
     let mut lock = RunLock::acquire(&layout.lock(MANAGER_NAME))?;
     let store = Arc::new(RocksStore::open(&layout.records())?);
     let supervisor = Supervisor::spawn();
-    let control = Control::new(store.clone(), layout.clone(), options.program, supervisor.clone());
+    let control = Control::new(
+        store.clone(),
+        layout.clone(),
+        options.program,
+        supervisor.clone(),
+        options.replace_after,
+    );
     // Before the first answer, so that no client meets a cluster half read.
     let (control, owner) = control.spawn().await?;
     let socket = layout.manager_socket()?;

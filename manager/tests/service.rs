@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use trivet_api::{Client, FailureKind, Layout, ManagerAddress, ManagerAuthority, v1};
+use trivet_manager::control::REPLACE_AFTER_DEFAULT;
 use trivet_manager::records::{self, VolumeNameRecord};
 use trivet_manager::store::{RecordStore, RocksStore};
 use trivet_manager::{ManagerOptions, ServerError, server};
@@ -25,7 +26,12 @@ struct Manager {
 fn options(temp: &TempDir) -> ManagerOptions {
     let layout = Layout::create(&temp.path().join("c")).unwrap();
     // No replica server comes up: what the manager starts ends at once.
-    ManagerOptions { layout, program: PathBuf::from("/bin/false"), listen: None }
+    ManagerOptions {
+        layout,
+        program: PathBuf::from("/bin/false"),
+        listen: None,
+        replace_after: REPLACE_AFTER_DEFAULT,
+    }
 }
 
 async fn start(temp: &TempDir) -> Manager {

@@ -7,8 +7,10 @@ use crate::failure::{Exit, Failure};
 use crate::logging;
 use clap::Args;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use trivet_api::Layout;
+use trivet_manager::control::REPLACE_AFTER_DEFAULT;
 use trivet_manager::{ManagerOptions, ServerError, server};
 
 /// Keep the records and watch the other processes
@@ -19,6 +21,9 @@ pub(crate) struct ManagerArgs {
     /// Answer on this loopback address too
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
+    /// Seconds until the copy on a replica server that does not answer is replaced by one on another
+    #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_DEFAULT.as_secs())]
+    replace_after: u64,
 }
 
 pub(crate) fn run(arguments: &ManagerArgs) -> Result<(), Failure> {
@@ -28,7 +33,8 @@ pub(crate) fn run(arguments: &ManagerArgs) -> Result<(), Failure> {
         |error| explain::system("cannot run the manager", std::path::Path::new("/proc/self"), &error);
     let layout = Layout::create(&arguments.place.dir()?).map_err(|error| explain::layout(&error))?;
     let program = std::env::current_exe().map_err(failed)?;
-    let options = ManagerOptions { layout, program, listen: arguments.listen };
+    let replace_after = Duration::from_secs(arguments.replace_after);
+    let options = ManagerOptions { layout, program, listen: arguments.listen, replace_after };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
     runtime.block_on(async {

@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use trivet_replica::pool::PoolOptions;
 use trivet_replica::server::{self, ServerOptions, StopHandle};
 
-/// Serve one disk's pool
+/// How to serve a pool.
 #[derive(Args, Debug)]
-pub(crate) struct ReplicaArgs {
+#[group(multiple = true)]
+pub(crate) struct ServerArgs {
     /// The pool's folder; an empty one becomes a new pool
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -32,7 +33,7 @@ pub(crate) struct ReplicaArgs {
     lock: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &ReplicaArgs) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &ServerArgs) -> Result<(), Failure> {
     logging::for_roles();
     raise_limits();
     let what = format!("cannot serve the pool in {}", arguments.dir.display());

@@ -1,8 +1,9 @@
 //! `trivet volume attach`, `detach` and `resize`.
 
-use super::{AttachArgs, NameArgs, ResizeArgs, announce};
+use super::{AttachArgs, NameArgs, ResizeArgs};
 use crate::explain;
 use crate::failure::Failure;
+use crate::output::announce;
 use crate::up::wait_for_engine;
 use crate::view;
 use trivet_api::v1;

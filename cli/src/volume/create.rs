@@ -1,9 +1,10 @@
 //! `trivet volume create`.
 
-use super::{AttachArgs, CreateArgs, announce, change};
+use super::{AttachArgs, CreateArgs, change};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::{Exit, Failure};
+use crate::output::announce;
 use crate::view;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;

@@ -3,15 +3,14 @@
 mod change;
 mod create;
 mod delete;
+mod salvage;
 mod show;
 
-use crate::args::{Format, Output, Place, VolumeSize};
+use crate::args::{Output, Place, ReplicaName, VolumeSize};
 use crate::failure::Failure;
-use crate::output::{json, say};
-use crate::view::VolumeView;
 use clap::{Args, Subcommand};
 
-/// Make, list, show, delete, attach, detach and resize volumes
+/// Make, list, show, delete, attach, detach, resize and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -35,6 +34,13 @@ enum VolumeCommand {
     Detach(NameArgs),
     /// Grow a volume that is detached
     Resize(ResizeArgs),
+    /// Go on with one copy that may lack writes, when no copy that is in sync is left
+    #[command(after_help = "\
+The last resort, for a detached volume none of whose in-sync copies can be had any more. The copy on
+REPLICA becomes the volume's only one. The others are deleted, each as soon as its server answers: what
+they hold beyond it must not mix with what is written from now on. So first try to bring their servers
+back; --dry-run says what each copy holds. Afterwards, `trivet replica add` makes new copies.")]
+    Salvage(SalvageArgs),
 }
 
 #[derive(Args, Debug)]
@@ -123,6 +129,26 @@ struct ResizeArgs {
     output: Output,
 }
 
+#[derive(Args, Debug)]
+struct SalvageArgs {
+    /// Which volume
+    name: String,
+    /// The replica server whose copy to go on with
+    #[arg(long, value_name = "REPLICA")]
+    from: ReplicaName,
+    /// Only say what may be lost
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Even though a copy that is in sync answers, or a program has not closed the volume
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
 pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
     match &arguments.command {
         VolumeCommand::Create(arguments) => create::run(arguments).await,
@@ -132,13 +158,6 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Attach(arguments) => change::attach(arguments).await,
         VolumeCommand::Detach(arguments) => change::detach(arguments).await,
         VolumeCommand::Resize(arguments) => change::resize(arguments).await,
-    }
-}
-
-/// After a change: the volume for programs, one line for people.
-fn announce(output: Output, volume: &VolumeView, line: &str) {
-    match output.output {
-        Format::Json => json(volume),
-        Format::Table => say(line),
+        VolumeCommand::Salvage(arguments) => salvage::run(arguments).await,
     }
 }

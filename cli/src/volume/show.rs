@@ -64,6 +64,10 @@ fn as_text(volume: &VolumeView) -> String {
     if !volume.trouble.is_empty() {
         facts.push(("trouble", volume.trouble.clone()));
     }
+    if let Some(replacement) = &volume.replacement {
+        let why = if replacement.asked { "as asked" } else { "it has been away too long" };
+        facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
+    }
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }
@@ -78,16 +82,25 @@ fn as_text(volume: &VolumeView) -> String {
     }
     let lines: Vec<String> = facts.iter().map(|(name, value)| format!("{name:<12}{value}")).collect();
     let rows = volume.members.iter().map(|member| {
+        let seen = member.engine_state.as_ref().filter(|seen| *seen != member.state);
         vec![
-            member.replica.clone(),
+            member.name.clone(),
             member.address.clone(),
-            if member.reachable {
-                member.state.to_owned()
-            } else {
-                format!("{}, does not answer", member.state)
-            },
+            seen.map_or(member.state.to_owned(), |seen| format!("{}, engine says {seen}", member.state)),
+            member.connection.clone().unwrap_or_else(|| "-".to_owned()),
             size(member.used_bytes),
+            member.sync.map_or_else(|| "-".to_owned(), |sync| sync.to_string()),
         ]
     });
-    format!("{}\n\n{}", lines.join("\n"), table(&["REPLICA", "ADDRESS", "STATE", ">USED"], rows.collect()))
+    let headers = ["REPLICA", "ADDRESS", "STATE", "CONNECTION", ">USED", "BROUGHT BACK"];
+    let mut text = format!("{}\n\n{}", lines.join("\n"), table(&headers, rows.collect()));
+    for member in &volume.members {
+        if !member.trouble.is_empty() {
+            text += &format!("\n! {}: {}", member.name, member.trouble);
+        }
+        if member.state != "in-sync" && member.sync.is_none() && !volume.serving {
+            text += &format!("\n! {}: it is brought back when the volume is served", member.name);
+        }
+    }
+    text
 }

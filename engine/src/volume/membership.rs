@@ -226,7 +226,12 @@ impl VolumeCore {
 
     fn follow_address(&mut self, member: MemberIndex, address: &str) {
         let link = &mut self.members[member.0];
-        if link.address != address {
+        // One that was removed and is added again was forgotten meanwhile.
+        let again = matches!(link.role, Role::Removed);
+        if again {
+            link.expelled = None;
+        }
+        if link.address != address || again {
             address.clone_into(&mut link.address);
             self.actions.push(Action::Connect { member, address: address.to_owned() });
         }

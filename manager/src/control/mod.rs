@@ -9,18 +9,25 @@
 
 mod attach;
 mod deletions;
+mod healing;
+pub mod members;
 pub mod pools;
 mod ports;
 mod processes;
 mod refusal;
 mod replicas;
+mod salvage;
+#[cfg(test)]
+mod tests;
 pub mod volumes;
 
+pub use healing::REPLACE_AFTER_DEFAULT;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 
 use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
+use healing::Healing;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +44,7 @@ pub struct Control {
     layout: Layout,
     program: PathBuf,
     supervisor: Supervisor,
+    healing: Healing,
 }
 
 impl std::fmt::Debug for Control {
@@ -53,12 +61,16 @@ enum Change {
     Resize(v1::ResizeVolumeRequest),
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
+    Salvage(v1::SalvageVolumeRequest),
+    AddReplica(v1::AddReplicaRequest),
+    RemoveReplica(v1::RemoveReplicaRequest),
+    ReplaceReplica(v1::ReplaceReplicaRequest),
 }
 
 #[derive(Debug)]
 struct Command {
     change: Change,
-    /// Told how many things were made anew.
+    /// Told how many things were made anew, or the number of the replica server that was chosen.
     reply: oneshot::Sender<Result<u32, Refusal>>,
 }
 
@@ -97,6 +109,15 @@ commands! {
     attach(Attach, AttachVolumeRequest);
     /// Has a volume no longer served, and waits until its engine has ended.
     detach(Detach, DetachVolumeRequest);
+    /// Makes one copy the volume's only one; with `dry_run`, only says whether that could be.
+    salvage(Salvage, SalvageVolumeRequest);
+    /// Gives a volume one more copy; answers the number of its server.
+    add_replica(AddReplica, AddReplicaRequest);
+    /// Takes a copy away; with `dry_run`, only says whether that could be. Answers the number of its
+    /// server.
+    remove_replica(RemoveReplica, RemoveReplicaRequest);
+    /// Begins to replace a copy; answers the number of the new one's server.
+    replace_replica(ReplaceReplica, ReplaceReplicaRequest);
 }
 
 impl ControlHandle {
@@ -108,15 +129,17 @@ impl ControlHandle {
 }
 
 impl Control {
-    /// An owner of the cluster in `layout`, whose processes run `program`.
+    /// An owner of the cluster in `layout`, whose processes run `program`. A stale member whose server
+    /// is away for longer than `replace_after` is replaced.
     #[must_use]
     pub fn new(
         store: Arc<dyn RecordStore>,
         layout: Layout,
         program: PathBuf,
         supervisor: Supervisor,
+        replace_after: Duration,
     ) -> Self {
-        Self { store, layout, program, supervisor }
+        Self { store, layout, program, supervisor, healing: Healing::new(replace_after) }
     }
 
     /// Brings the processes in line with the records, then starts to take commands on the present
@@ -132,7 +155,7 @@ impl Control {
         Ok((ControlHandle { commands }, owner))
     }
 
-    async fn run(self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             match tokio::time::timeout(TICK, commands.recv()).await {
                 Ok(Some(command)) => {
@@ -159,16 +182,27 @@ impl Control {
             Change::Resize(request) => self.resize_volume(&request).await,
             Change::Attach(request) => self.attach_volume(&request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
+            Change::Salvage(request) => self.salvage_volume(&request).await,
+            Change::AddReplica(request) => self.add_replica(&request).await,
+            Change::RemoveReplica(request) => self.remove_replica(&request).await,
+            Change::ReplaceReplica(request) => self.replace_replica(&request).await,
         }
     }
 
-    async fn reconcile(&self) {
-        for (what, result) in
-            [("replica servers", self.meet_replicas().await), ("deletions", self.carry_out_deletions().await)]
-        {
-            if let Err(error) = result {
-                tracing::warn!("{what}: {error}");
-            }
+    async fn reconcile(&mut self) {
+        if let Err(error) = self.meet_replicas().await {
+            tracing::warn!("replica servers: {error}");
+        }
+        let answers = match self.healing.answers(&self.store).await {
+            Ok(Some(answers)) => answers,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("replica servers: {error}"),
+        };
+        if let Err(error) = self.carry_out_deletions(&answers).await {
+            tracing::warn!("deletions: {error}");
+        }
+        if let Err(error) = self.heal(&answers).await {
+            tracing::warn!("members: {error}");
         }
     }
 

@@ -128,6 +128,105 @@ pub enum Refusal {
     /// An engine did not end.
     #[error("the engine of volume '{0}' has not ended in time")]
     EngineStays(String),
+    /// No such replica server.
+    #[error("there is no replica server replica-{0}")]
+    NoSuchReplica(u32),
+    /// The server's pool is not known yet.
+    #[error("replica-{0} has not been up yet")]
+    ReplicaNotMet(u32),
+    /// The server cannot take a copy now.
+    #[error("replica-{number} takes no copy now: {cause}")]
+    ReplicaAway {
+        /// Which server.
+        number: u32,
+        /// Why.
+        cause: String,
+    },
+    /// The server has a copy already.
+    #[error("volume '{name}' has a copy on replica-{number} already")]
+    AlreadyMember {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// The server has no copy.
+    #[error("volume '{name}' has no copy on replica-{number}")]
+    NotMember {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// The engine has not noticed yet that an earlier copy was removed.
+    #[error("an engine still uses the old copy of volume '{name}' on replica-{number}")]
+    StillOpen {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// Nowhere to put another copy.
+    #[error("no replica server without a copy of volume '{0}' answers and has room for one")]
+    NoServerFree(String),
+    /// The server asked for cannot take the copy.
+    #[error(
+        "replica-{number} has {} free, and a copy of volume '{name}' takes {}",
+        ByteSize(.free * BLOCK_SIZE_U64),
+        ByteSize(.needed * BLOCK_SIZE_U64)
+    )]
+    NoRoom {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+        /// Its free blocks.
+        free: u64,
+        /// The blocks of the copy.
+        needed: u64,
+    },
+    /// Every write would be lost.
+    #[error("replica-{number} holds the only copy of volume '{name}' that is in sync")]
+    LastInSync {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// The volume could not be served.
+    #[error("without replica-{number}, no copy of volume '{name}' that is in sync would answer")]
+    NoneWouldAnswer {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// One at a time.
+    #[error("a copy of volume '{0}' is being replaced already")]
+    Replacing(String),
+    /// Salvage is for when nothing else helps.
+    #[error(
+        "there is nothing to salvage: the copy of volume '{name}' on replica-{number} is in sync and answers"
+    )]
+    NothingToSalvage {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
+    /// The copy to be kept cannot be had.
+    #[error("the copy of volume '{name}' on replica-{number} cannot be had: {cause}")]
+    NoCopy {
+        /// Which volume.
+        name: String,
+        /// Which server.
+        number: u32,
+        /// Why.
+        cause: String,
+    },
+    /// There are no generations left.
+    #[error("volume '{0}' has been opened as often as is possible")]
+    NoGeneration(String),
     /// A replica server did not do its part.
     #[error(transparent)]
     Replica(#[from] ReplicaError),
@@ -162,8 +261,8 @@ impl Refusal {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::NoSuchVolume(_) => FailureKind::NotFound,
-            Self::VolumeExists(_) => FailureKind::Exists,
+            Self::NoSuchVolume(_) | Self::NoSuchReplica(_) | Self::NotMember { .. } => FailureKind::NotFound,
+            Self::VolumeExists(_) | Self::AlreadyMember { .. } => FailureKind::Exists,
             Self::BadName(_)
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
@@ -175,13 +274,25 @@ impl Refusal {
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
             | Self::Address { .. }
+            | Self::LastInSync { .. }
+            | Self::NoneWouldAnswer { .. }
+            | Self::Replacing(_)
+            | Self::StillOpen { .. }
+            | Self::NothingToSalvage { .. }
             | Self::Raced => FailureKind::InUse,
             Self::Conflict { revision } => FailureKind::Conflict { revision: *revision },
             Self::Replica(ReplicaError::Refused { code: ErrorCode::NoSpace, .. }) => FailureKind::NoSpace,
             Self::Replica(ReplicaError::Refused { code: ErrorCode::Busy, .. }) => FailureKind::InUse,
-            Self::Replica(_) | Self::TooFewReplicas { .. } => FailureKind::Replica,
+            Self::NoRoom { .. } => FailureKind::NoSpace,
+            Self::Replica(_)
+            | Self::TooFewReplicas { .. }
+            | Self::ReplicaNotMet(_)
+            | Self::ReplicaAway { .. }
+            | Self::NoServerFree(_)
+            | Self::NoCopy { .. } => FailureKind::Replica,
             Self::NoPort { .. }
             | Self::EngineStays(_)
+            | Self::NoGeneration(_)
             | Self::Random(_)
             | Self::Layout(_)
             | Self::Record(_)

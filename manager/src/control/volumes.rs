@@ -1,10 +1,11 @@
 //! Making, growing and deleting volumes.
 
+use super::deletions::deletion_of;
 use super::{Control, Refusal, pools};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, VolumeNameRecord, key,
 };
-use crate::replica_client::ReplicaConnection;
+use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::RecordStore;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
@@ -121,14 +122,15 @@ impl Control {
         let Some(index_stored) = store.get(&key::<VolumeNameRecord>(&record.name))? else {
             return Err(Refusal::Raced);
         };
-        let pools = record.members.iter().map(|member| member.replica).collect();
+        let pools = record.members.iter().map(|member| member.replica);
+        let (deletion, deletion_revision) = deletion_of(store, record.id, pools)?;
         store.commit(&[
             records::remove(&record, revision),
             records::remove(&index, index_stored.revision),
-            records::put(&DeletionRecord { volume: record.id, pools }, None),
+            records::put(&deletion, deletion_revision),
         ])?;
         tracing::info!(volume = %record.name, id = %record.id, "deleted; its copies follow");
-        self.carry_out_deletions().await?;
+        self.carry_out_deletions(&pools::ask_all(store).await?).await?;
         Ok(0)
     }
 
@@ -147,8 +149,13 @@ impl Control {
         // The copies first: a record never promises more than every member has. A crash in
         // between leaves copies that are too long, which the next attempt finds done.
         for member in &record.members {
-            let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
-            connection.resize_volume(record.id, request.blocks).await?;
+            match resize_copy(member, record.id, request.blocks).await {
+                // The engine has them grow when it brings them back.
+                Err(error) if member.state != MemberState::InSync => {
+                    tracing::info!(volume = %record.name, %error, "a copy that is not in sync grows later");
+                }
+                resized => resized?,
+            }
         }
         record.blocks = request.blocks;
         records::write(store, &record, Some(revision))?;
@@ -165,6 +172,11 @@ impl Control {
         }
         Ok(())
     }
+}
+
+async fn resize_copy(member: &Member, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
+    let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
+    connection.resize_volume(volume, blocks).await
 }
 
 fn check_size(blocks: u64) -> Result<(), Refusal> {

@@ -6,12 +6,14 @@
 mod attachment;
 mod deletion;
 mod node;
+mod replacement;
 mod replica;
 mod volume;
 
 pub use attachment::AttachmentRecord;
 pub use deletion::DeletionRecord;
 pub use node::NodeRecord;
+pub use replacement::{ReplacementReason, ReplacementRecord};
 pub use replica::ReplicaRecord;
 pub use volume::VolumeNameRecord;
 

@@ -177,4 +177,40 @@ impl Manager for ManagerService {
         self.control.detach(request.into_inner()).await?;
         self.volume(&name).await
     }
+
+    async fn salvage_volume(
+        &self,
+        request: Request<v1::SalvageVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let before = self.volume_status(&request.get_ref().name).await?;
+        self.control.salvage(request.into_inner()).await?;
+        Ok(Response::new(before))
+    }
+
+    async fn add_replica(
+        &self,
+        request: Request<v1::AddReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaChange>, Status> {
+        let name = request.get_ref().volume.clone();
+        let replica = self.control.add_replica(request.into_inner()).await?;
+        Ok(Response::new(v1::ReplicaChange { volume: Some(self.volume_status(&name).await?), replica }))
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::RemoveReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaChange>, Status> {
+        let volume = Some(self.volume_status(&request.get_ref().volume).await?);
+        let replica = self.control.remove_replica(request.into_inner()).await?;
+        Ok(Response::new(v1::ReplicaChange { volume, replica }))
+    }
+
+    async fn replace_replica(
+        &self,
+        request: Request<v1::ReplaceReplicaRequest>,
+    ) -> Result<Response<v1::ReplicaChange>, Status> {
+        let name = request.get_ref().volume.clone();
+        let replica = self.control.replace_replica(request.into_inner()).await?;
+        Ok(Response::new(v1::ReplicaChange { volume: Some(self.volume_status(&name).await?), replica }))
+    }
 }

@@ -1,10 +1,13 @@
 //! What people are shown: records, processes, pools and engines, put together.
 
 use super::ManagerService;
-use crate::control::pools::{PoolAnswer, ask_all};
+use crate::control::members::number_of;
+use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, volumes};
-use crate::engine_report;
-use crate::records::{self, AttachmentRecord, DeletionRecord, NodeRecord};
+use crate::engine_report::{self, MemberReport};
+use crate::records::{
+    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord,
+};
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
 use trivet_api::convert::record_to_wire;
 use trivet_api::v1;
@@ -15,9 +18,10 @@ impl ManagerService {
         let store = self.store.as_ref();
         let states = self.supervisor.states();
         let answers = ask_all(store).await?;
+        let replacements = records::list::<ReplacementRecord>(store)?;
         let mut shown = Vec::new();
         for (record, revision) in records::list::<VolumeRecord>(store)? {
-            shown.push(self.describe(record, revision, &states, &answers).await?);
+            shown.push(self.describe(record, revision, &states, &answers, &replacements).await?);
         }
         shown.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         let node = records::list::<NodeRecord>(store)?.into_iter().next();
@@ -34,9 +38,14 @@ impl ManagerService {
     }
 
     pub(super) async fn volume_status(&self, name: &str) -> Result<v1::VolumeStatus, Refusal> {
-        let (record, revision) = volumes::find(self.store.as_ref(), name)?;
-        let answers = ask_all(self.store.as_ref()).await?;
-        self.describe(record, revision, &self.supervisor.states(), &answers).await
+        let store = self.store.as_ref();
+        // What is not there needs no question.
+        volumes::find(store, name)?;
+        let answers = ask_all(store).await?;
+        // Before the volume, so that who sees none of it sees what became of it.
+        let replacements = records::list::<ReplacementRecord>(store)?;
+        let (record, revision) = volumes::find(store, name)?;
+        self.describe(record, revision, &self.supervisor.states(), &answers, &replacements).await
     }
 
     async fn describe(
@@ -45,6 +54,7 @@ impl ManagerService {
         revision: Revision,
         states: &ProcessStates,
         answers: &[PoolAnswer],
+        replacements: &[(ReplacementRecord, Revision)],
     ) -> Result<v1::VolumeStatus, Refusal> {
         let attached = volumes::attachment(self.store.as_ref(), record.id)?;
         let (attachment, engine) = match attached {
@@ -54,12 +64,19 @@ impl ManagerService {
                 Some(self.engine(&record.name, states).await?),
             ),
         };
+        let replacement = replacements.iter().find(|(replacement, _)| replacement.volume == record.id);
+        let replacement = replacement.map(|(replacement, _)| v1::Replacement {
+            from: number_of(answers, replacement.from),
+            to: number_of(answers, replacement.to),
+            asked: replacement.reason == ReplacementReason::Asked,
+        });
         Ok(v1::VolumeStatus {
             figures: record.members.iter().map(|member| figures(&record, member, answers)).collect(),
             record: Some(record_to_wire(&record)),
             revision: revision.0,
             attachment,
             engine,
+            replacement,
         })
     }
 
@@ -85,6 +102,7 @@ impl ManagerService {
                     reason: reason.to_owned(),
                     serving: report.serving,
                     connections: report.connections,
+                    members: report.volume.members.into_iter().map(engine_member).collect(),
                 }
             }
         })
@@ -123,15 +141,34 @@ fn name_of(status: &v1::VolumeStatus) -> &str {
 }
 
 fn figures(record: &VolumeRecord, member: &Member, answers: &[PoolAnswer]) -> v1::MemberFigures {
-    let report = answers
-        .iter()
-        .find(|answer| answer.replica.pool == Some(member.replica))
-        .and_then(|answer| answer.report.as_ref()?.as_ref().ok());
+    let answer = of_pool(answers, member.replica);
+    let report = answer.and_then(|answer| answer.report.as_ref()?.as_ref().ok());
     let copy = report.and_then(|report| report.volumes.iter().find(|copy| copy.volume == record.id));
+    let trouble = match answer {
+        None => "the cluster has no such replica server".to_owned(),
+        Some(answer) => answer.copy(record.id).err().unwrap_or_default(),
+    };
     v1::MemberFigures {
         replica: member.replica.as_bytes().to_vec(),
         reachable: report.is_some(),
         blocks_used: copy.map_or(0, |copy| copy.blocks_used),
+        number: number_of(answers, member.replica),
+        last: copy.map_or(0, |copy| copy.last.as_u64()),
+        trouble,
+    }
+}
+
+fn engine_member(member: MemberReport) -> v1::EngineMember {
+    v1::EngineMember {
+        replica: member.replica.as_bytes().to_vec(),
+        role: member.role,
+        connection: member.state,
+        fault: member.fault.unwrap_or_default(),
+        sync: member.sync.map(|sync| v1::SyncProgress {
+            position: sync.position,
+            copied_blocks: sync.copied_blocks,
+            since_ms: sync.since_ms,
+        }),
     }
 }
 
