@@ -14,6 +14,7 @@ use super::{MemberIndex, MemberSet, VolumeCore, VolumeState};
 use crate::request::IoError;
 use std::time::Duration;
 use trivet_wire::Message;
+use trivet_wire::frame::Progress;
 
 /// How far closing is; the module draws it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,8 +116,10 @@ impl VolumeCore {
         }
         let ready = self.ready_members();
         self.closing_step(Step::Parting(ready));
-        let progress = self.log.progress();
+        let required = self.required();
         for member in ready {
+            let told = required.contains(member);
+            let progress = if told { self.log.progress() } else { Progress::default() };
             self.ask(now, member, Control::Close, Message::Close { progress });
         }
         self.check_closing(now);

@@ -185,6 +185,12 @@ impl VolumeCore {
         }
     }
 
+    /// The progress that may be told now. While members are made alike, none: what one of them has lost
+    /// is not known by all yet (`docs/adr/0007`).
+    pub(super) fn progress_told(&self) -> Progress {
+        if self.state == VolumeState::Reconciling { Progress::default() } else { self.log.progress() }
+    }
+
     /// Notes that members learn of the progress with what is sent now.
     pub(super) fn tell(&mut self, to: MemberSet, progress: Progress) {
         for member in to {
@@ -196,7 +202,11 @@ impl VolumeCore {
         let progress = self.log.progress();
         !self.options.read_only
             && self.state == VolumeState::Open
-            && self.members.iter().any(|member| member.is_ready() && member.told != progress)
+            && self
+                .ready_members()
+                .intersection(self.required())
+                .into_iter()
+                .any(|member| self.members[member.0].told != progress)
     }
 
     /// Tells ready members the progress when the volume is idle, and keeps connections alive.
@@ -204,13 +214,17 @@ impl VolumeCore {
         if !matches!(self.state, VolumeState::Open | VolumeState::Closing) {
             return;
         }
-        let progress = self.log.progress();
+        let required = self.required();
         let idle = !self.options.read_only && now.saturating_sub(self.active_at) >= IDLE;
         for member in self.ready_members() {
+            let counts = required.contains(member);
+            let progress = if counts { self.log.progress() } else { Progress::default() };
             let link = &self.members[member.0];
-            let lags = idle && link.told != progress;
+            let lags = idle && counts && link.told != progress;
             if (lags || self.is_lease_due(member)) && !link.expects(Control::Progress) {
-                self.tell(MemberSet::of(member), progress);
+                if counts {
+                    self.tell(MemberSet::of(member), progress);
+                }
                 self.ask(now, member, Control::Progress, Message::Progress(progress));
             }
         }

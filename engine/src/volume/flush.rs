@@ -142,7 +142,7 @@ impl VolumeCore {
     }
 
     fn send_flush(&mut self, now: Duration, to: MemberSet, id: u64) {
-        let progress = self.log.progress();
+        let progress = self.progress_told();
         for member in to {
             self.members[member.0].expect(now, id, Control::Flush);
         }

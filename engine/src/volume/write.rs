@@ -109,13 +109,25 @@ impl VolumeCore {
             return self.renew_when_drained(now);
         }
         let everyone = self.receiving();
-        let progress = self.log.progress();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
         writing.sent = Some(Sent { slot, first, at: now, awaiting: everyone, refused: MemberSet::EMPTY });
-        let message = writing.message(first, progress);
-        self.tell(everyone, progress);
-        self.send(now, everyone, id.0, message);
+        self.transmit(now, everyone, id, first);
+    }
+
+    /// Sends a write. Only those who are required learn of the progress with it: one that is being
+    /// brought back would take it for a word about itself (`docs/adr/0007`).
+    fn transmit(&mut self, now: Duration, to: MemberSet, id: OperationId, first: Stamp) {
+        let told = to.intersection(self.required());
+        for (to, progress) in [(told, self.progress_told()), (to.without(told), Progress::default())] {
+            if !to.is_empty() {
+                let message = writing_mut(&mut self.operations, id).message(first, progress);
+                if to == told {
+                    self.tell(to, progress);
+                }
+                self.send(now, to, id.0, message);
+            }
+        }
     }
 
     /// A member has carried a write out.
@@ -306,14 +318,11 @@ impl VolumeCore {
         if to.is_empty() {
             return;
         }
-        let progress = self.log.progress();
         let writing = writing_mut(&mut self.operations, id);
         let sent = writing.sent.as_mut().expect("only what was sent is sent again");
         sent.at = now;
         let first = sent.first;
-        let message = writing.message(first, progress);
-        self.tell(to, progress);
-        self.send(now, to, id.0, message);
+        self.transmit(now, to, id, first);
     }
 
     /// Sends what was held while a member was away.
