@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-Without a command it serves the pool in --dir at --listen, as the processes do that `trivet up` starts.
+Without a command it serves the pool in --dir at --listen, as `trivet up` has processes do.
 `trivet status` shows the replica servers of a cluster: replica-1, replica-2, ..."
 )]
 pub(crate) struct ReplicaArgs {
@@ -33,8 +33,9 @@ pub(crate) enum ReplicaCommand {
     Remove(RemoveArgs),
     /// Move a copy to another replica server: add one, wait until it is in sync, remove the old
     #[command(after_help = "\
-The manager removes the old copy by itself once the new one is in sync: Ctrl-C only ends the waiting.
-To give it up, remove the new copy: trivet replica remove VOLUME --from replica-M.")]
+The manager removes the old copy by itself once the new one is in sync: Ctrl-C only ends
+the waiting. To give it up, remove the new copy:
+trivet replica remove VOLUME --from replica-M")]
     Replace(ReplaceArgs),
 }
 

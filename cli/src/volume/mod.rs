@@ -36,10 +36,11 @@ enum VolumeCommand {
     Resize(ResizeArgs),
     /// Go on with one copy that may lack writes, when no copy that is in sync is left
     #[command(after_help = "\
-The last resort, for a detached volume none of whose in-sync copies can be had any more. The copy on
-REPLICA becomes the volume's only one. The others are deleted, each as soon as its server answers: what
-they hold beyond it must not mix with what is written from now on. So first try to bring their servers
-back; --dry-run says what each copy holds. Afterwards, `trivet replica add` makes new copies.")]
+The last resort, for a detached volume none of whose in-sync copies can be had any more.
+The copy on REPLICA becomes the volume's only one. The others are deleted, each as soon as
+its server answers: what they hold beyond it must not mix with what is written from now on.
+So first try to bring their servers back; --dry-run says what each copy holds.
+Afterwards, `trivet replica add` makes new copies.")]
     Salvage(SalvageArgs),
 }
 
