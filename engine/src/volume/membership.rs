@@ -244,6 +244,8 @@ impl VolumeCore {
             (Recorded::InSync, _) => {
                 tracing::info!(volume = %self.options.volume, member = %link.replica, "member in sync");
                 (link.role, link.sync_failures) = (Role::InSync, 0);
+                // Of what it was copied it has acknowledged nothing by itself, and must have it all the same.
+                link.held = link.held.max(self.log.progress().committed);
                 self.members_changed(now);
             }
             (Recorded::Stale { since } | Recorded::Syncing { since }, Role::InSync) => {
