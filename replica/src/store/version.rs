@@ -23,8 +23,8 @@ pub(crate) enum Origin {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Version {
     pub(crate) stamp: Stamp,
-    physical: u64,
-    crc: BlockCrc,
+    pub(super) physical: u64,
+    pub(super) crc: BlockCrc,
     pub(crate) origin: Origin,
     /// A tombstone that must reach the map even where the map has nothing: some member may hold an
     /// older version of the block, and learns of the discard only from here.
