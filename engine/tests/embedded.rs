@@ -79,29 +79,28 @@ fn callbacks_may_submit_and_queues_are_bounded() {
 }
 
 #[test]
-fn a_member_that_is_away_pauses_writes_and_fails_nothing() {
+fn a_member_that_is_away_is_left_behind_and_brought_back() {
     let mut servers = Servers::start(3);
     let volume = servers.open();
     volume.request(write(0, 1)).wait().unwrap();
     servers.stop(1);
-    wait_until("the volume to pause", || volume.status().unwrap().standing == Standing::Paused);
+    wait_until("the volume to go on", || volume.status().unwrap().standing == Standing::Degraded);
     let reason = volume.status().unwrap().reason.unwrap();
     assert!(reason.contains(&servers.pool(1).to_string()), "{reason}");
 
     let writes: Vec<_> = (0..32).map(|block| volume.request(write(block, 9))).collect();
-    assert_eq!(fill_of(&volume, 40), 0, "reads of other blocks go on");
-    assert_eq!(volume.status().unwrap().requests_in_flight, 32);
-    servers.restart(1);
+    assert_eq!(fill_of(&volume, 40), 0);
     for outcome in writes {
         assert_eq!(outcome.wait(), Ok(IoReply::Done));
     }
-    wait_until("the volume to go on", || volume.status().unwrap().standing == Standing::Open);
+    servers.restart(1);
+    wait_until("the member to be in sync", || volume.status().unwrap().standing == Standing::Open);
     assert_eq!(fill_of(&volume, 31), 9);
 }
 
 #[test]
 fn closing_without_a_member_ends_in_time_and_says_so() {
-    let mut servers = Servers::start(2);
+    let mut servers = Servers::start(1);
     let volume = servers.open();
     servers.stop(0);
     wait_until("the volume to pause", || volume.status().unwrap().standing == Standing::Paused);
