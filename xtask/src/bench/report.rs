@@ -142,11 +142,11 @@ mod tests {
     #[test]
     fn more_is_better_except_for_cpu() {
         let verdict = |workload, raw, volume| Row { workload, raw, volume }.verdict().1;
-        let depth_1 = &WORKLOADS[0];
+        let depth_1 = &WORKLOADS[6];
         assert_eq!(verdict(depth_1, Some(100.0), 50.0), "reaches the aim");
         assert_eq!(verdict(depth_1, Some(100.0), 36.0), "passes");
         assert_eq!(verdict(depth_1, Some(100.0), 34.0), "**falls short**");
-        let cpu = &WORKLOADS[7];
+        let cpu = &WORKLOADS[5];
         assert_eq!(verdict(cpu, None, 39.0), "reaches the aim");
         assert_eq!(verdict(cpu, None, 59.0), "passes");
         assert_eq!(verdict(cpu, None, 61.0), "**falls short**");
