@@ -18,7 +18,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trivet
 TOOLS := $(CACHE)/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-TARGET = $(or $(CARGO_TARGET_DIR),target)
+# Where cargo builds: its own settings may say elsewhere than ./target.
+TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 TRIVET = $(TARGET)/release/trivet
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
