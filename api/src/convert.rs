@@ -34,6 +34,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         generation: record.generation.get(),
         owner: record.owner.clone(),
         epoch: record.epoch.0,
+        wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
     }
 }
@@ -51,6 +52,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         generation,
         owner: record.owner,
         epoch: Epoch(record.epoch),
+        wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
     })
 }
@@ -113,6 +115,7 @@ mod tests {
             generation in 0..=Generation::MAX.get(),
             owner in ".{0,20}",
             epoch in any::<u64>(),
+            wait_owed in any::<bool>(),
             members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
         ) -> VolumeRecord {
             VolumeRecord {
@@ -122,6 +125,7 @@ mod tests {
                 generation: Generation::new(generation).unwrap(),
                 owner,
                 epoch: Epoch(epoch),
+                wait_owed,
                 members: members
                     .into_iter()
                     .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
@@ -146,6 +150,7 @@ mod tests {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(0),
+            wait_owed: false,
             members: vec![],
         };
         let mut wire = record_to_wire(&good);

@@ -221,6 +221,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         generation,
         owner: String::new(),
         epoch: Epoch(1),
+        wait_owed: false,
         members,
     })
 }

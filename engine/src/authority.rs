@@ -66,6 +66,7 @@ mod tests {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(0),
+            wait_owed: false,
             members: Vec::new(),
         };
         authority.insert(record.clone());

@@ -61,6 +61,7 @@ fn volume(name: &str) -> VolumeRecord {
         generation: Generation::ZERO,
         owner: String::new(),
         epoch: Epoch(0),
+        wait_owed: false,
         members: vec![Member {
             replica: PoolId::from_bytes([9; 16]),
             address: "127.0.0.1:1".to_owned(),

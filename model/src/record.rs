@@ -49,6 +49,9 @@ pub struct VolumeRecord {
     pub owner: String,
     /// Counts membership changes.
     pub epoch: Epoch,
+    /// A member was dropped by an opener that could not fence it: until whoever opens the volume has
+    /// waited for the lease of older engines, one of them may still read from that member.
+    pub wait_owed: bool,
     /// Every replica of the volume.
     pub members: Vec<Member>,
 }

@@ -50,6 +50,7 @@ impl RecordStore {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(1),
+            wait_owed: false,
             members: members.collect(),
         };
         Self { record, revision: Revision(1), away: 0 }
@@ -119,10 +120,16 @@ impl World {
             }
             RecordRequest::Swap { expected, record } => {
                 let before = self.records.record.clone();
+                let in_sync = self.records.in_sync();
                 let result = self.records.swap(expected, *record);
                 let after = &self.records.record;
                 let (generation, epoch) = (after.generation.get(), after.epoch.0);
                 if result.is_ok() {
+                    let stay = self.records.in_sync();
+                    in_sync
+                        .iter()
+                        .filter(|host| !stay.contains(host))
+                        .for_each(|&host| self.oracle.member_left(host));
                     let broken = invariants::record_step(&before, after).or_else(|| self.check_sizes());
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if let Some(broken) = broken {

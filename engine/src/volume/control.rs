@@ -1,10 +1,10 @@
 //! Everything that is said besides I/O: progress, keep-alives, the volume record, growing.
 
-use super::member::Control;
+use super::member::{Control, MemberLink, Role};
 use super::{Action, MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
-use trivet_model::{AuthorityError, Revision, VOLUME_BLOCKS_MAX, VolumeRecord};
+use trivet_model::{AuthorityError, MemberState as Recorded, Revision, VOLUME_BLOCKS_MAX, VolumeRecord};
 use trivet_wire::frame::Progress;
 use trivet_wire::{ErrorCode, Message};
 
@@ -39,6 +39,17 @@ pub(super) struct Errand {
     pub(super) swapping: Option<Box<VolumeRecord>>,
     pub(super) attempts: u32,
     retry_at: Option<Duration>,
+}
+
+/// A swap that has been sent, until it is known what became of it.
+///
+/// An answer that is lost says nothing, and reading the record unchanged says no more: the swap may
+/// still arrive. Only another revision decides it, one's own if need be (`docs/adr/0007`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undecided {
+    expected: Revision,
+    /// In-sync members that may be so no more: none of them is read from.
+    leaving: MemberSet,
 }
 
 /// A volume being grown: first its replicas, then its record.
@@ -291,9 +302,20 @@ impl VolumeCore {
         if self.state.is_over() {
             return;
         }
+        let read = result.as_ref().ok().map(|&(_, revision)| revision);
+        if self.undecided.is_some_and(|undecided| read.is_some_and(|read| read != undecided.expected)) {
+            self.undecided = None;
+        }
         match (purpose, result) {
             (Purpose::Claim, result) => self.claim(now, result),
             (_, Err(error)) => self.authority_failed(now, purpose, &error),
+            (Purpose::Refresh | Purpose::Members, Ok((record, revision)))
+                if self.undecided.is_some() && record.generation == self.generation =>
+            {
+                self.run_errand(Purpose::Members);
+                let wanted = self.wanted_record(now, &record);
+                self.swap(now, revision, wanted.unwrap_or(record));
+            }
             (_, Ok((record, _))) if record.generation != self.generation && !self.options.read_only => {
                 self.errand = None;
                 self.fenced(now);
@@ -303,20 +325,21 @@ impl VolumeCore {
                 // Followed first: an earlier swap may have been done although its answer was lost.
                 self.adopt(now, &record);
                 match self.wanted_record(now, &record) {
-                    Some(wanted) => self.swap(revision, wanted),
+                    Some(wanted) => self.swap(now, revision, wanted),
                     None => self.record_learnt(now, record, revision),
                 }
             }
             (Purpose::Grow, Ok((mut record, revision))) => match &self.growing {
                 Some(growing) => {
                     record.blocks = growing.blocks;
-                    self.swap(revision, record);
+                    self.swap(now, revision, record);
                 }
                 None => self.errand = None,
             },
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
-                self.swap(revision, record);
+                record.wait_owed = false;
+                self.swap(now, revision, record);
             }
         }
     }
@@ -327,14 +350,32 @@ impl VolumeCore {
         self.authority_trouble = None;
         self.adopt(now, &record);
         self.record = Some((record, revision));
+        self.retry_reads(now);
         self.check_connected(now);
     }
 
-    pub(super) fn swap(&mut self, expected: Revision, record: VolumeRecord) {
-        if let Some(errand) = &mut self.errand {
-            errand.swapping = Some(Box::new(record.clone()));
-            self.actions.push(Action::SwapRecord { expected, record: Box::new(record) });
+    pub(super) fn swap(&mut self, now: Duration, expected: Revision, record: VolumeRecord) {
+        let Some(errand) = &mut self.errand else { return };
+        errand.swapping = Some(Box::new(record.clone()));
+        let leaves = |link: &MemberLink| {
+            let recorded = record.members.iter().find(|member| member.replica == link.replica);
+            matches!(link.role, Role::InSync)
+                && recorded.is_none_or(|member| member.state != Recorded::InSync)
+        };
+        let leave = self.members_that(leaves);
+        self.undecided = Some(Undecided { expected, leaving: leave.union(self.leaving()) });
+        self.actions.push(Action::SwapRecord { expected, record: Box::new(record) });
+        if matches!(self.state, VolumeState::Open | VolumeState::Closing) {
+            // Answers that are on their way must not count any more either.
+            for member in leave.intersection(self.ready_members()) {
+                self.fault(now, member, MemberFault::Leaving);
+            }
         }
+    }
+
+    /// In-sync members that the record may not call so any more.
+    pub(super) fn leaving(&self) -> MemberSet {
+        self.undecided.map_or(MemberSet::EMPTY, |undecided| undecided.leaving)
     }
 
     /// The answer to [`Action::SwapRecord`].
@@ -354,6 +395,7 @@ impl VolumeCore {
             Err(error) => return self.authority_failed(now, purpose, &error),
         };
         self.errand = None;
+        self.undecided = None;
         self.record = Some(((*swapped).clone(), revision));
         match purpose {
             Purpose::Claim => self.claimed(now, *swapped),

@@ -57,9 +57,7 @@ impl VolumeCore {
     /// An in-sync member was dropped at this opening that could not be fenced: an older engine may read
     /// from it until its lease is over.
     pub(super) fn wait_for_older_engines(&mut self) {
-        if self.was_owned {
-            self.serve_after = self.first_promise.map(|first| first + LEASE_OF_OTHERS);
-        }
+        self.waits_for_older_engines |= self.was_owned;
     }
 
     /// Whether an older engine may still be serving.
@@ -67,6 +65,6 @@ impl VolumeCore {
         if self.has_planted(super::planted::PlantedFault::SkipLeaseWait) {
             return false;
         }
-        self.serve_after.is_some_and(|after| now < after)
+        self.waits_for_older_engines && self.first_promise.is_none_or(|first| now < first + LEASE_OF_OTHERS)
     }
 }

@@ -188,6 +188,9 @@ pub enum MemberFault {
     /// It has no space for what other members have taken.
     #[error("it has no space")]
     NoSpace,
+    /// The record is being told that it is in sync no more.
+    #[error("it is being dropped")]
+    Leaving,
     /// It is in sync no more, and begins again with a new session.
     #[error("dropped: {0}")]
     Dropped(String),
@@ -348,11 +351,14 @@ impl MemberLink {
         (self.outstanding > 0).then(|| now.saturating_sub(self.heard))
     }
 
+    /// Whether it had everything, so that the record may call it in sync already.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&self.role, Role::Syncing { attempt: Some(attempt), .. } if attempt.is_complete())
+    }
+
     /// Whether it has everything and waits for the record to say so.
     pub(super) fn is_to_be_promoted(&self) -> bool {
-        let promoting =
-            matches!(&self.role, Role::Syncing { attempt: Some(attempt), .. } if attempt.is_complete());
-        promoting && self.is_ready()
+        self.is_complete() && self.is_ready()
     }
 
     /// Whether its host has not lost power with writes that were not stable.

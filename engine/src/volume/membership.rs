@@ -113,7 +113,9 @@ impl VolumeCore {
         }
         self.begin_attempts(now);
         let promotes = self.members.iter().any(MemberLink::is_to_be_promoted);
-        if promotes || !self.to_drop(now).is_empty() || self.wants_back(now) || self.must_lower() {
+        let waited = self.state == VolumeState::Open
+            && self.record.as_ref().is_some_and(|(record, _)| record.wait_owed);
+        if promotes || waited || !self.to_drop(now).is_empty() || self.wants_back(now) || self.must_lower() {
             self.run_errand(Purpose::Members);
         }
     }
@@ -175,11 +177,14 @@ impl VolumeCore {
                 (state, _) => state,
             };
         }
-        if wanted.members == record.members {
-            return None;
+        let unfenced = |member: MemberIndex| !self.members[member.0].promised;
+        let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
+        let owes = self.was_owned && drop.into_iter().any(unfenced);
+        wanted.wait_owed = !serving && (record.wait_owed || owes);
+        if wanted.members != record.members {
+            wanted.epoch = Epoch(record.epoch.0 + 1);
         }
-        wanted.epoch = Epoch(record.epoch.0 + 1);
-        Some(wanted)
+        (wanted != *record).then_some(wanted)
     }
 
     /// Follows the record.

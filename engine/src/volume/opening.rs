@@ -6,6 +6,7 @@
 
 use super::control::{Purpose, REFRESH};
 use super::member::{Control, MEMBERS_MAX, MemberLink, MemberState, Role};
+use super::planted::PlantedFault as Planted;
 use super::state::Failure;
 use super::{Action, MemberFault, MemberIndex, VolumeCore, VolumeState};
 use crate::request::IoError;
@@ -50,7 +51,7 @@ impl VolumeCore {
         }
         record.generation = generation;
         record.owner.clone_from(&self.options.owner);
-        self.swap(revision, record);
+        self.swap(now, revision, record);
     }
 
     /// The record is ours.
@@ -64,7 +65,9 @@ impl VolumeCore {
         self.generation = record.generation;
         self.epoch = record.epoch;
         self.blocks = record.blocks;
+        self.waits_for_older_engines |= record.wait_owed && !self.has_planted(Planted::ForgetWaitOwed);
         self.first_promise = None;
+        self.undecided = None;
         for member in &mut self.members {
             (member.promised, member.expelled) = (false, None);
         }
@@ -125,9 +128,11 @@ impl VolumeCore {
         reply: &OpenReply,
     ) -> Result<(), MemberFault> {
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
-        let trusting = self.has_planted(super::planted::PlantedFault::TrustReturningMember);
+        let trusting = self.has_planted(Planted::TrustReturningMember);
         let link = &mut self.members[member.0];
         let in_sync = matches!(link.role, Role::InSync);
+        // The record may call it in sync by now: what it acknowledged counts.
+        let counts = in_sync || link.is_complete();
         if reply.blocks < self.blocks && in_sync {
             return Err(MemberFault::TooSmall { expected: self.blocks, found: reply.blocks });
         }
@@ -137,7 +142,7 @@ impl VolumeCore {
         // earlier loss.
         let same_boot = link.boot == Some(reply.boot);
         let have = if same_boot { reply.last } else { reply.last.min(reply.intact) };
-        if serving && in_sync && !self.options.read_only && have < link.held && !trusting {
+        if serving && counts && !self.options.read_only && have < link.held && !trusting {
             let fault = MemberFault::Lost { acknowledged: link.held, intact: have };
             tracing::error!(volume = %self.options.volume, member = %link.replica, %fault, "member lost writes");
             (link.fault, link.expelled) = (Some(fault.clone()), Some(fault));
@@ -145,7 +150,7 @@ impl VolumeCore {
             self.review_members(now);
             return Ok(());
         }
-        if !in_sync {
+        if !counts {
             link.held = reply.last;
         }
         link.held = link.held.max(reply.last);
@@ -180,6 +185,7 @@ impl VolumeCore {
     /// Members are alike: serve.
     pub(super) fn opened(&mut self, now: Duration) {
         self.reconcile = None;
+        self.waits_for_older_engines = false;
         self.active_at = now;
         self.transition(now, VolumeState::Open);
         self.release_held_writes(now);

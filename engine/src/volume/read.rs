@@ -10,6 +10,7 @@
 
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::pieces::check_bounds;
+use super::planted::PlantedFault as Planted;
 use super::segments::{SegmentCursor, patched, push_zeros, trim};
 use super::write::Writing;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, Tag, VolumeCore, VolumeState};
@@ -144,14 +145,16 @@ impl VolumeCore {
 
     /// Who may be read from.
     fn readable(&self) -> MemberSet {
-        if self.has_planted(super::planted::PlantedFault::ReadFromSyncing) {
+        if self.has_planted(Planted::ReadFromSyncing) {
             return self.receiving().union(self.in_sync());
         }
         self.in_sync()
     }
 
     fn nearest(&self, among: MemberSet) -> Option<MemberIndex> {
-        let ready = among.intersection(self.ready_members()).into_iter();
+        let leaving =
+            if self.has_planted(Planted::ReadFromLeaving) { MemberSet::EMPTY } else { self.leaving() };
+        let ready = among.intersection(self.ready_members()).without(leaving).into_iter();
         if self.options.read_only {
             return ready.into_iter().next();
         }

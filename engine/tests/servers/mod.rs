@@ -51,6 +51,7 @@ impl Servers {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(1),
+            wait_owed: false,
             members: members.collect(),
         });
         for server in &servers {

@@ -70,6 +70,7 @@ impl Control {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(0),
+            wait_owed: false,
             members: chosen.iter().map(member).collect(),
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };

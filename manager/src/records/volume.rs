@@ -47,6 +47,7 @@ mod tests {
             generation: Generation::new(3).unwrap(),
             owner: "pid 7".into(),
             epoch: Epoch(4),
+            wait_owed: false,
             members: vec![
                 member(MemberState::InSync),
                 member(MemberState::Stale { since: Stamp::from_u64(9) }),

@@ -2,8 +2,8 @@
 //! what a loss of power may have taken.
 //!
 //! A write that was acknowledged and not flushed is *volatile*: it lives in the caches of the members
-//! that took it. Each that loses power takes it away from there, and only when none is left that has
-//! it may the write be gone. When a volume is opened, everything that lived anywhere is on every
+//! that took it. Each that loses power takes it away from there, each that is dropped while others
+//! have it counts no more, and only when none is left that has it may the write be gone. When a volume is opened, everything that lived anywhere is on every
 //! member again, and stable. What a write of an older engine was to become, it has become by then:
 //! one that takes effect later is a failure.
 
@@ -183,6 +183,18 @@ impl Oracle {
             let write = &mut self.writes[id.0];
             write.holders &= !(1 << host);
             write.lost |= write.holders == 0;
+        }
+    }
+
+    /// A member is in sync no more: the others go on without what it holds, as long as one of them has
+    /// it as well.
+    pub(crate) fn member_left(&mut self, host: usize) {
+        for id in &self.volatile {
+            let write = &mut self.writes[id.0];
+            let others = write.holders & !(1 << host);
+            if others != 0 {
+                write.holders = others;
+            }
         }
     }
 

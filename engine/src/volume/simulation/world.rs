@@ -80,6 +80,7 @@ impl World {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(1),
+            wait_owed: false,
             members: recorded.collect(),
         };
         let mut world = Self {

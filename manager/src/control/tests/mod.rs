@@ -65,6 +65,7 @@ impl World {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(0),
+            wait_owed: false,
             members: members.collect(),
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
