@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
-use trivet_model::{BLOCK_SIZE, BlockRange, PoolId, Stamp};
+use trivet_model::{BLOCK_SIZE, BlockRange, BootId, PoolId, Stamp};
 use trivet_wire::{ErrorCode, Message, Progress, PullReport, PullState, TailEntry};
 
 /// Far more than are asked for while anything here is copied.
@@ -22,6 +22,8 @@ struct Pair {
     target: Server,
     to_source: Client,
     to_target: Client,
+    /// The source's.
+    boot: BootId,
     sequence: u64,
 }
 
@@ -29,8 +31,9 @@ impl Pair {
     fn new() -> Self {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [source, target] = [0, 1].map(|index| Server::start(directories[index].path()));
-        let (to_source, to_target) = (source.open(1, 7).0, target.open(1, 7).0);
-        Self { _directories: directories, source, target, to_source, to_target, sequence: 1 }
+        let ((to_source, opened), (to_target, _)) = (source.open(1, 7), target.open(1, 7));
+        let boot = opened.boot;
+        Self { _directories: directories, source, target, to_source, to_target, boot, sequence: 1 }
     }
 
     /// Writes `count` blocks of one byte at `start`.
@@ -73,8 +76,9 @@ impl Pair {
     }
 
     fn pull(&mut self, address: &str, since: Stamp) {
-        let (source, floor) = (self.source.pool(), stamp(1, self.sequence));
-        let pull = Message::Pull { source, address: address.to_owned(), since, floor };
+        let (source, boot, floor) = (self.source.pool(), self.boot, stamp(1, self.sequence));
+        let pull =
+            Message::Pull { source, boot, address: address.to_owned(), since, floor, stable: Stamp::ZERO };
         assert_eq!(self.to_target.call(pull), Message::Done);
     }
 
@@ -104,7 +108,9 @@ enum To {
 fn followed(client: &mut Client) -> (PullReport, Vec<BlockRange>) {
     let mut diverged = Vec::new();
     for _ in 0..REPORTS_MAX {
-        let Message::PullReport(mut report) = client.call(Message::PullStatus) else { panic!("no report") };
+        let Message::PullReport(mut report) = client.call(Message::PullStatus { stable: Stamp::ZERO }) else {
+            panic!("no report")
+        };
         diverged.append(&mut report.diverged);
         if report.state != PullState::Running {
             return (report, diverged);
@@ -218,15 +224,35 @@ fn a_pull_cut_off_harms_nothing_and_the_next_one_finishes() {
 }
 
 #[test]
+fn a_source_whose_host_was_restarted_is_refused() {
+    let mut pair = Pair::new();
+    pair.write(To::Source, 5, 3);
+    pair.boot = BootId::from_bytes([9; 16]);
+    pair.pull(&pair.direct(), Stamp::ZERO);
+    let (report, _) = followed(&mut pair.to_target);
+    assert_eq!(report.state, PullState::Failed);
+    assert!(report.detail.contains("restarted"), "{}", report.detail);
+    assert_eq!(report.copied_blocks, 0);
+}
+
+#[test]
 fn a_source_that_is_not_there_or_another_is_named() {
     let mut pair = Pair::new();
     let floor = stamp(1, 1);
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let boot = pair.boot;
     for (source, address, told) in [
         (PoolId::from_bytes([9; 16]), pair.source.address, "is pool"),
         (pair.source.pool(), nobody, "refused"),
     ] {
-        let pull = Message::Pull { source, address: address.to_string(), since: Stamp::ZERO, floor };
+        let pull = Message::Pull {
+            source,
+            boot,
+            address: address.to_string(),
+            since: Stamp::ZERO,
+            floor,
+            stable: Stamp::ZERO,
+        };
         assert_eq!(pair.to_target.call(pull), Message::Done);
         let (report, _) = followed(&mut pair.to_target);
         assert_eq!(report.state, PullState::Failed);
@@ -246,7 +272,9 @@ fn a_pull_ends_with_its_session() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     pair.pull(&silent.local_addr().unwrap().to_string(), Stamp::ZERO);
     let (mut connection, _) = silent.accept().unwrap();
-    let Message::PullReport(report) = pair.to_target.call(Message::PullStatus) else { panic!("no report") };
+    let Message::PullReport(report) = pair.to_target.call(Message::PullStatus { stable: Stamp::ZERO }) else {
+        panic!("no report")
+    };
     assert_eq!(report.state, PullState::Running);
     let (mut newer, _) = pair.target.open(2, 8);
     let mut rest = Vec::new();
@@ -254,7 +282,9 @@ fn a_pull_ends_with_its_session() {
     connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     connection.read_to_end(&mut rest).unwrap();
     assert!(!rest.is_empty(), "it has said Hello, and hung up");
-    let Message::PullReport(report) = newer.call(Message::PullStatus) else { panic!("no report") };
+    let Message::PullReport(report) = newer.call(Message::PullStatus { stable: Stamp::ZERO }) else {
+        panic!("no report")
+    };
     assert_eq!(report.state, PullState::Failed, "a session's pull is its own");
 }
 

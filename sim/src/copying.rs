@@ -5,7 +5,7 @@
 use crate::host::Process;
 use crate::world::{Event, World};
 use std::collections::HashMap;
-use trivet_model::{Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BootId, Generation, Stamp, VolumeId};
 use trivet_replica::pull::{Job, Output as JobOutput, Pace, Pull, PullError, PullOrder, Repair, RepairOrder};
 use trivet_replica::session::{ConnectionId, SourceAddress};
 use trivet_replica::store::{Reply, RequestError, RequestId};
@@ -45,6 +45,8 @@ struct Running {
     volume: VolumeId,
     /// Host, its process, and our session there.
     source: Option<(usize, u64, ConnectionId)>,
+    /// The boot that the source must be on.
+    boot: Option<BootId>,
     open: bool,
     over: bool,
 }
@@ -108,14 +110,7 @@ impl World {
         let Some(process) = &mut self.hosts[index].process else { return };
         process.store.begin_pull(order.volume, order.floor);
         let (volume, generation) = (order.volume, order.generation);
-        self.begin_copy(
-            index,
-            Owner::Pull(owner),
-            Job::Pull(Pull::new(order)),
-            volume,
-            generation,
-            from.pool,
-        );
+        self.begin_copy(index, Owner::Pull(owner), Job::Pull(Pull::new(order)), volume, generation, from);
     }
 
     pub(crate) fn begin_repair(
@@ -129,7 +124,7 @@ impl World {
         process.store.begin_pull(order.volume, Stamp::ZERO);
         let (volume, generation) = (order.volume, order.generation);
         let owner = Owner::Repair(owner.0, owner.1);
-        self.begin_copy(index, owner, Job::Repair(Repair::new(order)), volume, generation, from.pool);
+        self.begin_copy(index, owner, Job::Repair(Repair::new(order)), volume, generation, from);
     }
 
     fn begin_copy(
@@ -139,9 +134,9 @@ impl World {
         mut job: Job,
         volume: VolumeId,
         generation: Generation,
-        pool: PoolId,
+        from: &SourceAddress,
     ) {
-        let found = self.hosts.iter().position(|host| host.pool == pool && host.process.is_some());
+        let found = self.hosts.iter().position(|host| host.pool == from.pool && host.process.is_some());
         let source = found.and_then(|host| {
             let incarnation = self.hosts[host].incarnation;
             let process = self.hosts[host].process.as_mut()?;
@@ -153,8 +148,17 @@ impl World {
         let Some(process) = &mut self.hosts[index].process else { return };
         let number = process.copying.next_job;
         process.copying.next_job += 1;
-        let (open, over) = (false, false);
-        process.copying.jobs.push(Running { number, job, owner, generation, volume, source, open, over });
+        process.copying.jobs.push(Running {
+            number,
+            job,
+            owner,
+            generation,
+            volume,
+            source,
+            boot: from.boot,
+            open: false,
+            over: false,
+        });
         let hello = Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION };
         self.ask_source(index, number, HELLO, Message::Hello(hello));
         let open = Message::Open { volume, writable: false, session: 0 };
@@ -218,7 +222,12 @@ impl World {
         let Some(running) = process.copying.find(number) else { return };
         match (frame.request, frame.message) {
             (HELLO, Message::HelloReply(_)) => {}
-            (OPEN, Message::OpenReply(_)) => running.open = true,
+            (OPEN, Message::OpenReply(reply)) if running.boot.is_none_or(|boot| boot == reply.boot) => {
+                running.open = true;
+            }
+            (OPEN, Message::OpenReply(_)) => {
+                running.job.fail(PullError::Link("the source's host has been restarted".to_owned()));
+            }
             (HELLO | OPEN, other) => running.job.fail(PullError::Link(format!("{other:?}"))),
             (0, other) => running.job.fail(PullError::Link(format!("{other:?}"))),
             (request, message) => running.job.source_answered(request - FIRST_REQUEST, message),

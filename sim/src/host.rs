@@ -310,6 +310,7 @@ impl World {
                     self.start_quiet_timer(index);
                 }
                 Output::Progress(volume, progress) => process.store.note_progress(volume, progress),
+                Output::TrimTail(volume, stable) => process.store.trim_tail(volume, stable),
                 Output::Pull(owner, order, from) => self.begin_pull(index, owner, order, &from),
                 Output::Repair(owner, request, order, from) => {
                     self.begin_repair(index, (owner, request), order, &from);

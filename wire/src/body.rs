@@ -79,7 +79,8 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::Flush { progress } | Message::Close { progress } | Message::Progress(progress) => {
             encode_progress(progress, out);
         }
-        Message::Done | Message::PoolStatus | Message::PullStatus => {}
+        Message::Done | Message::PoolStatus => {}
+        Message::PullStatus { stable } => out.put_u64_le(stable.as_u64()),
         Message::FlushReply(reply) => out.put_u64_le(reply.stable.as_u64()),
         Message::Read { range }
         | Message::Allocation { range }
@@ -112,10 +113,12 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         }
         Message::FetchReply { versions, data } => encode_versions(versions, &data.crcs, out),
         Message::VerifyReply { versions, crcs } => encode_versions(versions, crcs, out),
-        Message::Pull { source, address, since, floor } => {
+        Message::Pull { source, boot, address, since, floor, stable } => {
             out.put_slice(source.as_bytes());
+            out.put_slice(boot.as_bytes());
             out.put_u64_le(since.as_u64());
             out.put_u64_le(floor.as_u64());
+            out.put_u64_le(stable.as_u64());
             out.put_slice(address.as_bytes());
         }
         Message::PullReport(report) => encode_pull_report(report, out),
@@ -268,11 +271,13 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
         }
         Kind::Pull => Message::Pull {
             source: PoolId::from_bytes(fields.array()?),
+            boot: BootId::from_bytes(fields.array()?),
             since: fields.stamp()?,
             floor: fields.stamp()?,
+            stable: fields.stamp()?,
             address: fields.address()?,
         },
-        Kind::PullStatus => Message::PullStatus,
+        Kind::PullStatus => Message::PullStatus { stable: fields.stamp()? },
         Kind::PullReport => Message::PullReport(fields.pull_report()?),
         Kind::Repair => Message::Repair {
             range: fields.range(IO_BLOCKS_MAX)?,

@@ -161,6 +161,9 @@ pub enum Message {
     Pull {
         /// The pool to pull from.
         source: PoolId,
+        /// The boot on which its host is known to hold everything: on a later one it may have lost what
+        /// was not stable, and is no source.
+        boot: BootId,
         /// Where its server listens, `host:port`; up to [`ADDRESS_BYTES_MAX`] bytes.
         address: String,
         /// Both sides hold the same up to here.
@@ -168,9 +171,15 @@ pub enum Message {
         /// The session's writes reach this replica from this stamp on. Below it, what the source
         /// does not have was never acknowledged and is reported as diverged.
         floor: Stamp,
+        /// As in `PullStatus`.
+        stable: Stamp,
     },
     /// How far is the pull? Asked of the session that began it.
-    PullStatus,
+    PullStatus {
+        /// Every in-sync member holds everything up to here for good: it need not be in the tail of a
+        /// member that becomes one. (It says nothing of what this one holds.)
+        stable: Stamp,
+    },
     /// Answers `PullStatus`.
     PullReport(PullReport),
     /// Fetch blocks from a source, and place them anew where this replica has the same version or

@@ -36,7 +36,7 @@ const CHANGED: usize = STAMP + U64;
 const CHANGED_REPLY: usize = U64;
 const VERSIONS: usize = U16;
 const VERSIONS_MAX: usize = VERSIONS + BLOCKS_MAX * (TAIL_ENTRY + CRC);
-const PULL: usize = ID + STAMP + STAMP;
+const PULL: usize = ID + ID + STAMP + STAMP + STAMP;
 const PULL_REPORT: usize = U8 + U64 + U64 + U16;
 const PULL_REPORT_MAX: usize = PULL_REPORT + DETAIL_BYTES_MAX + DIVERGED_MAX * RANGE;
 const REPAIR: usize = RANGE + ID;
@@ -114,7 +114,7 @@ kinds! {
     Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
     VerifyReply = 47, fixed VERSIONS..=VERSIONS_MAX, blocks 0, flags Flags::NONE;
     Pull = 48, fixed PULL + 1..=PULL + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
-    PullStatus = 49, fixed exactly(0), blocks 0, flags Flags::NONE;
+    PullStatus = 49, fixed exactly(STAMP), blocks 0, flags Flags::NONE;
     PullReport = 50, fixed PULL_REPORT..=PULL_REPORT_MAX, blocks 0, flags Flags::NONE;
     Repair = 51, fixed REPAIR + 1..=REPAIR + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
     CreateVolume = 64, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
@@ -152,7 +152,7 @@ impl Message {
             Self::Verify { .. } => Kind::Verify,
             Self::VerifyReply { .. } => Kind::VerifyReply,
             Self::Pull { .. } => Kind::Pull,
-            Self::PullStatus => Kind::PullStatus,
+            Self::PullStatus { .. } => Kind::PullStatus,
             Self::PullReport(_) => Kind::PullReport,
             Self::Repair { .. } => Kind::Repair,
             Self::Close { .. } => Kind::Close,

@@ -191,7 +191,7 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::VerifyReply, 0, &[1, 1], "versions"),
         (Kind::VerifyReply, 22, &[1], "checksums"),
         (Kind::VerifyReply, 43, &[0], "checksums"),
-        (Kind::Pull, 32, &[0xff], "address"),
+        (Kind::Pull, 56, &[0xff], "address"),
         (Kind::Repair, 8, &[1, 1, 0, 0], "range"),
         (Kind::PullReport, 0, &[4], "state"),
         (Kind::PullReport, 17, &[1, 4], "detail"),

@@ -201,8 +201,16 @@ fn sync_messages() -> impl Strategy<Value = Message> {
             versions,
             crcs: (0..blocks).map(|at| BlockCrc(u32::try_from(at).unwrap())).collect(),
         }),
-        (pool.clone(), address, stamps(), stamps())
-            .prop_map(|(source, address, since, floor)| Message::Pull { source, address, since, floor }),
+        (pool.clone(), any::<[u8; 16]>(), address, stamps(), stamps(), stamps()).prop_map(
+            |(source, boot, address, since, floor, stable)| Message::Pull {
+                source,
+                boot: trivet_model::BootId::from_bytes(boot),
+                address,
+                since,
+                floor,
+                stable,
+            }
+        ),
         (ranges(IO_BLOCKS_MAX), pool, address).prop_map(|(range, source, address)| Message::Repair {
             range,
             source,
@@ -298,9 +306,11 @@ fn the_longest_of_every_message() {
         Message::VerifyReply { versions: apart, crcs: vec![BlockCrc(1); 256] },
         Message::Pull {
             source: PoolId::from_bytes([1; 16]),
+            boot: trivet_model::BootId::from_bytes([2; 16]),
             address: "x".repeat(ADDRESS_BYTES_MAX),
             since: Stamp::ZERO,
             floor: Stamp::ZERO,
+            stable: Stamp::ZERO,
         },
         Message::PullReport(PullReport {
             state: PullState::Failed,

@@ -222,18 +222,19 @@ impl VolumeCore {
 
     /// Tells ready members the progress when the volume is idle, and keeps connections alive.
     pub(super) fn tell_progress(&mut self, now: Duration) {
-        if !matches!(self.state, VolumeState::Open | VolumeState::Closing) {
+        let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
+        if !serving && self.state != VolumeState::Reconciling {
             return;
         }
         let required = self.required();
-        let idle = !self.options.read_only && now.saturating_sub(self.active_at) >= IDLE;
+        let idle = serving && !self.options.read_only && now.saturating_sub(self.active_at) >= IDLE;
         for member in self.ready_members() {
             let counts = required.contains(member);
-            let progress = if counts { self.log.progress() } else { Progress::default() };
+            let progress = if counts { self.progress_told() } else { Progress::default() };
             let link = &self.members[member.0];
             let lags = idle && counts && link.told != progress;
             if (lags || self.is_lease_due(member)) && !link.expects(Control::Progress) {
-                if counts {
+                if counts && serving {
                     self.tell(MemberSet::of(member), progress);
                 }
                 self.ask(now, member, Control::Progress, Message::Progress(progress));

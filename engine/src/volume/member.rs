@@ -239,6 +239,13 @@ pub(super) enum Control {
     JoinFlush,
 }
 
+/// Why and since when a member is to leave the in-sync ones.
+#[derive(Clone, Debug)]
+pub(super) struct Expulsion {
+    pub(super) fault: MemberFault,
+    pub(super) since: Duration,
+}
+
 /// One member.
 #[derive(Debug)]
 pub(super) struct MemberLink {
@@ -250,7 +257,7 @@ pub(super) struct MemberLink {
     /// Since when it has not been ready.
     pub(super) away_since: Option<Duration>,
     /// Why it is to leave the in-sync members although it is connected, or at once.
-    pub(super) expelled: Option<MemberFault>,
+    pub(super) expelled: Option<Expulsion>,
     /// When the latest request was sent that it has answered on this connection.
     pub(super) lease: Option<Duration>,
     /// Not before then is it brought back.
@@ -349,6 +356,20 @@ impl MemberLink {
     /// For how long it has not said anything although an answer is due.
     pub(super) fn silent_for(&self, now: Duration) -> Option<Duration> {
         (self.outstanding > 0).then(|| now.saturating_sub(self.heard))
+    }
+
+    pub(super) fn expel(&mut self, now: Duration, fault: MemberFault) {
+        self.expelled = Some(Expulsion { fault, since: now });
+    }
+
+    /// Whether it is to leave for such a fault.
+    pub(super) fn is_expelled_for(&self, such: impl Fn(&MemberFault) -> bool) -> bool {
+        self.expelled.as_ref().is_some_and(|expulsion| such(&expulsion.fault))
+    }
+
+    /// Since when it has been away, or is to leave.
+    pub(super) fn at_fault_since(&self) -> Option<Duration> {
+        self.away_since.max(self.expelled.as_ref().map(|expulsion| expulsion.since))
     }
 
     /// Whether it had everything, so that the record may call it in sync already.

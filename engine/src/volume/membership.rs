@@ -79,24 +79,23 @@ impl VolumeCore {
             }
         }
         let ready = self.in_sync().intersection(self.ready_members());
-        // Whoever stays must have been there after the others went: a loss of power may have hit it too,
-        // and nobody has noticed.
+        if ready.without(drop).is_empty() {
+            // When each has refused what another took, one stays all the same: what it refused fails.
+            let full = |member: &MemberIndex| {
+                self.members[member.0].is_expelled_for(|fault| *fault == MemberFault::NoSpace)
+            };
+            let Some(spared) = ready.into_iter().find(full) else { return MemberSet::EMPTY };
+            drop.remove(spared);
+        }
+        // Whoever stays must have been there after the others were found at fault: a loss of power may
+        // have hit it too, and nobody has noticed.
         let heard = ready.without(drop).into_iter().filter_map(|member| self.members[member.0].lease).max();
         let unsure = |member: &MemberIndex| {
-            let link = &self.members[member.0];
-            let went = link.away_since.filter(|_| !connecting);
+            let went = self.members[member.0].at_fault_since().filter(|_| !connecting);
             went.is_some_and(|went| heard.is_none_or(|heard| heard < went))
         };
         for member in drop.into_iter().filter(unsure) {
             drop.remove(member);
-        }
-        if ready.without(drop).is_empty() {
-            // When each has refused what another took, one stays all the same: what it refused fails.
-            let full = |member: &MemberIndex| self.members[member.0].expelled == Some(MemberFault::NoSpace);
-            return ready
-                .into_iter()
-                .find(full)
-                .map_or(MemberSet::EMPTY, |spared| drop.without(MemberSet::of(spared)));
         }
         drop
     }
@@ -275,7 +274,7 @@ impl VolumeCore {
     /// A member is in sync no more: go on without it.
     fn left(&mut self, now: Duration, member: MemberIndex, since: Stamp) {
         let link = &mut self.members[member.0];
-        let why = link.expelled.take().or_else(|| link.fault.clone());
+        let why = link.expelled.take().map(|expulsion| expulsion.fault).or_else(|| link.fault.clone());
         let why = why.map_or_else(|| "by the record".to_owned(), |fault| fault.to_string());
         tracing::warn!(volume = %self.options.volume, member = %link.replica, %since, why, "member dropped");
         link.role = Role::Stale { since };
@@ -360,7 +359,7 @@ impl VolumeCore {
             if link.last < stable && link.expelled.is_none() {
                 let fault = MemberFault::Lost { acknowledged: stable, intact: link.last };
                 tracing::error!(volume = %self.options.volume, member = %link.replica, %fault, "member lost data");
-                link.expelled = Some(fault);
+                link.expel(now, fault);
             }
         }
         self.note_standing(now);

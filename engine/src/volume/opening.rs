@@ -145,7 +145,8 @@ impl VolumeCore {
         if serving && counts && !self.options.read_only && have < link.held && !trusting {
             let fault = MemberFault::Lost { acknowledged: link.held, intact: have };
             tracing::error!(volume = %self.options.volume, member = %link.replica, %fault, "member lost writes");
-            (link.fault, link.expelled) = (Some(fault.clone()), Some(fault));
+            link.fault = Some(fault.clone());
+            link.expel(now, fault);
             self.member_transition(now, member, MemberState::Lost);
             self.review_members(now);
             return Ok(());
@@ -168,7 +169,7 @@ impl VolumeCore {
                 }
                 self.check_connected(now);
             }
-            VolumeState::Open | VolumeState::Closing if in_sync => self.member_is_back(now, member),
+            VolumeState::Open | VolumeState::Closing if counts => self.member_is_back(now, member),
             VolumeState::Open => self.review_members(now),
             _ => {}
         }
@@ -180,6 +181,7 @@ impl VolumeCore {
         self.resend_flush(now, member);
         self.resend_grow(now, member);
         self.members_changed(now);
+        self.review_members(now);
     }
 
     /// Members are alike: serve.

@@ -55,7 +55,14 @@ impl VolumeCore {
             return;
         }
         self.hedge_reads(now);
-        for member in self.hanging(now) {
+        let hanging = self.hanging(now);
+        for member in self.in_sync().without(hanging) {
+            let link = &mut self.members[member.0];
+            if link.is_expelled_for(|fault| matches!(fault, MemberFault::Hangs(_))) {
+                link.expelled = None;
+            }
+        }
+        for member in hanging {
             self.slow_member(now, member, MemberFault::Hangs(HANG_MAX));
         }
         self.look_for_outliers(now);
@@ -68,11 +75,14 @@ impl VolumeCore {
     }
 
     fn slow_member(&mut self, now: Duration, member: MemberIndex, fault: MemberFault) {
+        // Of several the first leaves; the next may follow when that is on record, and never the last.
+        let others = self.in_sync().intersection(self.ready_members()).without(MemberSet::of(member));
+        let one_stays = others.into_iter().any(|other| self.members[other.0].expelled.is_none());
         let link = &mut self.members[member.0];
         match link.role {
-            Role::InSync if link.expelled.is_none() => {
+            Role::InSync if link.expelled.is_none() && one_stays => {
                 tracing::warn!(volume = %self.options.volume, member = %link.replica, %fault, "member is slow");
-                link.expelled = Some(fault);
+                link.expel(now, fault);
                 self.review_members(now);
             }
             Role::Syncing { .. } => self.end_attempt(now, member, &fault.to_string()),
@@ -117,8 +127,9 @@ impl VolumeCore {
             let latency = &mut self.members[index].latency;
             if !latency.is_outlier(fastest) {
                 latency.slow_since = None;
-                if matches!(self.members[index].expelled, Some(MemberFault::Slow { .. })) {
-                    self.members[index].expelled = None;
+                let link = &mut self.members[index];
+                if link.is_expelled_for(|fault| matches!(fault, MemberFault::Slow { .. })) {
+                    link.expelled = None;
                 }
                 continue;
             }

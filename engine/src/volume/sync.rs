@@ -23,7 +23,7 @@ use super::planted::PlantedFault as Planted;
 use super::{MemberFault, MemberIndex, OperationId, VolumeCore, VolumeState};
 use hashbrown::HashSet;
 use std::time::Duration;
-use trivet_model::Stamp;
+use trivet_model::{BootId, Stamp};
 use trivet_wire::{Message, PullReport, PullState};
 
 /// How often a member that pulls is asked how far it is.
@@ -130,6 +130,7 @@ impl VolumeCore {
         let early = self.has_planted(Planted::PullBeforeSettled);
         let unflushed = self.has_planted(Planted::PromoteBeforeFlush);
         let slow = self.is_slow(member);
+        let stable = self.log.progress().stable;
         let Self { log, members, .. } = self;
         let Role::Syncing { attempt: Some(attempt), .. } = &mut members[member.0].role else { return };
         match attempt.step {
@@ -148,7 +149,7 @@ impl VolumeCore {
                 if !self.members[member.0].expects(Control::PullStatus)
                     && !self.members[member.0].expects(Control::Pull)
                 {
-                    self.ask(now, member, Control::PullStatus, Message::PullStatus);
+                    self.ask(now, member, Control::PullStatus, Message::PullStatus { stable });
                 }
             }
             Step::Draining if drained && unflushed => {
@@ -176,9 +177,13 @@ impl VolumeCore {
         let since = (*since).min(link.surely_has());
         let since = if self.has_planted(Planted::CopyTooLittle) { attempt.before } else { since };
         let source = &self.members[source.0];
+        let boot = source.boot.unwrap_or(BootId::from_bytes([0; 16]));
         tracing::info!(volume = %self.options.volume, member = %link.replica, source = %source.replica, %since,
             "bringing a member back");
-        let message = Message::Pull { source: source.replica, address: source.address.clone(), since, floor };
+        // It may have lost power without our knowing: then it is no source.
+        let (source, address) = (source.replica, source.address.clone());
+        let stable = self.log.progress().stable;
+        let message = Message::Pull { source, boot, address, since, floor, stable };
         self.ask(now, member, Control::Pull, message);
     }
 

@@ -146,11 +146,7 @@ impl VolumeCore {
         }
         let held = &mut self.members[member.0].held;
         *held = (*held).max(last);
-        let link = &mut self.members[member.0];
-        link.latency.note(latency);
-        if matches!(link.expelled, Some(MemberFault::Hangs(_))) {
-            link.expelled = None;
-        }
+        self.members[member.0].latency.note(latency);
         self.settle_write(now, id);
         Ok(())
     }
@@ -206,7 +202,10 @@ impl VolumeCore {
             self.settled(now, id, Outcome::Done);
         } else if refused != required {
             for member in refused {
-                self.members[member.0].expelled = Some(MemberFault::NoSpace);
+                let link = &mut self.members[member.0];
+                if !link.is_expelled_for(|fault| *fault == MemberFault::NoSpace) {
+                    link.expel(now, MemberFault::NoSpace);
+                }
             }
             self.review_members(now);
         } else if mine {

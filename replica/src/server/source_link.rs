@@ -201,7 +201,11 @@ impl SourceLink {
                     self.state = State::Opening(socket.clone());
                     self.push(OPEN, &Message::Open { volume: self.volume, writable: false, session: 0 });
                 }
-                (State::Opening(socket), OPEN, Message::OpenReply(_)) => {
+                (State::Opening(socket), OPEN, Message::OpenReply(reply)) => {
+                    if self.to.boot.is_some_and(|boot| boot != reply.boot) {
+                        let detail = format!("{}: its host has been restarted meanwhile", self.to.address);
+                        return Err(PullError::Link(detail));
+                    }
                     self.state = State::Open(socket.clone());
                 }
                 (State::Open(_), JOB.., message) => answers.push((request - JOB, message)),

@@ -29,7 +29,7 @@ use crate::store::{
 };
 use connection::{Connection, Connections, State};
 use in_flight::InFlight;
-use trivet_model::{BootId, Epoch, PoolId, VolumeId};
+use trivet_model::{BootId, Epoch, PoolId, Stamp, VolumeId};
 use trivet_wire::{DecodeError, ErrorCode, Frame, Message, PullReport};
 use writers::Writers;
 
@@ -59,6 +59,8 @@ pub enum Output {
     Submit(RequestId, Request),
     /// Tell the store how far a volume is.
     Progress(VolumeId, VolumeProgress),
+    /// Tell the store what other members hold for good, while this one is brought back.
+    TrimTail(VolumeId, Stamp),
     /// Send a frame.
     Send(ConnectionId, Frame),
     /// Begin to pull for a session, in place of what it pulled before. The volume is its own.
@@ -80,6 +82,8 @@ pub enum Output {
 pub struct SourceAddress {
     /// The pool that it must have.
     pub pool: PoolId,
+    /// The boot that its host must still be on, if that matters.
+    pub boot: Option<BootId>,
     /// Where it listens: `host:port`.
     pub address: String,
     /// The session's epoch, for the header.

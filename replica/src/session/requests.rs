@@ -230,7 +230,7 @@ impl Sessions {
             Message::ResizeVolume { volume: named, blocks } if named == volume => {
                 Asked::new(Request::ResizeVolume { volume, blocks }, Answer::Done)
             }
-            copy @ (Message::Pull { .. } | Message::PullStatus | Message::Repair { .. }) => {
+            copy @ (Message::Pull { .. } | Message::PullStatus { .. } | Message::Repair { .. }) => {
                 self.copy(from, copy, pool, out);
                 return Ok(());
             }
@@ -247,10 +247,11 @@ impl Sessions {
         let State::Open(session) = &known.state else { return };
         let (volume, generation, epoch) = (session.volume, session.generation, session.epoch);
         match message {
-            Message::Pull { source, address, since, floor } => {
+            Message::Pull { source, boot, address, since, floor, stable } => {
+                out.push(Output::TrimTail(volume, stable));
                 let blocks = pool.volume(volume).map_or(0, |replica| replica.blocks);
                 let order = PullOrder { volume, blocks, since, floor, generation };
-                let source = SourceAddress { pool: source, address, epoch };
+                let source = SourceAddress { pool: source, boot: Some(boot), address, epoch };
                 out.push(Output::Pull(connection, order, source));
                 out.push(known.frame(connection, request, Message::Done));
             }
@@ -258,10 +259,15 @@ impl Sessions {
                 let bytes = payload_bytes(range);
                 known.started(request, bytes);
                 let id = self.in_flight.add(Entry { connection, request, bytes, answer: Answer::Done });
-                let source = SourceAddress { pool: source, address, epoch };
+                // A repair takes nothing older than what is there: any boot will do.
+                let source = SourceAddress { pool: source, boot: None, address, epoch };
                 out.push(Output::Repair(connection, id, RepairOrder { volume, range, generation }, source));
             }
-            _ => out.push(Output::ReportPull(connection, request)),
+            Message::PullStatus { stable } => {
+                out.push(Output::TrimTail(volume, stable));
+                out.push(Output::ReportPull(connection, request));
+            }
+            other => unreachable!("{other:?} does not copy"),
         }
     }
 

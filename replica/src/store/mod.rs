@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use trivet_disk::{DiskCompletion, DiskOp, DiskToken};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockArena, BlockRange, VOLUME_BLOCKS_MAX, VolumeId};
+use trivet_model::{BlockArena, BlockRange, Stamp, VOLUME_BLOCKS_MAX, VolumeId};
 
 use allocator::Allocator;
 use cache::MapCache;
@@ -162,6 +162,14 @@ impl Store {
     pub fn note_progress(&mut self, volume: VolumeId, progress: VolumeProgress) {
         if let Some(volume) = self.volumes.find(volume).and_then(|slot| self.volumes.get_mut(slot)) {
             volume.note_progress(progress);
+        }
+    }
+
+    /// The other members hold everything up to `stable` for good. Whoever compares tails later begins
+    /// there, or finds it in theirs: this replica, which is being brought up to them, need not list it.
+    pub fn trim_tail(&mut self, volume: VolumeId, stable: Stamp) {
+        if let Some(volume) = self.volumes.find(volume).and_then(|slot| self.volumes.get_mut(slot)) {
+            volume.trim_tail(stable);
         }
     }
 

@@ -38,8 +38,11 @@ pub(crate) struct Volume {
     pub(crate) intact_limit: Option<Stamp>,
     /// Deleted; its blocks are being freed.
     pub(crate) deleted: bool,
-    /// Writes and discards above the stable stamp, in the order they were carried out.
+    /// Writes and discards above the stable stamp, and above what the others hold for good, in the
+    /// order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
+    /// What the others hold for good. Not part of the image: a replay lists more, which is harmless.
+    pub(crate) stable_elsewhere: Stamp,
     /// Has records of its own in the map. Not part of the image.
     pub(crate) regions: Regions,
     /// The progress that the journal knows. Not part of the image.
@@ -74,6 +77,7 @@ impl Volume {
             intact_limit: None,
             deleted: false,
             tail: VecDeque::new(),
+            stable_elsewhere: Stamp::ZERO,
             regions: Regions::default(),
             progress_recorded: VolumeProgress::default(),
             outstanding: 0,
@@ -113,6 +117,9 @@ impl Volume {
     }
 
     fn note_tail(&mut self, extent: TailExtent) {
+        if last_stamp(extent) <= self.stable_elsewhere {
+            return;
+        }
         if let Some(back) = self.tail.back_mut()
             && back.discard == extent.discard
             && back.range.end() == extent.range.start
@@ -132,12 +139,16 @@ impl Volume {
         if self.intact_limit.is_some_and(|limit| stable > limit) {
             self.intact_limit = None;
         }
-        while let Some(front) = self.tail.front() {
-            if last_stamp(*front) > stable {
-                break;
-            }
-            self.tail.pop_front();
-        }
+        self.drop_from_tail(stable);
+    }
+
+    pub(crate) fn trim_tail(&mut self, stable: Stamp) {
+        self.stable_elsewhere = self.stable_elsewhere.max(stable);
+        self.drop_from_tail(stable);
+    }
+
+    fn drop_from_tail(&mut self, stable: Stamp) {
+        while self.tail.pop_front_if(|front| last_stamp(*front) <= stable).is_some() {}
     }
 
     /// The newest version of each block in the tail above `since`, in order of blocks.
@@ -350,5 +361,26 @@ mod tests {
             let after: u64 = volume.tail_above(since).iter().map(|e| u64::from(e.range.count)).sum();
             prop_assert_eq!(after, oracle.len() as u64);
         }
+    }
+
+    #[test]
+    fn what_others_hold_for_good_is_not_in_the_tail_however_much_is_placed() {
+        let mut volume = Volume::new(VolumeId::from_bytes([3; 16]), 1 << 20);
+        let extent = |block: u64, stamp: u64| TailExtent {
+            range: BlockRange::new(block, 1),
+            stamp: Stamp::from_u64(stamp),
+            discard: false,
+        };
+        volume.note(extent(7, 50), Origin::Live);
+        volume.trim_tail(Stamp::from_u64(100));
+        for block in 0..1000 {
+            volume.note(extent(2 * block, 100 - block % 90), Origin::Placed);
+        }
+        assert_eq!((volume.tail.len(), volume.last), (0, Stamp::from_u64(100)));
+        volume.note(extent(3, 101), Origin::Placed);
+        volume.note(extent(5, 200), Origin::Live);
+        assert_eq!(volume.tail_above(Stamp::ZERO), [extent(3, 101), extent(5, 200)]);
+        volume.trim_tail(Stamp::from_u64(150));
+        assert_eq!(volume.tail_above(Stamp::ZERO), [extent(5, 200)]);
     }
 }

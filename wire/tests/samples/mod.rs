@@ -92,11 +92,13 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::VerifyReply { versions, crcs: vec![BlockCrc(3), BlockCrc(4)] },
         Message::Pull {
             source: pool,
+            boot: BootId::from_bytes([8; 16]),
             address: "replica-2.example:7001".into(),
             since: stamp(6, 4),
             floor: stamp(7, 9),
+            stable: stamp(7, 3),
         },
-        Message::PullStatus,
+        Message::PullStatus { stable: stamp(7, 8) },
         Message::PullReport(PullReport {
             state: PullState::Running,
             position: 1 << 20,

@@ -220,7 +220,7 @@ impl ModelMember {
                 self.pull = Some(Pull { source, since, floor, next: 0, diverged, failed: false });
                 Message::Done
             }
-            Message::PullStatus => self.pull_report(),
+            Message::PullStatus { .. } => self.pull_report(),
             // Its media fail by chance, not for good: there is nothing to mend.
             Message::Repair { .. } => Message::Done,
             Message::Tail { since, skip } => self.tail(since, skip as usize),

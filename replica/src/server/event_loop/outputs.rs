@@ -43,6 +43,7 @@ impl EventLoop {
                 }
                 Output::EndPull(connection) => self.end_copying(connection),
                 Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
+                Output::TrimTail(volume, stable) => self.store.trim_tail(volume, stable),
                 Output::Send(to, frame) => self.send(to, &frame),
                 Output::Close(connection, reason) => {
                     tracing::info!(connection = connection.index(), %reason, "connection ends");

@@ -6,7 +6,8 @@ use trivet_wire::{PullReport, PullState, TailEntry};
 
 fn pull() -> Message {
     let (source, address) = (PoolId::from_bytes([6; 16]), "host:7001".to_owned());
-    Message::Pull { source, address, since: stamp(1, 2), floor: stamp(5, 1) }
+    let boot = BootId::from_bytes([3; 16]);
+    Message::Pull { source, boot, address, since: stamp(1, 2), floor: stamp(5, 1), stable: stamp(4, 9) }
 }
 
 fn repair() -> Message {
@@ -24,7 +25,8 @@ fn a_pull_is_ordered_with_what_the_session_knows() {
     assert_eq!((of, order.volume, order.blocks), (connection, VOLUME, 1000));
     assert_eq!((order.since, order.floor, order.generation), (stamp(1, 2), stamp(5, 1), generation(5)));
     assert_eq!((source.pool, source.address.as_str()), (PoolId::from_bytes([6; 16]), "host:7001"));
-    server.say(connection, 11, 5, Message::PullStatus);
+    assert_eq!(source.boot, Some(BootId::from_bytes([3; 16])));
+    server.say(connection, 11, 5, Message::PullStatus { stable: stamp(5, 3) });
     assert!(matches!(server.copying.pop(), Some(Output::ReportPull(of, 11)) if of == connection));
     let report = PullReport {
         state: PullState::Running,
