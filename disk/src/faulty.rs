@@ -101,6 +101,11 @@ impl FaultyDisk {
         self.failed
     }
 
+    /// Only failures from now on count.
+    pub fn forget_failure(&mut self) {
+        self.failed = false;
+    }
+
     /// Lets no fault happen to what is submitted from now on.
     pub fn clear_faults(&mut self) {
         self.plan = FaultPlan::default();

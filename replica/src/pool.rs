@@ -36,8 +36,6 @@ pub struct OpenPool {
     pub meta: Arc<dyn MetaStore>,
     /// What opening found.
     pub report: OpenReport,
-    /// The host's boot.
-    pub boot: BootId,
 }
 
 /// Why a pool's folder does not open.
@@ -159,7 +157,7 @@ pub fn open_or_create(reactor: &Reactor, path: &Path, options: &PoolOptions) -> 
     let store_options = StoreOptions { map_budget_bytes: options.map_budget_bytes };
     let (store, report) =
         Store::open(&mut disk, &meta, &store_options, boot).map_err(|error| PoolError::open(path, error))?;
-    Ok(OpenPool { store, disk, meta: Arc::new(meta), report, boot })
+    Ok(OpenPool { store, disk, meta: Arc::new(meta), report })
 }
 
 /// Proves the invariants of the closed pool in a folder, changing nothing. With `data`, reads

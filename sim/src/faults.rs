@@ -145,7 +145,7 @@ impl World {
             | Fault::Contention
             | Fault::RecordLoss
             | Fault::ClockDrift
-            | Fault::TrustFailedDisk => unreachable!("does not strike at moments"),
+            | Fault::RestartOnFailedDisk => unreachable!("does not strike at moments"),
         }
     }
 

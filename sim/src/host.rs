@@ -86,6 +86,8 @@ pub(crate) struct Host {
     disk_latency: Duration,
     /// The highest generation that it has promised to anyone.
     pub(crate) promised: Generation,
+    /// The next opening of its pool knows that its device has failed.
+    failure_noted: bool,
     /// When it last lost what its device's cache held.
     pub(crate) lost_power: Option<Duration>,
     own_requests: u64,
@@ -109,6 +111,7 @@ impl Host {
             slowness: 1,
             disk_latency: random.log_between(Duration::from_micros(20), Duration::from_millis(2)),
             promised: Generation::ZERO,
+            failure_noted: false,
             lost_power: None,
             own_requests: 0,
         }
@@ -137,9 +140,11 @@ pub(crate) fn landed(arena: &mut BlockArena, frame: Frame) -> Frame {
 impl World {
     /// Starts a replica server, if its host has power and none runs.
     pub(crate) fn start_replica(&mut self, index: usize) {
-        if self.hosts[index].disk.has_failed() && !self.profile.has(Fault::TrustFailedDisk) {
+        let noted = std::mem::take(&mut self.hosts[index].failure_noted);
+        if self.hosts[index].disk.has_failed() && !(noted && self.profile.has(Fault::RestartOnFailedDisk)) {
             self.cut_power(index, "restarted after an error of its device");
         }
+        self.hosts[index].disk.forget_failure();
         let (now, striking) = (self.now, self.is_striking());
         // Power is lost again while the pool is opened, which writes and flushes twice.
         let cuts = striking && self.profile.has(Fault::ReplicaPower);
@@ -176,7 +181,11 @@ impl World {
             host.disk.set_fault_rates(FaultRates { read_error: OneIn(40), ..FaultRates::default() });
         }
         let known = store.volume(VOLUME);
-        let identity = Identity { pool: host.pool, boot: host.boot_id() };
+        if report.device_failed {
+            host.lost_power = Some(now);
+            self.oracle.host_lost_power(index);
+        }
+        let identity = Identity { pool: host.pool, boot: report.boot };
         host.process = Some(Process {
             store,
             sessions: Sessions::new(identity),
@@ -217,6 +226,13 @@ impl World {
 
     /// The process ends at once. What its device has taken by then stays, flushed or not.
     pub(crate) fn kill_replica(&mut self, index: usize, why: &'static str) {
+        if self.has_stopped(index) {
+            // As the server does when it notices.
+            match Store::note_failure(&*self.hosts[index].meta) {
+                Ok(()) => self.hosts[index].failure_noted = true,
+                Err(error) => return self.fail(Check::Unopenable, error.to_string()),
+            }
+        }
         self.end_process(index, why);
         let tokens: Vec<DiskToken> = self.hosts[index].disk.in_flight().collect();
         for token in tokens {

@@ -50,11 +50,15 @@ pub enum Planted {
     PullBeforeSettled,
     /// The engine reads from members that are being brought back.
     ReadFromSyncing,
+    /// The engine reads from a member whose drop is on its way.
+    ReadFromLeaving,
+    /// The engine takes no notice of a wait that an opener before it has left undone.
+    ForgetWaitOwed,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -77,6 +81,8 @@ impl Planted {
         Self::CopyTooLittle,
         Self::PullBeforeSettled,
         Self::ReadFromSyncing,
+        Self::ReadFromLeaving,
+        Self::ForgetWaitOwed,
     ];
 
     /// Whether this build can plant anything.
@@ -103,6 +109,8 @@ impl Planted {
             Self::CopyTooLittle => Some(PlantedFault::CopyTooLittle),
             Self::PullBeforeSettled => Some(PlantedFault::PullBeforeSettled),
             Self::ReadFromSyncing => Some(PlantedFault::ReadFromSyncing),
+            Self::ReadFromLeaving => Some(PlantedFault::ReadFromLeaving),
+            Self::ForgetWaitOwed => Some(PlantedFault::ForgetWaitOwed),
             _ => None,
         }
     }

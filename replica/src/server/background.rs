@@ -3,8 +3,10 @@
 //! Loading groups and writing checkpoints have a thread each: a read that waits for a group must
 //! not wait for a checkpoint, which takes seconds. Nor must either wait for a name server.
 
-use crate::meta::MetaStore;
-use crate::store::{ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
+use crate::meta::{MetaError, MetaStore};
+use crate::store::{
+    ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded, Store,
+};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -17,16 +19,19 @@ use trivet_reactor::Waker;
 pub(super) enum Finished {
     Groups(GroupsLoaded),
     Scan(ChangedScanned),
+    FailureNoted(Result<(), MetaError>),
     Checkpoint(CheckpointOutcome),
     /// For which job a name was looked up.
     Resolved(u64, Result<SocketAddr, String>),
 }
 
-/// What the thread that reads the map is given: groups for the cache, and short looks for changes.
+/// What the thread that reads the map is given: groups for the cache, short looks for changes, and what
+/// must not wait for a checkpoint.
 #[derive(Debug)]
 enum Reading {
     Load(GroupLoad),
     Scan(Box<ChangedScan>),
+    NoteFailure,
 }
 
 /// All threads. Dropping it waits until they have finished what they were given.
@@ -47,6 +52,7 @@ impl Background {
             Worker::start("map-load", done.clone(), waker.clone(), move |reading: Reading| match reading {
                 Reading::Load(load) => Finished::Groups(load.run(&*map)),
                 Reading::Scan(scan) => Finished::Scan(scan.run(&*map)),
+                Reading::NoteFailure => Finished::FailureNoted(Store::note_failure(&*map)),
             })?;
         let writer = Arc::clone(meta);
         let checkpoints =
@@ -65,6 +71,11 @@ impl Background {
 
     pub(super) fn scan(&self, scan: Box<ChangedScan>) {
         self.readings.give(Reading::Scan(scan));
+    }
+
+    /// Notes for the next opening that the device has failed.
+    pub(super) fn note_failure(&self) {
+        self.readings.give(Reading::NoteFailure);
     }
 
     /// Looks a `host:port` up.

@@ -294,6 +294,7 @@ impl EventLoop {
                         && !std::mem::replace(&mut self.failure_logged, true)
                     {
                         tracing::error!(cause, "the pool has stopped until it is reopened");
+                        self.background.note_failure();
                     }
                     if let Some(result) = self.copying.store_answered(id, result) {
                         self.sessions.completed(id, result, &self.store, &mut self.outputs);
@@ -313,6 +314,11 @@ impl EventLoop {
                 Finished::Groups(groups) => self.store.groups_loaded(groups),
                 Finished::Scan(scanned) => self.store.changed_scanned(scanned),
                 Finished::Checkpoint(outcome) => self.store.checkpoint_finished(outcome),
+                Finished::FailureNoted(Ok(())) => {}
+                Finished::FailureNoted(Err(error)) => tracing::error!(
+                    %error,
+                    "the failure of the device cannot be noted: restart the host before this server"
+                ),
             }
         }
     }

@@ -66,7 +66,7 @@ pub fn run(
         store: opened.store,
         disk: opened.disk,
         background,
-        identity: Identity { pool: opened.report.pool, boot: opened.boot },
+        identity: Identity { pool: opened.report.pool, boot: opened.report.boot },
     });
     tracing::info!(%address, pool = %opened.report.pool, "serving");
     ready(address);
@@ -74,9 +74,15 @@ pub fn run(
 }
 
 fn log_recovery(report: &OpenReport) {
-    let OpenReport { replayed_blocks, dropped_blocks, host_restarted, .. } = report;
-    if *replayed_blocks > 0 || *host_restarted {
-        tracing::info!(replayed_blocks, dropped_blocks, host_restarted, "the pool was recovered");
+    let OpenReport { replayed_blocks, dropped_blocks, host_restarted, device_failed, .. } = report;
+    if *replayed_blocks > 0 || *host_restarted || *device_failed {
+        tracing::info!(
+            replayed_blocks,
+            dropped_blocks,
+            host_restarted,
+            device_failed,
+            "the pool was recovered"
+        );
     }
     if let Some(damage) = &report.superblock_repaired {
         tracing::warn!(damage, "a copy of the superblock was repaired");

@@ -107,6 +107,8 @@ pub(crate) mod key {
     use super::{Buf, BufMut, Slot};
 
     pub(crate) const HEADER: &[u8] = b"c";
+    /// The device has failed a write or flush since the pool was opened.
+    pub(crate) const FAILED: &[u8] = b"f";
     pub(crate) const REGIONS: u8 = b'r';
     pub(crate) const VOLUMES: u8 = b'v';
     pub(crate) const ZONES: u8 = b'z';

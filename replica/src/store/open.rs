@@ -25,7 +25,7 @@ use super::memtable::Memtable;
 use super::open_error::{FormatError, OpenError};
 use super::read::Reads;
 use super::record::Slot;
-use super::recovery::replay;
+use super::recovery::{replay, write_again};
 use super::volume::{Volume, VolumeTable};
 use crate::meta::{MetaError, MetaStore};
 use crate::planted::{self, PlantedFault};
@@ -64,6 +64,10 @@ pub struct OpenReport {
     pub dropped_blocks: u64,
     /// Whether the host was restarted since: what was not stable may be missing.
     pub host_restarted: bool,
+    /// Whether the device had failed a write or flush: what was not stable may be missing.
+    pub device_failed: bool,
+    /// What to call this boot of the host: another name than before when something may be missing.
+    pub boot: BootId,
     /// What is wrong with a copy of the superblock that the other one made up for.
     pub superblock_repaired: Option<String>,
 }
@@ -84,6 +88,8 @@ pub(super) struct Loaded {
     pub(super) dropped: Vec<Dropped>,
     /// What each volume's engine had told to be committed, as far as that is stable.
     pub(super) committed: BTreeMap<Slot, Stamp>,
+    /// The device failed a write or flush after the pool was last opened.
+    pub(super) device_failed: bool,
 }
 
 impl Store {
@@ -128,11 +134,14 @@ impl Store {
         let mut loaded = load(disk, meta)?;
         // A pool just made has been opened on no boot yet.
         let host_restarted = loaded.header.boot != boot && loaded.header.boot_epoch > 0;
+        let device_failed = loaded.device_failed;
         let report = OpenReport {
             pool: loaded.superblock.pool,
             replayed_blocks: loaded.head - loaded.header.tail,
             dropped_blocks: loaded.dropped.len() as u64,
             host_restarted,
+            device_failed,
+            boot: if device_failed { renamed(boot, loaded.header.boot_epoch) } else { boot },
             superblock_repaired: loaded.superblock_damage.take(),
         };
         let mut header = loaded.header.clone();
@@ -140,12 +149,17 @@ impl Store {
         header.boot = boot;
         header.dropped.append(&mut loaded.dropped);
         header.segments.push(Segment { epoch: header.boot_epoch, first: loaded.head });
-        if host_restarted {
+        if host_restarted || device_failed {
             limit_intact(&mut loaded, &mut header);
         }
         loaded.superblock.boot_epoch = header.boot_epoch;
         // The flushes in here also make stable what replay found and kept.
-        write_superblocks(disk, &loaded.superblock)?;
+        let solid = if device_failed { write_again(disk, &loaded) } else { Ok(()) };
+        let written = solid.and_then(|()| Ok(write_superblocks(disk, &loaded.superblock)?));
+        if let Err(error) = written {
+            Self::note_failure(meta)?;
+            return Err(error);
+        }
         commit_header(meta, &header)?;
         let needs_checkpoint = !header.has_room();
         let mut store = Self::from_loaded(loaded, header, options);
@@ -153,6 +167,17 @@ impl Store {
             store.checkpoint_now(meta)?;
         }
         Ok((store, report))
+    }
+
+    /// The device has failed a write or flush, and the pool has stopped: notes it for the next
+    /// opening, which may be on the same boot, while the device still shows what it has not written.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn note_failure(meta: &dyn MetaStore) -> Result<(), MetaError> {
+        let mut commit = meta.begin()?;
+        commit.put(key::FAILED, &[])?;
+        commit.finish()
     }
 
     fn from_loaded(loaded: Loaded, header: Header, options: &StoreOptions) -> Self {
@@ -240,7 +265,17 @@ fn limit_intact(loaded: &mut Loaded, header: &mut Header) {
 fn commit_header(meta: &dyn MetaStore, header: &Header) -> Result<(), MetaError> {
     let mut commit = meta.begin()?;
     commit.put(key::HEADER, &header.encode())?;
+    commit.delete(key::FAILED)?;
     commit.finish()
+}
+
+/// Another name for the host's boot: for who knows it, something may be missing since.
+fn renamed(boot: BootId, boot_epoch: u64) -> BootId {
+    let mut bytes = *boot.as_bytes();
+    for (byte, other) in bytes.iter_mut().rev().zip(boot_epoch.to_le_bytes()) {
+        *byte ^= !other;
+    }
+    BootId::from_bytes(bytes)
 }
 
 /// Writes both copies, one stable before the other is touched.
@@ -282,6 +317,7 @@ pub(super) fn load(disk: &mut dyn Disk, meta: &dyn MetaStore) -> Result<Loaded, 
         stable: header.tail,
         dropped: Vec::new(),
         committed: BTreeMap::new(),
+        device_failed: meta.get(key::FAILED)?.is_some(),
         header,
     };
     load_volumes(meta, &mut loaded)?;

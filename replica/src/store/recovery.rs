@@ -6,9 +6,12 @@
 //! - A write above the stable mark may have its record on the medium and its data not: its data is
 //!   read and, block by block, dropped where the checksum does not match. The dropped blocks are
 //!   named in the header, so that they stay dropped.
+//!
+//! After the device has failed a write or flush it may show what it will never write, whatever later
+//! flushes say. What replay has accepted above the stable mark is therefore written once more.
 
 use hashbrown::HashSet;
-use trivet_disk::{Disk, read_blocking};
+use trivet_disk::{Disk, read_blocking, write_blocking};
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, block_crc};
 
 use super::apply::apply_record;
@@ -117,6 +120,31 @@ pub(super) fn replay(disk: &mut dyn Disk, loaded: &mut Loaded) -> Result<(), Ope
     }
     if !noted {
         note_committed(loaded);
+    }
+    Ok(())
+}
+
+/// Writes what is not stable again, where it lies and as it is: journal blocks and their data.
+pub(super) fn write_again(disk: &mut dyn Disk, loaded: &Loaded) -> Result<(), OpenError> {
+    let geometry = loaded.superblock.geometry;
+    for accepted in walk_journal(disk, loaded)? {
+        if accepted.sequence < loaded.stable {
+            continue;
+        }
+        let Some(block) = JournalBlock::decode(loaded.superblock.pool, &accepted.block) else {
+            unreachable!("it was decoded before")
+        };
+        let mut records = block.records;
+        while !records.is_empty() {
+            let sequence = accepted.sequence;
+            let damaged = |error: RecordError| OpenError::Record { sequence, error: error.to_string() };
+            if let Record::Write { physical, crcs, .. } = Record::decode(&mut records).map_err(damaged)? {
+                let offset = physical * BLOCK_SIZE_U64;
+                let data = read_blocking(disk, offset, crcs.len() * BLOCK_SIZE)?;
+                write_blocking(disk, offset, &data)?;
+            }
+        }
+        write_blocking(disk, geometry.journal_offset(accepted.sequence), &accepted.block)?;
     }
     Ok(())
 }
