@@ -50,15 +50,11 @@ pub enum Planted {
     PullBeforeSettled,
     /// The engine reads from members that are being brought back.
     ReadFromSyncing,
-    /// The engine reads from a member whose drop is on its way.
-    ReadFromLeaving,
-    /// The engine takes no notice of a wait that an opener before it has left undone.
-    ForgetWaitOwed,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 22] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -81,8 +77,6 @@ impl Planted {
         Self::CopyTooLittle,
         Self::PullBeforeSettled,
         Self::ReadFromSyncing,
-        Self::ReadFromLeaving,
-        Self::ForgetWaitOwed,
     ];
 
     /// Whether this build can plant anything.
@@ -109,8 +103,6 @@ impl Planted {
             Self::CopyTooLittle => Some(PlantedFault::CopyTooLittle),
             Self::PullBeforeSettled => Some(PlantedFault::PullBeforeSettled),
             Self::ReadFromSyncing => Some(PlantedFault::ReadFromSyncing),
-            Self::ReadFromLeaving => Some(PlantedFault::ReadFromLeaving),
-            Self::ForgetWaitOwed => Some(PlantedFault::ForgetWaitOwed),
             _ => None,
         }
     }

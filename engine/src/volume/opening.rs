@@ -65,7 +65,7 @@ impl VolumeCore {
         self.generation = record.generation;
         self.epoch = record.epoch;
         self.blocks = record.blocks;
-        self.waits_for_older_engines |= record.wait_owed && !self.has_planted(Planted::ForgetWaitOwed);
+        self.waits_for_older_engines |= record.wait_owed;
         self.first_promise = None;
         self.undecided = None;
         for member in &mut self.members {

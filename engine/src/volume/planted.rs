@@ -37,10 +37,6 @@ pub enum PlantedFault {
     PullBeforeSettled,
     /// Members that are being brought back are read from.
     ReadFromSyncing,
-    /// A member is read from while its drop is on its way.
-    ReadFromLeaving,
-    /// An opener takes no notice of a wait that another has left undone.
-    ForgetWaitOwed,
 }
 
 impl VolumeCore {
