@@ -59,6 +59,8 @@ pub enum Fault {
     ClockDrift,
     /// The volume is grown, which changes replicas and record.
     Grow,
+    /// A scrub of the whole volume begins.
+    Scrub,
     /// After its device has failed, a replica server is started again without restarting the host.
     /// Known to fail (`docs/testing.md`), so that no seed draws it.
     TrustFailedDisk,
@@ -66,7 +68,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -92,6 +94,8 @@ impl Fault {
         Self::ClockDrift,
         Self::Grow,
         Self::TrustFailedDisk,
+        // Last, so that the others keep their random numbers.
+        Self::Scrub,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -106,6 +110,11 @@ impl Fault {
                 | Self::ClockDrift
                 | Self::TrustFailedDisk
         )
+    }
+
+    /// Whether it is drawn with the others.
+    const fn is_drawn(self) -> bool {
+        !self.is_beyond() && !matches!(self, Self::Scrub)
     }
 
     /// Whether the product is known not to stand it yet.
@@ -210,7 +219,7 @@ fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     let theme = THEMES.get(random.index(THEMES.len() * 2)).copied().unwrap_or_default();
     let others = if theme.is_empty() { random.pick(&[0, 10, 25, 40, 60]) } else { 4 };
     let on =
-        |fault: &Fault| !fault.is_beyond() && random.percent(if theme.contains(fault) { 70 } else { others });
+        |fault: &Fault| fault.is_drawn() && random.percent(if theme.contains(fault) { 70 } else { others });
     Fault::ALL.into_iter().filter(on).collect()
 }
 
@@ -222,7 +231,10 @@ impl Profile {
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let random = &mut Random::stream(seed, 1);
-        let faults = draw_faults(random);
+        let mut faults = draw_faults(random);
+        if Random::stream(seed, 5).one_in(3) {
+            faults.insert(Fault::Scrub);
+        }
         // Short runs are dense: much is unflushed then, and freed space is soon wanted again.
         let least = if random.one_in(3) { 1 } else { 8 };
         let run_for = random.log_between(Duration::from_secs(least), Duration::from_secs(180 / 8 * least));

@@ -205,7 +205,8 @@ impl VolumeCore {
     }
 
     /// How far it is.
-    pub(super) fn scrub_status(&self, now: Duration) -> Option<ScrubStatus> {
+    #[must_use]
+    pub fn scrub_status(&self, now: Duration) -> Option<ScrubStatus> {
         let scrub = self.scrub.as_ref()?;
         let elapsed = scrub.finished_at.unwrap_or(now).saturating_sub(scrub.began.0).as_millis();
         let done = u128::from(scrub.position.saturating_sub(scrub.began.1));
@@ -276,7 +277,7 @@ impl VolumeCore {
             let ScrubCounts { compared, repaired, mismatched, unrepairable, .. } = scrub.counts;
             tracing::info!(volume = %self.options.volume, compared, repaired, mismatched, unrepairable,
                 "scrubbed");
-            return;
+            return self.begin_flush(now);
         }
         if now < scrub.rests_until || !scrub.pace.wait(now).is_zero() {
             return;
@@ -537,6 +538,8 @@ impl VolumeCore {
         window.repairs.swap_remove(mine);
         let last = window.repairs.is_empty();
         if let (true, Some(scrub)) = (done, &mut self.scrub) {
+            // What was placed anew is not stable yet, and no write says that there is something to flush.
+            self.flushing.want();
             scrub.counts.repaired += u64::from(range.count);
         } else if !self.looks_again(range) {
             self.count_unrepairable(range);
