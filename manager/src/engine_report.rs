@@ -1,13 +1,12 @@
 //! What an engine process says of itself on its status socket: one JSON object to whoever
 //! connects, then the end of the stream. Nothing depends on it but what people are shown.
 
-use crate::records::ScrubCounts;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use trivet_model::PoolId;
+use trivet_model::{PoolId, ScrubCounts, ScrubOrder};
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,19 +50,6 @@ pub struct ScrubReport {
     pub seconds_left: Option<u64>,
     /// Why it does not get on.
     pub waits: Option<String>,
-}
-
-/// A scrub that an engine shall carry out.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct ScrubOrder {
-    /// Its number.
-    pub run: u64,
-    /// The block to begin at.
-    pub position: u64,
-    /// What each member may read a second.
-    pub bytes_per_second: u64,
-    /// What was found before that block.
-    pub counts: ScrubCounts,
 }
 
 /// All that is wanted of an engine beside serving.

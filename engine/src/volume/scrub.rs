@@ -25,7 +25,8 @@ mod pace;
 mod report;
 mod settle;
 
-pub use report::{ScrubCounts, ScrubOrder, ScrubStatus};
+pub use report::ScrubStatus;
+pub use trivet_model::{ScrubCounts, ScrubOrder};
 
 use super::control::IDLE;
 use super::member::Control;

@@ -7,7 +7,7 @@
 
 use super::volumes::{attachment, find};
 use super::{Control, Refusal};
-use crate::engine_report::{ScrubOrder, ScrubReport, want};
+use crate::engine_report::{ScrubReport, want};
 use crate::records::{self, FinishedScrub, RecordError, ScrubRecord};
 use crate::store::{CommitError, RecordStore};
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use trivet_api::{Layout, v1};
-use trivet_model::{Revision, VolumeId, VolumeRecord};
+use trivet_model::{Revision, ScrubOrder, VolumeId, VolumeRecord};
 
 /// What each member may read a second, unless someone says otherwise.
 pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 100 << 20;
@@ -39,6 +39,14 @@ const QUIET_FOR: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Scrubs {
     round: Option<JoinHandle<Known>>,
+}
+
+impl Scrubs {
+    /// Whether a round is under way.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| !round.is_finished())
+    }
 }
 
 impl Control {

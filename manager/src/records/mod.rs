@@ -16,7 +16,7 @@ pub use deletion::DeletionRecord;
 pub use node::NodeRecord;
 pub use replacement::{ReplacementReason, ReplacementRecord};
 pub use replica::ReplicaRecord;
-pub use scrub::{FinishedScrub, RunningScrub, ScrubCounts, ScrubRecord};
+pub use scrub::{FinishedScrub, RunningScrub, ScrubRecord};
 pub use volume::VolumeNameRecord;
 
 use crate::store::{Change, CommitError, RecordStore, StoreError, Stored};

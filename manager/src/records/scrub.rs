@@ -3,7 +3,7 @@
 
 use super::Record;
 use serde::{Deserialize, Serialize};
-use trivet_model::VolumeId;
+use trivet_model::{ScrubCounts, VolumeId};
 
 /// The scrubs of a volume. Times are in seconds since 1970, by the manager's clock; nothing depends on
 /// them but when a scrub begins.
@@ -49,21 +49,6 @@ pub struct FinishedScrub {
     pub finished_at: u64,
     /// What was found.
     pub counts: ScrubCounts,
-}
-
-/// What a scrub has come to; as in the engine's report.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ScrubCounts {
-    /// Blocks compared.
-    pub compared: u64,
-    /// Copies of blocks that were bad and are mended.
-    pub repaired: u64,
-    /// Blocks of which members had different versions.
-    pub mismatched: u64,
-    /// Blocks that could not be mended.
-    pub unrepairable: u64,
-    /// The first of those.
-    pub unrepairable_blocks: Vec<u64>,
 }
 
 impl ScrubRecord {

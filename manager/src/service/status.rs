@@ -6,13 +6,12 @@ use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, volumes};
 use crate::engine_report::{self, MemberReport, ScrubReport};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord, ScrubCounts,
-    ScrubRecord,
+    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord, ScrubRecord,
 };
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
 use trivet_api::convert::record_to_wire;
 use trivet_api::v1;
-use trivet_model::{Member, Revision, VolumeRecord};
+use trivet_model::{Member, Revision, ScrubCounts, VolumeRecord};
 
 impl ManagerService {
     pub(super) async fn cluster_status(&self) -> Result<v1::ClusterStatus, Refusal> {

@@ -1,38 +1,10 @@
-//! A scrub as it is ordered, and what is told of it.
+//! What is told of a scrub.
 
 use super::Scrub;
 use crate::volume::{VolumeCore, VolumeState};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::time::Duration;
-use trivet_model::BLOCK_SIZE_U64;
-
-/// What a scrub has come to.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ScrubCounts {
-    /// Blocks compared.
-    pub compared: u64,
-    /// Copies of blocks that a member could not read, and has fetched from another.
-    pub repaired: u64,
-    /// Blocks of which members had different versions: the newest was written to all.
-    pub mismatched: u64,
-    /// Blocks that nobody could read, or whose repair failed.
-    pub unrepairable: u64,
-    /// The first of those.
-    pub unrepairable_blocks: Vec<u64>,
-}
-
-/// A scrub that is wanted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ScrubOrder {
-    /// Chosen by whoever orders it: tells this scrub from others.
-    pub run: u64,
-    /// The block to begin at.
-    pub position: u64,
-    /// How much each member may read, at most.
-    pub bytes_per_second: u64,
-    /// What was found before that block.
-    pub counts: ScrubCounts,
-}
+use trivet_model::{BLOCK_SIZE_U64, ScrubCounts};
 
 /// How far a scrub is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
