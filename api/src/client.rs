@@ -104,6 +104,8 @@ calls! {
     detach_volume(DetachVolumeRequest) -> VolumeStatus;
     /// Makes one copy the volume's only one, or says whether that could be.
     salvage_volume(SalvageVolumeRequest) -> VolumeStatus;
+    /// Begins, ends or schedules scrubs.
+    scrub_volume(ScrubVolumeRequest) -> VolumeStatus;
     /// Gives a volume one more copy.
     add_replica(AddReplicaRequest) -> ReplicaChange;
     /// Takes a copy away, or says whether that could be.

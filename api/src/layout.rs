@@ -206,6 +206,14 @@ impl Layout {
         self.socket(self.dir.join("run").join(format!("engine-{volume}.status")))
     }
 
+    /// The socket at which a volume's engine is told what else it shall do.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn engine_control_socket(&self, volume: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("run").join(format!("engine-{volume}.control")))
+    }
+
     /// The short folder, if the cluster has one.
     ///
     /// # Errors
@@ -316,7 +324,7 @@ mod tests {
         let socket = layout.manager_socket().unwrap();
         assert!(socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
         assert_eq!(Layout::open(&dir).unwrap().manager_socket().unwrap(), socket);
-        let longest = layout.engine_status_socket(&"n".repeat(63)).unwrap();
+        let longest = layout.engine_control_socket(&"n".repeat(63)).unwrap();
         assert!(longest.as_os_str().len() <= SOCKET_PATH_BYTES_MAX, "{}", longest.display());
         let short = layout.short_socket_dir().unwrap().unwrap();
         assert_eq!(socket.parent(), Some(short.as_path()));

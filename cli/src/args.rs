@@ -18,7 +18,7 @@ Cluster:
   down        Stop the local cluster; its data stays
   status      Show the processes, pools and volumes of a cluster
 Volumes:
-  volume      Make, list, show, delete, attach, detach, resize and salvage volumes
+  volume      Make, list, show, delete, attach, detach, resize, scrub and salvage volumes
   replica     Add, remove and replace the copies of a volume; or serve one disk's pool
   bench       Measure a volume
 Care:
@@ -129,6 +129,28 @@ pub(crate) fn byte_size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.0).map_err(|error| error.to_string())
 }
 
+/// The slowest scrub; slower ones would not end.
+const SCRUB_RATE_MIN: u64 = 64 << 10;
+
+/// A scrub's rate in bytes a second.
+pub(crate) fn scrub_rate(text: &str) -> Result<u64, String> {
+    let rate = byte_size(text.strip_suffix("/s").unwrap_or(text))?;
+    if rate < SCRUB_RATE_MIN {
+        return Err(format!("a scrub's rate is at least {} a second", ByteSize(SCRUB_RATE_MIN)));
+    }
+    Ok(rate)
+}
+
+/// A time between scrubs in seconds, such as `7d`.
+pub(crate) fn scrub_interval(text: &str) -> Result<u64, String> {
+    let seconds = [("m", 60), ("h", 3600), ("d", 86400), ("w", 7 * 86400)]
+        .iter()
+        .find_map(|(unit, length)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*length));
+    seconds
+        .filter(|&seconds| seconds > 0)
+        .ok_or_else(|| "a time between scrubs is a number with m, h, d or w, such as 7d".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +180,18 @@ mod tests {
         assert_eq!("3".parse(), Ok(ReplicaName(3)));
         for text in ["", "replica-", "replica-0", "replica-x", "-1", "server-1"] {
             assert!(text.parse::<ReplicaName>().unwrap_err().contains("replica-1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn scrubs_have_rates_and_intervals() {
+        assert_eq!((scrub_rate("100MiB"), scrub_rate("1GiB/s")), (Ok(100 << 20), Ok(1 << 30)));
+        assert!(scrub_rate("1k").unwrap_err().contains("at least 64 KiB"));
+        for (text, seconds) in [("30m", 1800), ("12h", 43200), ("7d", 604_800), ("2w", 1_209_600)] {
+            assert_eq!(scrub_interval(text), Ok(seconds));
+        }
+        for text in ["", "d", "0d", "7", "-1d", "1.5d", "7 days", "99999999999999999w"] {
+            assert!(scrub_interval(text).unwrap_err().contains("such as 7d"), "{text}");
         }
     }
 

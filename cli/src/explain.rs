@@ -60,6 +60,9 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         }
         FailureKind::NotFound => ("see what there is: trivet volume list", Exit::NotFound),
         FailureKind::Exists => ("choose another name, or see it: trivet volume show NAME", Exit::Conflict),
+        FailureKind::InUse if message.contains("is not attached for writing") => {
+            ("attach it first: trivet volume attach NAME", Exit::Conflict)
+        }
         FailureKind::InUse if message.contains("is attached already") => {
             ("detach it first (trivet volume detach NAME), then attach it anew", Exit::Conflict)
         }

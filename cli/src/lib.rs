@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod replica;
 mod role;
+mod scrub_view;
 mod status;
 mod up;
 mod view;

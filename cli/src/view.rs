@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::nbd::uri::unix_uri;
+use crate::scrub_view::ScrubView;
 use serde::Serialize;
 use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
@@ -71,6 +72,7 @@ pub(crate) struct VolumeView {
     pub(crate) owner: String,
     pub(crate) members: Vec<MemberView>,
     pub(crate) replacement: Option<ReplacementView>,
+    pub(crate) scrub: Option<ScrubView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -275,6 +277,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             to: replica_name(replacement.to),
             asked: replacement.asked,
         }),
+        scrub: status.scrub.map(ScrubView::from),
         engine: process,
         name: record.name,
     })

@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 /// `TRIVET_BLESS=1 cargo test --release -p trivet-cli --test command_line`.
 #[test]
 fn help_texts_are_as_reviewed() {
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 22] = [
         &[],
         &["up"],
         &["down"],
@@ -47,6 +47,7 @@ fn help_texts_are_as_reviewed() {
         &["volume", "attach"],
         &["volume", "detach"],
         &["volume", "resize"],
+        &["volume", "scrub"],
         &["volume", "salvage"],
         &["bench"],
         &["check"],
@@ -104,6 +105,9 @@ fn senseless_command_lines_are_usage_errors() {
     refused(&["replica", "remove", "x"], 2, &["--from"]);
     refused(&["replica", "replace", "x", "--to", "replica-1"], 2, &["--from"]);
     refused(&["volume", "salvage", "x"], 2, &["--from"]);
+    refused(&["volume", "scrub", "x", "--every", "7"], 2, &["--every", "such as 7d"]);
+    refused(&["volume", "scrub", "x", "--rate", "1k"], 2, &["--rate", "at least 64 KiB"]);
+    refused(&["volume", "scrub", "x", "--stop", "--never"], 2, &["--stop", "--never"]);
     refused(&["bench"], 2, &["--uri"]);
     refused(&["bench", "--uri", "http://x/"], 2, &["nbd+unix:///NAME?socket=/path"]);
     refused(&["bench", "--uri", "nbd://x/", "--bs", "100"], 2, &["512 bytes to 32 MiB"]);

@@ -2,6 +2,7 @@
 
 use crate::embedded::{CloseError, FrontendMaker, OpenError, OpenOptions, Volume};
 use crate::frontend::Frontend;
+use crate::frontend::control_socket::ControlSocket;
 use crate::frontend::nbd_server::NbdServer;
 use crate::frontend::status_socket::StatusSocket;
 use crate::handover::{Call, Shared};
@@ -24,6 +25,8 @@ pub struct EngineOptions {
     /// Answer the [`EngineReport`](crate::EngineReport) as JSON to whoever connects to this unix
     /// socket.
     pub status_socket: Option<PathBuf>,
+    /// Take what else is wanted of the engine, such as a scrub, at this unix socket.
+    pub control_socket: Option<PathBuf>,
     /// How long a stop waits for what is in flight.
     pub stop_patience: Duration,
 }
@@ -80,6 +83,11 @@ impl Engine {
         if let Some(path) = options.status_socket {
             makers.push(Box::new(move |reactor: &Reactor| {
                 Ok(Box::new(StatusSocket::listen(reactor, path)?) as Box<dyn Frontend>)
+            }));
+        }
+        if let Some(path) = options.control_socket {
+            makers.push(Box::new(move |reactor: &Reactor| {
+                Ok(Box::new(ControlSocket::listen(reactor, path)?) as Box<dyn Frontend>)
             }));
         }
         let volume = Volume::start(options.volume, makers)?;

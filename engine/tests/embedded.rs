@@ -152,12 +152,13 @@ fn a_volume_grows_while_it_is_used() {
 #[test]
 fn an_engine_serves_nbd_and_its_status_until_it_is_stopped() {
     let servers = Servers::start(2);
-    let (nbd, status) = (servers.path("nbd"), servers.path("status"));
+    let (nbd, status, control) = (servers.path("nbd"), servers.path("status"), servers.path("control"));
     let engine = Engine::start(EngineOptions {
         volume: servers.options(false),
         nbd_socket: Some(nbd.clone()),
         nbd_address: None,
         status_socket: Some(status.clone()),
+        control_socket: Some(control.clone()),
         stop_patience: PATIENCE,
     })
     .unwrap();
@@ -179,9 +180,30 @@ fn an_engine_serves_nbd_and_its_status_until_it_is_stopped() {
     assert_eq!((&report["state"], &report["serving"]), (&"open".into(), &true.into()));
     assert_eq!(report["connections"], 1);
 
+    let say = |line: &str| {
+        let mut answer = String::new();
+        let mut caller = UnixStream::connect(&control).unwrap();
+        caller.write_all(line.as_bytes()).unwrap();
+        caller.write_all(b"\n").unwrap();
+        caller.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let scrub =
+        |line: &str| serde_json::from_str::<serde_json::Value>(&say(line)).unwrap()["volume"]["scrub"].take();
+    let counts = r#"{"compared":5,"repaired":0,"mismatched":0,"unrepairable":0,"unrepairable_blocks":[]}"#;
+    let order =
+        format!(r#"{{"scrub":{{"run":7,"position":1,"bytes_per_second":1073741824,"counts":{counts}}}}}"#);
+    let blocks = servers.record().blocks;
+    while scrub(&order)["finished"] != true {
+        std::thread::yield_now();
+    }
+    assert_eq!(scrub(&order)["counts"]["compared"], blocks - 1 + 5, "it goes on where it was");
+    assert_eq!(scrub(r#"{"scrub":null}"#), serde_json::Value::Null);
+    assert_eq!(say("nonsense"), "");
+
     engine.stop_handle().stop();
     assert_eq!(engine.wait(), Ok(()));
-    assert!(!nbd.exists() && !status.exists(), "sockets are removed");
+    assert!(!nbd.exists() && !status.exists() && !control.exists(), "sockets are removed");
     assert_eq!(client.read(&mut [0; 200]).map(|_| ()).ok(), Some(()), "the client sees the end");
 }
 
@@ -193,6 +215,7 @@ fn an_engine_that_is_fenced_ends_and_says_so() {
         nbd_socket: Some(servers.path("nbd")),
         nbd_address: None,
         status_socket: None,
+        control_socket: None,
         stop_patience: PATIENCE,
     })
     .unwrap();

@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use trivet_model::PoolId;
+use trivet_model::{PoolId, ScrubCounts, ScrubOrder};
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,6 +28,34 @@ pub struct VolumeReport {
     /// Every member, in sync or not.
     #[serde(default)]
     pub members: Vec<MemberReport>,
+    /// The scrub under way, or the last one that came to its end in this engine.
+    #[serde(default)]
+    pub scrub: Option<ScrubReport>,
+}
+
+/// How far a scrub is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// As ordered.
+    pub run: u64,
+    /// Whether it has come to its end.
+    pub finished: bool,
+    /// Everything before this block is done.
+    pub position: u64,
+    /// What it has found.
+    pub counts: ScrubCounts,
+    /// Of the volume.
+    pub bytes_per_second: u64,
+    /// When it will have ended.
+    pub seconds_left: Option<u64>,
+    /// Why it does not get on.
+    pub waits: Option<String>,
+}
+
+/// All that is wanted of an engine beside serving.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Wanted<'a> {
+    scrub: Option<&'a ScrubOrder>,
 }
 
 /// A member of a volume in its engine's eyes.
@@ -59,21 +87,37 @@ pub struct SyncReport {
 const REPORT_BYTES_MAX: u64 = 64 << 10;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Tells the engine that has its control socket at `path` which scrub shall be under way, if one shall;
+/// answers its state then, or `None` when none answers. May be said again at any time.
+pub async fn want(path: &Path, scrub: Option<&ScrubOrder>) -> Option<EngineReport> {
+    let mut line = match serde_json::to_vec(&Wanted { scrub }) {
+        Ok(line) => line,
+        Err(error) => unreachable!("an order is always JSON: {error}"),
+    };
+    line.push(b'\n');
+    let asking = async {
+        let mut stream = UnixStream::connect(path).await.ok()?;
+        stream.write_all(&line).await.ok()?;
+        answer(stream).await
+    };
+    tokio::time::timeout(REPORT_TIMEOUT, asking).await.ok().flatten()
+}
+
+async fn answer(stream: UnixStream) -> Option<EngineReport> {
+    let mut text = Vec::new();
+    stream.take(REPORT_BYTES_MAX).read_to_end(&mut text).await.ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
 /// Asks the engine that has its status socket at `path`; `None` when none answers.
 pub async fn ask(path: &Path) -> Option<EngineReport> {
-    let asking = async {
-        let stream = UnixStream::connect(path).await.ok()?;
-        let mut text = Vec::new();
-        stream.take(REPORT_BYTES_MAX).read_to_end(&mut text).await.ok()?;
-        serde_json::from_slice(&text).ok()
-    };
+    let asking = async { answer(UnixStream::connect(path).await.ok()?).await };
     tokio::time::timeout(REPORT_TIMEOUT, asking).await.ok().flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
     use tokio::net::UnixListener;
 
     #[tokio::test]
@@ -88,7 +132,16 @@ mod tests {
             sync: Some(SyncReport { position: 7, copied_blocks: 3, since_ms: 1 }),
             fault: None,
         };
-        let volume = VolumeReport { members: vec![member] };
+        let scrub = ScrubReport {
+            run: 3,
+            finished: false,
+            position: 9,
+            counts: ScrubCounts::default(),
+            bytes_per_second: 5,
+            seconds_left: None,
+            waits: Some("a member is away".into()),
+        };
+        let volume = VolumeReport { members: vec![member], scrub: Some(scrub) };
         let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();
         let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod geometry;
 pub mod ids;
 pub mod record;
+mod scrub;
 pub mod size;
 pub mod stamp;
 
@@ -17,4 +18,5 @@ pub use checksum::{BlockCrc, ZERO_BLOCK_CRC, block_crc};
 pub use geometry::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE, VOLUME_BLOCKS_MAX};
 pub use ids::{BootId, Epoch, Generation, NodeId, PoolId, ReplicaId, VolumeId};
 pub use record::{Member, MemberState, VolumeRecord};
+pub use scrub::{ScrubCounts, ScrubOrder};
 pub use stamp::Stamp;

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use pool::{Pool, Random, VOLUME, assert_image_sound, blocks_of, contents};
 use proptest::prelude::*;
+use trivet_disk::Fault;
 use trivet_model::{BlockRange, Stamp};
 use trivet_replica::store::{
-    FetchedBlocks, Reply, Request, RequestError, RequestId, TailExtent, VolumeProgress,
+    FetchedBlocks, Reply, Request, RequestError, RequestId, TailExtent, VerifiedBlocks, VolumeProgress,
 };
 
 const BLOCKS: u64 = 20_000;
@@ -397,6 +398,13 @@ fn find(pool: &Pool, contents: &[u8]) -> u64 {
     (0..image.length()).step_by(4096).find(holds).unwrap()
 }
 
+fn verify(pool: &mut Pool, range: BlockRange) -> VerifiedBlocks {
+    match pool.run(Request::Verify { volume: VOLUME, range }) {
+        Ok(Reply::Verified(found)) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn done(pool: &mut Pool, id: RequestId) {
     pool.settle();
     assert_eq!(pool.answers.remove(&id), Some(Ok(Reply::Done)));
@@ -417,11 +425,15 @@ fn a_repair_takes_the_place_of_a_block_that_cannot_be_read() {
         for request in [
             Request::Read { volume: VOLUME, range: BlockRange::new(0, 4) },
             Request::Fetch { volume: VOLUME, range: BlockRange::new(0, 4) },
-            Request::Verify { volume: VOLUME, range: BlockRange::new(2, 1) },
         ] {
             let damaged = pool.run(request);
             assert!(matches!(damaged, Err(RequestError::Checksum { block: 2, .. })), "{damaged:?}");
         }
+        let errors = pool.store.statistics().checksum_errors;
+        let verified = verify(&mut pool, BlockRange::new(0, 100));
+        assert_eq!((verified.versions, verified.crcs.len()), (vec![run(0, 4, 1, false)], 4));
+        assert_eq!(verified.failed, [BlockRange::new(2, 1)], "the others are answered for");
+        assert_eq!(pool.store.statistics().checksum_errors, errors + 1);
         let ordinary = pool.place(vec![run(2, 1, 3, false)], false);
         done(&mut pool, ordinary);
         assert!(pool.read_now(2, 1).is_err(), "an equal stamp changes nothing");
@@ -435,12 +447,45 @@ fn a_repair_takes_the_place_of_a_block_that_cannot_be_read() {
             assert_eq!(pool.store.statistics().blocks_used, 4);
             pool.assert_sound();
         }
-        let verified = pool.run(Request::Verify { volume: VOLUME, range: BlockRange::new(0, 100) }).unwrap();
-        let Reply::Verified(FetchedBlocks { versions, crcs, segments }) = verified else {
-            panic!("not verified")
-        };
-        assert_eq!((versions, crcs.len(), segments.len()), (vec![run(0, 4, 1, false)], 4, 0));
+        let verified = verify(&mut pool, BlockRange::new(0, 100));
+        assert_eq!((verified.versions, verified.crcs.len()), (vec![run(0, 4, 1, false)], 4));
+        assert_eq!(verified.failed, []);
     }
+}
+
+#[test]
+fn a_scrub_is_told_every_block_that_is_bad_and_tombstones_too() {
+    let mut pool = Pool::with_volume(1 << 14, 100, 1);
+    pool.write(0, &[1, 2, 3, 4, 5, 6], Stamp::from_u64(1), false);
+    pool.write(10, &[7], Stamp::from_u64(7), false);
+    let range = BlockRange::new(1, 1);
+    pool.submit(Request::Discard { volume: VOLUME, range, stamp: Stamp::from_u64(8), stable: false });
+    pool.settle();
+    for (block, fill) in [(3, 4), (4, 5), (10, 7)] {
+        let offset = find(&pool, &contents(block, fill));
+        pool.disk.flip_bit(offset + 5, 3);
+    }
+    let verified = verify(&mut pool, BlockRange::new(0, 20));
+    let (first, rest) = (run(0, 1, 1, false), run(2, 4, 3, false));
+    assert_eq!(verified.versions, [first, run(1, 1, 8, true), rest, run(10, 1, 7, false)]);
+    assert_eq!(verified.failed, [BlockRange::new(3, 2), BlockRange::new(10, 1)]);
+}
+
+#[test]
+fn a_device_error_fails_the_blocks_read_with_it_and_no_others() {
+    let mut pool = Pool::with_volume(1 << 14, 100, 1);
+    pool.write(0, &[1, 2], Stamp::from_u64(1), false);
+    pool.settle();
+    // Apart from the others in the pool.
+    pool.write(50, &[9], Stamp::from_u64(3), false);
+    pool.settle();
+    pool.write(4, &[5], Stamp::from_u64(4), false);
+    pool.settle();
+    pool.disk.inject(Fault::ReadError, 0);
+    let verified = verify(&mut pool, BlockRange::new(0, 20));
+    assert_eq!(verified.versions, [run(0, 2, 1, false), run(4, 1, 4, false)]);
+    assert_eq!(verified.failed, [BlockRange::new(0, 2)], "of what was read in one go");
+    assert!(pool.store.statistics().failed.is_none(), "a read error stops no pool");
 }
 
 #[test]

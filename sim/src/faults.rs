@@ -139,6 +139,12 @@ impl World {
                 }
             }
             Fault::TotalPower => self.total_power_loss(random),
+            Fault::Scrub => {
+                if self.engines[engine].held.is_none() {
+                    let bytes_per_second = random.pick(&[1 << 20, 1 << 30]);
+                    self.begin_scrub(engine, bytes_per_second);
+                }
+            }
             Fault::CorruptFrame
             | Fault::ReadError
             | Fault::CrowdedPool

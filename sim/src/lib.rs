@@ -13,6 +13,7 @@ mod planted;
 mod random;
 mod record_store;
 mod run;
+mod scrubbing;
 mod shrink;
 mod stages;
 mod swarm;

@@ -50,11 +50,15 @@ pub enum Planted {
     PullBeforeSettled,
     /// The engine reads from members that are being brought back.
     ReadFromSyncing,
+    /// A scrub counts what differs when it looks first, beside writes in flight.
+    TrustFirstComparison,
+    /// A scrub only counts what it should repair.
+    SkipScrubRepair,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -77,6 +81,8 @@ impl Planted {
         Self::CopyTooLittle,
         Self::PullBeforeSettled,
         Self::ReadFromSyncing,
+        Self::TrustFirstComparison,
+        Self::SkipScrubRepair,
     ];
 
     /// Whether this build can plant anything.
@@ -103,6 +109,8 @@ impl Planted {
             Self::CopyTooLittle => Some(PlantedFault::CopyTooLittle),
             Self::PullBeforeSettled => Some(PlantedFault::PullBeforeSettled),
             Self::ReadFromSyncing => Some(PlantedFault::ReadFromSyncing),
+            Self::TrustFirstComparison => Some(PlantedFault::TrustFirstComparison),
+            Self::SkipScrubRepair => Some(PlantedFault::SkipScrubRepair),
             _ => None,
         }
     }

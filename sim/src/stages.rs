@@ -1,9 +1,10 @@
 //! The course of a run, and what supervisors and operators do in it.
 //!
 //! ```text
-//! Faults ──▶ Calm ──▶ Draining ──▶ Resting ──▶ Reading ──▶ Reopening ──▶ Over
-//!   │  all is mended  no more      all is    members are  power is lost,
-//!   │                 requests     answered  alike        the volume opens again
+//! Faults ──▶ Calm ──▶ Draining ──▶ Resting ──▶ Scrubbing ──▶ Reading ──▶ Reopening ──▶ Over
+//!   │  all is mended  no more      all is    blocks rot,   all is read  power is lost,
+//!   │                 requests     answered  one member's               the volume opens again
+//!   │                                        copy of each
 //! ```
 //!
 //! From `Calm` on nothing goes wrong, and every stage must end within [`BOUND`].
@@ -33,6 +34,7 @@ pub(crate) enum Stage {
     Calm { until: Duration },
     Draining { since: Duration },
     Resting { since: Duration, until: Duration },
+    Scrubbing { since: Duration },
     Reading { since: Duration },
     Reopening { since: Duration },
     Over,
@@ -43,6 +45,7 @@ impl World {
         self.schedule(WATCH, Event::Watch);
         self.supervise_replicas();
         self.supervise_engines();
+        self.check_scrubs();
         let whole = self.engines[self.desired].is_whole() && self.is_connected(self.desired);
         if self.returned && whole {
             self.returned = false;
@@ -114,12 +117,20 @@ impl World {
                 if self.is_at_rest() {
                     self.note(Happening::Note("at rest"));
                     self.check_rest();
-                    self.stage = Stage::Reading { since: now };
-                    self.ask_everything(self.desired);
+                    self.rot_disjointly();
+                    self.begin_scrub(self.desired, 1 << 30);
+                    self.stage = Stage::Scrubbing { since: now };
                 } else {
                     self.stage = Stage::Draining { since };
                 }
             }
+            Stage::Scrubbing { .. } if self.is_at_rest() && self.is_scrubbed() => {
+                self.check_scrub_at_rest();
+                self.check_rest();
+                self.stage = Stage::Reading { since: now };
+                self.ask_everything(self.desired);
+            }
+            Stage::Scrubbing { since } if now < since + BOUND => self.check_scrub_at_rest(),
             Stage::Reading { .. } if self.is_at_rest() => {
                 self.check_pools();
                 self.note(Happening::Note("power is lost everywhere"));
@@ -136,7 +147,10 @@ impl World {
                 self.check_pools();
                 self.stage = Stage::Over;
             }
-            Stage::Draining { since } | Stage::Reading { since } | Stage::Reopening { since }
+            Stage::Draining { since }
+            | Stage::Scrubbing { since }
+            | Stage::Reading { since }
+            | Stage::Reopening { since }
                 if now >= since + BOUND =>
             {
                 self.not_live();

@@ -59,6 +59,8 @@ pub enum Fault {
     ClockDrift,
     /// The volume is grown, which changes replicas and record.
     Grow,
+    /// A scrub of the whole volume begins.
+    Scrub,
     /// After its device has failed, a replica server is started again without restarting the host: the
     /// device still shows what it will never write.
     RestartOnFailedDisk,
@@ -66,7 +68,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -92,6 +94,8 @@ impl Fault {
         Self::ClockDrift,
         Self::Grow,
         Self::RestartOnFailedDisk,
+        // Last, so that the others keep their random numbers.
+        Self::Scrub,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -106,6 +110,11 @@ impl Fault {
                 | Self::ClockDrift
                 | Self::RestartOnFailedDisk
         )
+    }
+
+    /// Whether it is drawn with the others.
+    const fn is_drawn(self) -> bool {
+        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk)
     }
 }
 
@@ -204,10 +213,8 @@ const THEMES: [&[Fault]; 3] = [
 fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     let theme = THEMES.get(random.index(THEMES.len() * 2)).copied().unwrap_or_default();
     let others = if theme.is_empty() { random.pick(&[0, 10, 25, 40, 60]) } else { 4 };
-    let on = |fault: &Fault| {
-        *fault != Fault::RestartOnFailedDisk
-            && random.percent(if theme.contains(fault) { 70 } else { others })
-    };
+    let on =
+        |fault: &Fault| fault.is_drawn() && random.percent(if theme.contains(fault) { 70 } else { others });
     Fault::ALL.into_iter().filter(on).collect()
 }
 
@@ -221,6 +228,9 @@ impl Profile {
         let random = &mut Random::stream(seed, 1);
         let mut faults = draw_faults(random);
         // Drawn apart, so that other seeds stay what they were.
+        if Random::stream(seed, 5).one_in(3) {
+            faults.insert(Fault::Scrub);
+        }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)
         {

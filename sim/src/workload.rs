@@ -41,9 +41,16 @@ pub(crate) struct Clients {
     in_flight: std::collections::BTreeMap<u64, Asked>,
     next_tag: u64,
     pub(crate) answered: u64,
+    scrubs: u64,
 }
 
 impl Clients {
+    /// A number for a scrub.
+    pub(crate) const fn next_scrub(&mut self) -> u64 {
+        self.scrubs += 1;
+        self.scrubs
+    }
+
     fn of(&self, engine: usize, incarnation: u64) -> usize {
         let mine = |asked: &&Asked| asked.engine == engine && asked.incarnation == incarnation;
         self.in_flight.values().filter(mine).count()

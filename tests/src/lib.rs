@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod nbd;
 pub mod patience;
+pub mod pool;
 pub mod process;
 pub mod random;
 pub mod replica;

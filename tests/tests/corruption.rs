@@ -1,14 +1,14 @@
 //! One flipped byte in each kind of structure of a pool: what is read is right, or the read fails
 //! with a clear error; never is anything wrong returned. `trivet check` names the damage.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use trivet_tests::cluster::trivet;
 use trivet_tests::command::{self, Outcome};
+use trivet_tests::pool::{BLOCK, blocks, flip, pool_file};
 use trivet_tests::{Cluster, Random, patience, process};
 
-const BLOCK: u64 = 4096;
 const DATA_BYTES: u32 = 16 << 20;
 
 /// A stopped cluster whose volume begins with known data, and that data.
@@ -26,33 +26,6 @@ fn prepared() -> (Cluster, Vec<u8>) {
     client.flush().expect("a flush");
     drop(client);
     (cluster, data)
-}
-
-fn pool_file(pool: &Path) -> PathBuf {
-    pool.join("pool")
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("the byte to flip is there");
-    file.write_all_at(&[byte[0] ^ 0x40], at).expect("a byte can be written");
-    file.sync_all().expect("a file can be synced");
-}
-
-/// The offsets of the blocks of a file that `wanted` picks.
-fn blocks(path: &Path, wanted: impl Fn(&[u8]) -> bool) -> Vec<u64> {
-    let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let blocks = file.metadata().expect("a file has a length").len() / BLOCK;
-    let mut block = vec![0; usize::try_from(BLOCK).expect("small")];
-    (0..blocks)
-        .map(|number| number * BLOCK)
-        .filter(|&offset| {
-            file.read_exact_at(&mut block, offset).expect("a block can be read");
-            wanted(&block)
-        })
-        .collect()
 }
 
 fn check(pool: &Path) -> Outcome {

@@ -31,7 +31,9 @@ pub(crate) fn length(message: &Message) -> usize {
         Message::TailReply { entries, .. } => entries.len() * TAIL_ENTRY,
         Message::ChangedReply { entries, .. } => least + entries.len() * TAIL_ENTRY,
         Message::FetchReply { versions, data } => least + versions.len() * TAIL_ENTRY + data.crcs.len() * CRC,
-        Message::VerifyReply { versions, crcs } => least + versions.len() * TAIL_ENTRY + crcs.len() * CRC,
+        Message::VerifyReply { versions, crcs, failed } => {
+            least + versions.len() * TAIL_ENTRY + crcs.len() * CRC + failed.len() * RANGE
+        }
         Message::Pull { address, .. } | Message::Repair { address, .. } => {
             least + address.len().saturating_sub(1)
         }
@@ -112,7 +114,12 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
             encode_entries(entries, out);
         }
         Message::FetchReply { versions, data } => encode_versions(versions, &data.crcs, out),
-        Message::VerifyReply { versions, crcs } => encode_versions(versions, crcs, out),
+        Message::VerifyReply { versions, crcs, failed } => {
+            encode_versions(versions, crcs, out);
+            for range in failed {
+                encode_range(*range, out);
+            }
+        }
         Message::Pull { source, boot, address, since, floor, stable } => {
             out.put_slice(source.as_bytes());
             out.put_slice(boot.as_bytes());
@@ -267,7 +274,7 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
         Kind::Verify => Message::Verify { range: fields.range(IO_BLOCKS_MAX)? },
         Kind::VerifyReply => {
             let (versions, blocks) = fields.versions()?;
-            Message::VerifyReply { versions, crcs: fields.crcs(blocks)? }
+            Message::VerifyReply { versions, crcs: fields.next_crcs(blocks)?, failed: fields.failed()? }
         }
         Kind::Pull => Message::Pull {
             source: PoolId::from_bytes(fields.array()?),

@@ -6,6 +6,7 @@ use crate::frame::{
     VOLUMES_MAX, VolumeReport,
 };
 use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, TAIL_ENTRY, VOLUME_REPORT};
+use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::stamp::SEQUENCE_MAX;
 use trivet_model::{BlockCrc, BlockRange, Generation, PoolId, Stamp, VolumeId};
 
@@ -83,6 +84,14 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {
         if self.rest.len() != blocks * CRC {
+            return Err(self.wrong("checksums"));
+        }
+        self.next_crcs(blocks)
+    }
+
+    /// The same where more follows.
+    pub(crate) fn next_crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {
+        if self.rest.len() < blocks * CRC {
             return Err(self.wrong("checksums"));
         }
         (0..blocks).map(|_| self.u32().map(BlockCrc)).collect()
@@ -169,6 +178,19 @@ impl<'a> Fields<'a> {
             versions.push(entry);
         }
         Ok((versions, blocks))
+    }
+
+    /// The rest, as ranges in the order of blocks, none twice.
+    pub(crate) fn failed(&mut self) -> Result<Vec<BlockRange>, DecodeError> {
+        let mut ranges: Vec<BlockRange> = Vec::with_capacity(self.entries(RANGE)?);
+        for _ in 0..self.entries(RANGE)? {
+            let range = self.range(IO_BLOCKS_MAX)?;
+            if ranges.last().is_some_and(|last| range.start < last.end()) {
+                return Err(self.wrong("failed"));
+            }
+            ranges.push(range);
+        }
+        Ok(ranges)
     }
 
     /// The rest, as a source's address.

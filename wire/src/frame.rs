@@ -144,17 +144,22 @@ pub enum Message {
         /// The contents of those that are not discarded, in the same order.
         data: BlockData,
     },
-    /// Read blocks from the medium and compare their checksums: a scrub's question.
+    /// Read blocks from the medium and hold them against their checksums: a scrub's question.
     Verify {
         /// The blocks; up to `IO_BLOCKS_MAX`.
         range: BlockRange,
     },
-    /// The blocks' stored bytes match their checksums; what does not is answered by `Error`.
+    /// What the blocks are by the map, and which of them the medium does not give back as they were
+    /// stored. A bad block does not keep the others from being answered for.
     VerifyReply {
         /// As in `FetchReply`.
         versions: Vec<TailEntry>,
-        /// The checksums of those that are not discarded, in the same order.
+        /// The checksums of those that are not discarded, in the same order, as they were stored.
         crcs: Vec<BlockCrc>,
+        /// Blocks whose bytes could not be read, or do not match their checksums: in the order of
+        /// blocks, none twice. A device's error is told of all the blocks that were read in one go,
+        /// so that only a question for a single block tells for sure.
+        failed: Vec<BlockRange>,
     },
     /// Bring this replica up to a source in the background, for as long as this session lasts. The
     /// answer, `Done`, only says that it has begun. Another `Pull` takes the place of this one.

@@ -36,6 +36,7 @@ const CHANGED: usize = STAMP + U64;
 const CHANGED_REPLY: usize = U64;
 const VERSIONS: usize = U16;
 const VERSIONS_MAX: usize = VERSIONS + BLOCKS_MAX * (TAIL_ENTRY + CRC);
+const VERIFY_REPLY_MAX: usize = VERSIONS_MAX + BLOCKS_MAX * RANGE;
 const PULL: usize = ID + ID + STAMP + STAMP + STAMP;
 const PULL_REPORT: usize = U8 + U64 + U64 + U16;
 const PULL_REPORT_MAX: usize = PULL_REPORT + DETAIL_BYTES_MAX + DIVERGED_MAX * RANGE;
@@ -112,7 +113,7 @@ kinds! {
     Fetch = 44, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
     FetchReply = 45, fixed VERSIONS..=VERSIONS_MAX, blocks BLOCKS_MAX, flags Flags::NONE;
     Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
-    VerifyReply = 47, fixed VERSIONS..=VERSIONS_MAX, blocks 0, flags Flags::NONE;
+    VerifyReply = 47, fixed VERSIONS..=VERIFY_REPLY_MAX, blocks 0, flags Flags::NONE;
     Pull = 48, fixed PULL + 1..=PULL + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
     PullStatus = 49, fixed exactly(STAMP), blocks 0, flags Flags::NONE;
     PullReport = 50, fixed PULL_REPORT..=PULL_REPORT_MAX, blocks 0, flags Flags::NONE;

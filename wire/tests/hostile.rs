@@ -158,7 +158,7 @@ fn forged_headers_are_refused_with_their_reason() {
 #[test]
 fn forged_fields_are_refused_with_their_reason() {
     let most = u64::MAX.to_le_bytes();
-    let cases: [(Kind, usize, &[u8], &str); 37] = [
+    let cases: [(Kind, usize, &[u8], &str); 41] = [
         (Kind::Error, 0, &[0, 0], "code"),
         (Kind::Error, 0, &[18, 0], "code"),
         (Kind::Error, 2, &[0xff], "detail"),
@@ -189,8 +189,14 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::FetchReply, 10, &[0, 0, 0x10, 0], "versions"),
         (Kind::FetchReply, 22, &[1], "payload"),
         (Kind::VerifyReply, 0, &[1, 1], "versions"),
-        (Kind::VerifyReply, 22, &[1], "checksums"),
-        (Kind::VerifyReply, 43, &[0], "checksums"),
+        (Kind::VerifyReply, 22, &[1], "length"),
+        // One checksum more leaves too little for the ranges behind them.
+        (Kind::VerifyReply, 43, &[0], "length"),
+        (Kind::VerifyReply, 31, &[200, 0, 0, 0, 3, 0, 0, 0, 0, 7, 0, 0, 0], "checksums"),
+        // The second that failed begins within the first, or covers nothing; one is too long.
+        (Kind::VerifyReply, 64, &[5], "failed"),
+        (Kind::VerifyReply, 72, &[0], "range"),
+        (Kind::VerifyReply, 73, &[2], "range"),
         (Kind::Pull, 56, &[0xff], "address"),
         (Kind::Repair, 8, &[1, 1, 0, 0], "range"),
         (Kind::PullReport, 0, &[4], "state"),

@@ -197,10 +197,19 @@ fn sync_messages() -> impl Strategy<Value = Message> {
         versions().prop_flat_map(|(versions, blocks)| {
             data(blocks).prop_map(move |data| Message::FetchReply { versions: versions.clone(), data })
         }),
-        versions().prop_map(|(versions, blocks)| Message::VerifyReply {
-            versions,
-            crcs: (0..blocks).map(|at| BlockCrc(u32::try_from(at).unwrap())).collect(),
-        }),
+        (versions(), proptest::collection::vec((0..3u64, 1..=5u32), 0..24)).prop_map(
+            |((versions, blocks), runs)| {
+                let mut at = versions.first().map_or(0, |first| first.range.start);
+                let range = |(gap, count): (u64, u32)| {
+                    let range = BlockRange::new(at + gap, count);
+                    at = range.end();
+                    range
+                };
+                let failed = runs.into_iter().map(range).collect();
+                let crcs = (0..blocks).map(|at| BlockCrc(u32::try_from(at).unwrap())).collect();
+                Message::VerifyReply { versions, crcs, failed }
+            }
+        ),
         (pool.clone(), any::<[u8; 16]>(), address, stamps(), stamps(), stamps()).prop_map(
             |(source, boot, address, since, floor, stable)| Message::Pull {
                 source,
@@ -303,7 +312,11 @@ fn the_longest_of_every_message() {
         Message::ReadReply { present: Bytes::from(vec![0xff; 32]), data: samples::blocks(&[9; 256]) },
         Message::ChangedReply { entries: vec![entry; TAIL_ENTRIES_MAX], next: Some(0) },
         Message::FetchReply { versions: apart.clone(), data: samples::blocks(&[9; 256]) },
-        Message::VerifyReply { versions: apart, crcs: vec![BlockCrc(1); 256] },
+        Message::VerifyReply {
+            versions: apart.clone(),
+            crcs: vec![BlockCrc(1); 256],
+            failed: apart.iter().map(|entry| entry.range).collect(),
+        },
         Message::Pull {
             source: PoolId::from_bytes([1; 16]),
             boot: trivet_model::BootId::from_bytes([2; 16]),

@@ -83,6 +83,7 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
         nbd_socket: Some(socket(layout.volume_socket(&arguments.volume))?),
         nbd_address: arguments.listen,
         status_socket: Some(socket(layout.engine_status_socket(&arguments.volume))?),
+        control_socket: Some(socket(layout.engine_control_socket(&arguments.volume))?),
         stop_patience: STOP_PATIENCE,
     })
 }

@@ -4,13 +4,14 @@ mod change;
 mod create;
 mod delete;
 mod salvage;
+mod scrub;
 mod show;
 
-use crate::args::{Output, Place, ReplicaName, VolumeSize};
+use crate::args::{Output, Place, ReplicaName, VolumeSize, scrub_interval, scrub_rate};
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 
-/// Make, list, show, delete, attach, detach, resize and salvage volumes
+/// Make, list, show, delete, attach, detach, resize, scrub and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -34,6 +35,13 @@ enum VolumeCommand {
     Detach(NameArgs),
     /// Grow a volume that is detached
     Resize(ResizeArgs),
+    /// Read and compare all copies of a volume, and mend what is bad
+    #[command(after_help = "\
+Reads every block of every copy that is in sync while the volume is served, and yields to its
+users. Without an option it begins a scrub, or follows the one under way, until its end.
+Ctrl-C leaves it running. --every and --never set the schedule, and begin nothing.
+Ends with exit code 7 when blocks could not be mended.")]
+    Scrub(ScrubArgs),
     /// Go on with one copy that may lack writes, when no copy that is in sync is left
     #[command(after_help = "\
 The last resort, for a detached volume none of whose in-sync copies can be had any more.
@@ -131,6 +139,28 @@ struct ResizeArgs {
 }
 
 #[derive(Args, Debug)]
+struct ScrubArgs {
+    /// Which volume
+    name: String,
+    /// What each copy's server may read a second, such as 100MiB; kept for later scrubs
+    #[arg(long, value_name = "SIZE", value_parser = scrub_rate)]
+    rate: Option<u64>,
+    /// Scrub it by itself so long after the last scrub's end, such as 7d or 12h
+    #[arg(long, value_name = "TIME", value_parser = scrub_interval)]
+    every: Option<u64>,
+    /// Scrub it only when asked
+    #[arg(long, conflicts_with = "every")]
+    never: bool,
+    /// End the scrub under way
+    #[arg(long, conflicts_with_all = ["every", "never", "rate"])]
+    stop: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
 struct SalvageArgs {
     /// Which volume
     name: String,
@@ -159,6 +189,7 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Attach(arguments) => change::attach(arguments).await,
         VolumeCommand::Detach(arguments) => change::detach(arguments).await,
         VolumeCommand::Resize(arguments) => change::resize(arguments).await,
+        VolumeCommand::Scrub(arguments) => scrub::run(arguments).await,
         VolumeCommand::Salvage(arguments) => salvage::run(arguments).await,
     }
 }

@@ -5,6 +5,7 @@ use crate::args::Format;
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
+use crate::scrub_view::ago;
 use crate::view::{self, VolumeView, copies, size};
 use trivet_api::v1;
 
@@ -49,6 +50,24 @@ pub(super) async fn show(arguments: &NameArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The schedule, the scrub under way and the last one.
+fn scrubs(volume: &VolumeView) -> Vec<(&'static str, String)> {
+    let Some(scrub) = &volume.scrub else { return Vec::new() };
+    let last = scrub.last.as_ref().map_or("never".to_owned(), |last| {
+        format!("{}: {}", ago(last.finished_at, unix_seconds()), last.counts)
+    });
+    let running = scrub.running.as_ref().map(|running| ("scrubbing", running.to_string()));
+    let mut facts = vec![("scrubs", scrub.schedule()), ("scrubbed", last)];
+    facts.extend(running);
+    facts
+}
+
+#[allow(clippy::disallowed_methods, reason = "people are told how long ago something was")]
+fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
 fn as_text(volume: &VolumeView) -> String {
     let mut facts = vec![
         ("name", volume.name.clone()),
@@ -68,6 +87,7 @@ fn as_text(volume: &VolumeView) -> String {
         let why = if replacement.asked { "as asked" } else { "it has been away too long" };
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
+    facts.extend(scrubs(volume));
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }

@@ -4,12 +4,13 @@
 //! so hands nothing over: what a client's socket brings is submitted to the volume, and what the
 //! volume completes is sent, in one turn of the loop.
 
+pub(crate) mod control_socket;
 pub mod nbd;
 pub(crate) mod nbd_server;
 pub(crate) mod status_socket;
 
 use crate::request::{IoError, IoReply, IoRequest};
-use crate::volume::{Standing, Tag, VolumeCore, VolumeState, VolumeStatus};
+use crate::volume::{ScrubOrder, Standing, Tag, VolumeCore, VolumeState, VolumeStatus};
 use std::time::Duration;
 
 /// An adapter between a volume and some protocol, on the volume's thread.
@@ -70,6 +71,14 @@ impl<'a> Port<'a> {
     /// Grows the volume to `blocks` blocks; completes like a request.
     pub(crate) fn grow(&mut self, tag: u64, blocks: u64) {
         self.core.grow(self.now, Tag(((self.frontend as u64) << TAG_BITS) | tag), blocks);
+    }
+
+    /// The scrub that shall be under way, if one shall.
+    pub(crate) fn want_scrub(&mut self, scrub: Option<ScrubOrder>) {
+        match scrub {
+            Some(order) => self.core.scrub(self.now, order),
+            None => self.core.stop_scrub(self.now),
+        }
     }
 
     /// Time since the thread began.

@@ -42,6 +42,7 @@ impl VolumeCore {
                 self.transition(now, VolumeState::Closing);
                 self.closing = Some(Closing { step: Step::Draining, until: now + patience });
                 self.renewing = false;
+                self.stop_scrub(now);
                 for index in 0..self.members.len() {
                     self.end_attempt(now, MemberIndex(index), "the volume is being closed");
                 }

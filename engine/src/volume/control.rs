@@ -184,6 +184,11 @@ impl VolumeCore {
                 self.repaired(now, member, Some(&detail));
                 Ok(())
             }
+            (
+                Control::Verify,
+                answer @ (Message::VerifyReply { .. }
+                | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
+            ) => self.verified(now, member, answer),
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {

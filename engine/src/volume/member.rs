@@ -236,6 +236,8 @@ pub(super) enum Control {
     Pull,
     PullStatus,
     Repair,
+    /// What it has, for a scrub.
+    Verify,
     JoinFlush,
 }
 

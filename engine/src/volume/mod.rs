@@ -33,6 +33,7 @@ mod planted;
 mod read;
 mod reconcile;
 mod repair;
+mod scrub;
 mod segments;
 #[cfg(test)]
 mod simulation;
@@ -45,6 +46,7 @@ mod write;
 pub use member::{MemberFault, MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]
 pub use planted::PlantedFault;
+pub use scrub::{ScrubCounts, ScrubOrder, ScrubStatus};
 pub use state::VolumeState;
 pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
 
@@ -175,6 +177,7 @@ pub struct VolumeCore {
     full: write::Full,
     reconcile: Option<Reconcile>,
     repairs: repair::Repairs,
+    scrub: Option<scrub::Scrub>,
     growing: Option<control::Growing>,
     refresh_at: Duration,
     authority_trouble: Option<String>,
@@ -225,6 +228,7 @@ impl VolumeCore {
             full: write::Full::default(),
             reconcile: None,
             repairs: repair::Repairs::default(),
+            scrub: None,
             growing: None,
             refresh_at: now,
             authority_trouble: None,
@@ -310,6 +314,7 @@ impl VolumeCore {
         self.retry_errand(now);
         self.retry_full(now);
         self.retry_reads(now);
+        self.advance_scrub(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
         self.check_closing(now);
@@ -319,14 +324,16 @@ impl VolumeCore {
     #[must_use]
     pub fn tick_within(&self) -> Option<Duration> {
         if self.state.is_over() {
-            None
-        } else if let Some(soon) = self.slowness_within() {
-            Some(soon)
-        } else if self.progress_is_untold() || !self.required_are_ready() || self.any_attempt() {
-            Some(control::IDLE)
-        } else {
-            Some(Duration::from_secs(1))
+            return None;
         }
+        let within = if let Some(soon) = self.slowness_within() {
+            soon
+        } else if self.progress_is_untold() || !self.required_are_ready() || self.any_attempt() {
+            control::IDLE
+        } else {
+            Duration::from_secs(1)
+        };
+        Some(self.scrub_within().map_or(within, |scrub| scrub.min(within)))
     }
 
     /// Where the volume is in its life.

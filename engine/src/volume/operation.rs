@@ -69,6 +69,8 @@ pub(super) enum Phase {
     Reading(Reading),
     Writing(Writing),
     Querying(Querying),
+    /// It keeps its place while members are asked (`scrub.rs`).
+    Scrubbing,
 }
 
 /// What a finished part brings.
@@ -174,6 +176,10 @@ impl VolumeCore {
                 operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Rewrite));
                 self.send_read(now, id);
             }
+            Piece::Scrub { block } => {
+                operation.phase = Phase::Scrubbing;
+                self.scrub_ordered(now, id, block);
+            }
             Piece::Write { range, segments, force_unit_access } => {
                 operation.phase = Phase::Writing(Writing::data(range, segments, force_unit_access));
                 self.send_write(now, id);
@@ -203,7 +209,10 @@ impl VolumeCore {
         self.window_bytes -= operation.window;
         match operation.owner {
             Owner::Request { id: request, part } => self.part_finished(request, part, outcome),
-            Owner::Engine => self.rewritten(now, id),
+            Owner::Engine => {
+                self.rewritten(now, id);
+                self.scrub_operation_ended(now, id, !matches!(outcome, Outcome::Failed(_)));
+            }
             Owner::Query { .. } => {}
         }
         if operation.ordered {
@@ -263,6 +272,7 @@ impl VolumeCore {
         self.log.abandon();
         self.full = super::write::Full::default();
         self.reconcile = None;
+        self.scrub = None;
     }
 
     /// Whether a consumer waits for anything.
@@ -275,7 +285,7 @@ impl VolumeCore {
         let asked = |phase: &Phase| match phase {
             Phase::Reading(reading) => reading.from == Some(member) || reading.hedge == Some(member),
             Phase::Querying(querying) => querying.from == Some(member),
-            Phase::Blocked(_) | Phase::Writing(_) => false,
+            Phase::Blocked(_) | Phase::Writing(_) | Phase::Scrubbing => false,
         };
         let of_member = self.operations.iter().filter(|(_, operation)| asked(&operation.phase));
         let mut ids: Vec<OperationId> = of_member.map(|(&id, _)| id).collect();

@@ -21,6 +21,8 @@ pub(super) enum Piece {
     Patch { block: u64, at: usize, segments: Vec<Bytes>, force_unit_access: bool },
     /// Write the contents that a block has anew: for a member that has others.
     Rewrite { block: u64 },
+    /// Compare what members have of a block.
+    Scrub { block: u64 },
     /// Make blocks read as zeros.
     Discard { range: BlockRange, force_unit_access: bool },
 }
@@ -29,7 +31,9 @@ impl Piece {
     pub(super) const fn range(&self) -> BlockRange {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } | Self::Discard { range, .. } => *range,
-            Self::Patch { block, .. } | Self::Rewrite { block } => BlockRange::new(*block, 1),
+            Self::Patch { block, .. } | Self::Rewrite { block } | Self::Scrub { block } => {
+                BlockRange::new(*block, 1)
+            }
         }
     }
 
@@ -37,7 +41,9 @@ impl Piece {
     pub(super) const fn window_bytes(&self) -> usize {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } => range.count as usize * BLOCK_SIZE,
-            Self::Patch { .. } | Self::Rewrite { .. } | Self::Discard { .. } => BLOCK_SIZE,
+            Self::Patch { .. } | Self::Rewrite { .. } | Self::Scrub { .. } | Self::Discard { .. } => {
+                BLOCK_SIZE
+            }
         }
     }
 
@@ -208,7 +214,9 @@ mod tests {
                         (start + *at as u64, start + (at + length) as u64, 'w')
                     }
                     Piece::Discard { range, .. } => (start, start + range.bytes(), 'd'),
-                    Piece::Rewrite { .. } => unreachable!("no request is cut into these"),
+                    Piece::Rewrite { .. } | Piece::Scrub { .. } => {
+                        unreachable!("no request is cut into these")
+                    }
                 }
             })
             .collect();

@@ -37,6 +37,10 @@ pub enum PlantedFault {
     PullBeforeSettled,
     /// Members that are being brought back are read from.
     ReadFromSyncing,
+    /// A scrub counts what differs when it looks first, beside writes in flight.
+    TrustFirstComparison,
+    /// A scrub only counts what it should repair.
+    SkipScrubRepair,
 }
 
 impl VolumeCore {

@@ -55,6 +55,8 @@ pub(super) enum Then {
     Patch { at: usize, segments: Vec<Bytes>, force_unit_access: bool },
     /// To write the block on every member again, a hole as a discard.
     Rewrite,
+    /// The same, given up when nobody can be read from.
+    Mend,
     /// To write the blocks on every member, holes as discards.
     Copy,
 }
@@ -264,7 +266,9 @@ impl VolumeCore {
                 querying.from = None;
                 self.send_query(now, id);
             }
-            Phase::Blocked(_) | Phase::Writing(_) => unreachable!("only questions are asked again"),
+            Phase::Blocked(_) | Phase::Writing(_) | Phase::Scrubbing => {
+                unreachable!("only questions are asked again")
+            }
         }
     }
 
@@ -311,7 +315,9 @@ impl VolumeCore {
     fn blocks_read(&mut self, now: Duration, id: OperationId, runs: Vec<Run>) {
         let reading = reading_mut(&mut self.operations, id);
         let range = reading.range;
-        match std::mem::replace(&mut reading.then, Then::Copy) {
+        let then = std::mem::replace(&mut reading.then, Then::Copy);
+        self.counters.blocks_rewritten += u64::from(matches!(then, Then::Rewrite));
+        match then {
             Then::Answer { skip, length } => {
                 let segments = with_zeros(runs);
                 let whole = skip == 0 && length as u64 == range.bytes();
@@ -328,8 +334,7 @@ impl VolumeCore {
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
             }
-            Then::Rewrite => {
-                self.counters.blocks_rewritten += 1;
+            Then::Rewrite | Then::Mend => {
                 let writing = match runs.into_iter().find_map(|run| run.data) {
                     Some(segments) => Writing::data(range, segments, false),
                     None => Writing::discard(range, false),

@@ -24,6 +24,8 @@ struct Repair {
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     waiting: VecDeque<Repair>,
+    /// At most one for each member; of those whose connections broke meanwhile, too.
+    running: Vec<Repair>,
 }
 
 impl VolumeCore {
@@ -46,6 +48,7 @@ impl VolumeCore {
         if self.options.read_only {
             return self.repairs.waiting.clear();
         }
+        self.repairs.running.retain(|repair| self.members[repair.member.0].expects(Control::Repair));
         for repair in std::mem::take(&mut self.repairs.waiting) {
             let in_sync = |member: MemberIndex| {
                 let link = &self.members[member.0];
@@ -62,7 +65,15 @@ impl VolumeCore {
             let (source, address) = (source.replica, source.address.clone());
             let message = Message::Repair { range: repair.range, source, address };
             self.ask(now, repair.member, Control::Repair, message);
+            self.repairs.running.push(repair);
         }
+    }
+
+    /// Whether a repair waits or is under way.
+    pub(super) fn has_repair(&self, member: MemberIndex, range: BlockRange) -> bool {
+        let Repairs { waiting, running } = &self.repairs;
+        let running = running.iter().filter(|repair| self.members[repair.member.0].expects(Control::Repair));
+        waiting.iter().chain(running).any(|repair| repair.member == member && repair.range == range)
     }
 
     pub(super) fn repaired(&mut self, now: Duration, member: MemberIndex, failure: Option<&str>) {
@@ -74,6 +85,11 @@ impl VolumeCore {
                 tracing::error!(volume = %self.options.volume, member = %replica, detail, "a repair failed");
             }
         }
+        let ended = self.repairs.running.iter().position(|repair| repair.member == member);
+        let ended = ended.map(|at| self.repairs.running.swap_remove(at));
         self.start_repairs(now);
+        if let Some(ended) = ended {
+            self.scrub_repair_ended(now, member, ended.range, failure.is_none());
+        }
     }
 }

@@ -42,6 +42,11 @@ impl Latency {
         };
     }
 
+    /// Moving average; zero before the first answer.
+    pub(super) const fn average(&self) -> Duration {
+        self.average
+    }
+
     /// Whether it is slow beside its fastest peer.
     fn is_outlier(&self, fastest: Duration) -> bool {
         self.average > fastest * OUTLIER_FACTOR && self.average > fastest + OUTLIER_ABOVE
@@ -152,7 +157,7 @@ impl VolumeCore {
             Phase::Reading(reading) => {
                 reading.hedge.is_none() && reading.asked.is_some_and(|asked| now >= asked + HEDGE_AFTER)
             }
-            Phase::Blocked(_) | Phase::Writing(_) | Phase::Querying(_) => false,
+            Phase::Blocked(_) | Phase::Writing(_) | Phase::Querying(_) | Phase::Scrubbing => false,
         };
         let mut late: Vec<OperationId> =
             self.operations.iter().filter(|(_, operation)| late(operation)).map(|(&id, _)| id).collect();

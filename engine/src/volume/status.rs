@@ -160,6 +160,8 @@ pub struct VolumeStatus {
     pub bytes_unflushed: u64,
     /// What has happened since the opening.
     pub counters: Counters,
+    /// The scrub under way, or the last one of this opening that came to its end.
+    pub scrub: Option<super::ScrubStatus>,
 }
 
 impl VolumeCore {
@@ -184,6 +186,7 @@ impl VolumeCore {
             bytes_in_flight: self.window_bytes,
             bytes_unflushed: self.flushing.unflushed_bytes(),
             counters: self.counters,
+            scrub: self.scrub_status(now),
         }
     }
 

@@ -17,6 +17,7 @@ mod processes;
 mod refusal;
 mod replicas;
 mod salvage;
+mod scrubs;
 #[cfg(test)]
 mod tests;
 pub mod volumes;
@@ -24,10 +25,12 @@ pub mod volumes;
 pub use healing::REPLACE_AFTER_DEFAULT;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
+pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
 
 use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
 use healing::Healing;
+use scrubs::Scrubs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +48,7 @@ pub struct Control {
     program: PathBuf,
     supervisor: Supervisor,
     healing: Healing,
+    scrubs: Scrubs,
 }
 
 impl std::fmt::Debug for Control {
@@ -62,6 +66,7 @@ enum Change {
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
     Salvage(v1::SalvageVolumeRequest),
+    Scrub(v1::ScrubVolumeRequest),
     AddReplica(v1::AddReplicaRequest),
     RemoveReplica(v1::RemoveReplicaRequest),
     ReplaceReplica(v1::ReplaceReplicaRequest),
@@ -111,6 +116,8 @@ commands! {
     detach(Detach, DetachVolumeRequest);
     /// Makes one copy the volume's only one; with `dry_run`, only says whether that could be.
     salvage(Salvage, SalvageVolumeRequest);
+    /// Begins, ends or schedules scrubs.
+    scrub(Scrub, ScrubVolumeRequest);
     /// Gives a volume one more copy; answers the number of its server.
     add_replica(AddReplica, AddReplicaRequest);
     /// Takes a copy away; with `dry_run`, only says whether that could be. Answers the number of its
@@ -139,7 +146,14 @@ impl Control {
         supervisor: Supervisor,
         replace_after: Duration,
     ) -> Self {
-        Self { store, layout, program, supervisor, healing: Healing::new(replace_after) }
+        Self {
+            store,
+            layout,
+            program,
+            supervisor,
+            healing: Healing::new(replace_after),
+            scrubs: Scrubs::default(),
+        }
     }
 
     /// Brings the processes in line with the records, then starts to take commands on the present
@@ -183,6 +197,7 @@ impl Control {
             Change::Attach(request) => self.attach_volume(&request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Salvage(request) => self.salvage_volume(&request).await,
+            Change::Scrub(request) => self.scrub_volume(&request).await,
             Change::AddReplica(request) => self.add_replica(&request).await,
             Change::RemoveReplica(request) => self.remove_replica(&request).await,
             Change::ReplaceReplica(request) => self.replace_replica(&request).await,
@@ -193,6 +208,7 @@ impl Control {
         if let Err(error) = self.meet_replicas().await {
             tracing::warn!("replica servers: {error}");
         }
+        self.follow_scrubs().await;
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,
             Ok(None) => return,

@@ -55,6 +55,9 @@ pub enum Refusal {
     /// The volume is attached in another way than asked for.
     #[error("volume '{0}' is attached already, in another way")]
     AttachedOtherwise(String),
+    /// Nobody could do it.
+    #[error("volume '{0}' is not attached for writing, and only its engine can scrub it")]
+    NotServed(String),
     /// An engine that is not the manager's has it open.
     #[error("volume '{name}' is open: {owner}")]
     Open {
@@ -271,6 +274,7 @@ impl Refusal {
             | Self::Identity(_) => FailureKind::Invalid,
             Self::Attached(_)
             | Self::AttachedOtherwise(_)
+            | Self::NotServed(_)
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
             | Self::Address { .. }

@@ -3,7 +3,7 @@
 use super::deletions::deletion_of;
 use super::{Control, Refusal, pools};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, VolumeNameRecord, key,
+    self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, ScrubRecord, VolumeNameRecord, key,
 };
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::RecordStore;
@@ -125,11 +125,14 @@ impl Control {
         };
         let pools = record.members.iter().map(|member| member.replica);
         let (deletion, deletion_revision) = deletion_of(store, record.id, pools)?;
-        store.commit(&[
+        let scrub = records::read::<ScrubRecord>(store, &record.id.to_string())?;
+        let mut changes = vec![
             records::remove(&record, revision),
             records::remove(&index, index_stored.revision),
             records::put(&deletion, deletion_revision),
-        ])?;
+        ];
+        changes.extend(scrub.map(|(scrub, revision)| records::remove(&scrub, revision)));
+        store.commit(&changes)?;
         tracing::info!(volume = %record.name, id = %record.id, "deleted; its copies follow");
         self.carry_out_deletions(&pools::ask_all(store).await?).await?;
         Ok(0)

@@ -8,6 +8,7 @@ mod deletion;
 mod node;
 mod replacement;
 mod replica;
+mod scrub;
 mod volume;
 
 pub use attachment::AttachmentRecord;
@@ -15,6 +16,7 @@ pub use deletion::DeletionRecord;
 pub use node::NodeRecord;
 pub use replacement::{ReplacementReason, ReplacementRecord};
 pub use replica::ReplicaRecord;
+pub use scrub::{FinishedScrub, RunningScrub, ScrubRecord};
 pub use volume::VolumeNameRecord;
 
 use crate::store::{Change, CommitError, RecordStore, StoreError, Stored};

@@ -187,6 +187,15 @@ impl Manager for ManagerService {
         Ok(Response::new(before))
     }
 
+    async fn scrub_volume(
+        &self,
+        request: Request<v1::ScrubVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.scrub(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
     async fn add_replica(
         &self,
         request: Request<v1::AddReplicaRequest>,

@@ -4,14 +4,14 @@ use super::ManagerService;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, volumes};
-use crate::engine_report::{self, MemberReport};
+use crate::engine_report::{self, MemberReport, ScrubReport};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord,
+    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord, ScrubRecord,
 };
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
 use trivet_api::convert::record_to_wire;
 use trivet_api::v1;
-use trivet_model::{Member, Revision, VolumeRecord};
+use trivet_model::{Member, Revision, ScrubCounts, VolumeRecord};
 
 impl ManagerService {
     pub(super) async fn cluster_status(&self) -> Result<v1::ClusterStatus, Refusal> {
@@ -57,11 +57,12 @@ impl ManagerService {
         replacements: &[(ReplacementRecord, Revision)],
     ) -> Result<v1::VolumeStatus, Refusal> {
         let attached = volumes::attachment(self.store.as_ref(), record.id)?;
+        let mut seen = None;
         let (attachment, engine) = match attached {
             None => (None, None),
             Some((attachment, _)) => (
                 Some(self.attachment(&record.name, attachment)?),
-                Some(self.engine(&record.name, states).await?),
+                Some(self.engine(&record.name, states, &mut seen).await?),
             ),
         };
         let replacement = replacements.iter().find(|(replacement, _)| replacement.volume == record.id);
@@ -70,7 +71,11 @@ impl ManagerService {
             to: number_of(answers, replacement.to),
             asked: replacement.reason == ReplacementReason::Asked,
         });
+        // After the engine was asked, so that one that has ended meanwhile is seen so.
+        let scrub = records::read::<ScrubRecord>(self.store.as_ref(), &record.id.to_string())?;
+        let scrub = scrub.map(|(scrub, _)| describe_scrub(scrub, seen, record.blocks));
         Ok(v1::VolumeStatus {
+            scrub,
             figures: record.members.iter().map(|member| figures(&record, member, answers)).collect(),
             record: Some(record_to_wire(&record)),
             revision: revision.0,
@@ -88,13 +93,19 @@ impl ManagerService {
         })
     }
 
-    async fn engine(&self, volume: &str, states: &ProcessStates) -> Result<v1::EngineStatus, Refusal> {
+    async fn engine(
+        &self,
+        volume: &str,
+        states: &ProcessStates,
+        scrub: &mut Option<ScrubReport>,
+    ) -> Result<v1::EngineStatus, Refusal> {
         let report = engine_report::ask(&self.layout.engine_status_socket(volume)?).await;
         let name = engine_name(volume);
         let process = Some(process(states.get(&name), &self.layout.log(&name).display().to_string()));
         Ok(match report {
             None => v1::EngineStatus { process, ..v1::EngineStatus::default() },
             Some(report) => {
+                *scrub = report.volume.scrub;
                 let (state, reason) = report.state.split_once(": ").unwrap_or((&report.state, ""));
                 v1::EngineStatus {
                     process,
@@ -170,6 +181,45 @@ fn engine_member(member: MemberReport) -> v1::EngineMember {
             since_ms: sync.since_ms,
         }),
     }
+}
+
+/// What the record says of scrubs, and the engine of the one under way.
+fn describe_scrub(record: ScrubRecord, seen: Option<ScrubReport>, total: u64) -> v1::Scrub {
+    let running = record.running.map(|running| {
+        let seen = seen.filter(|seen| seen.run == running.run);
+        let seen = seen.unwrap_or(ScrubReport {
+            run: running.run,
+            finished: false,
+            position: running.position,
+            counts: running.counts,
+            bytes_per_second: 0,
+            seconds_left: None,
+            waits: Some("its engine does not scrub yet".to_owned()),
+        });
+        v1::RunningScrub {
+            run: running.run,
+            started_at: running.started_at,
+            position: seen.position,
+            total,
+            counts: Some(scrub_counts(seen.counts)),
+            bytes_per_second: seen.bytes_per_second,
+            seconds_left: seen.seconds_left,
+            waits: seen.waits.unwrap_or_default(),
+        }
+    });
+    let last = record.last.map(|last| v1::FinishedScrub {
+        run: last.run,
+        started_at: last.started_at,
+        finished_at: last.finished_at,
+        counts: Some(scrub_counts(last.counts)),
+    });
+    let (every_seconds, bytes_per_second_max) = (record.every_seconds.unwrap_or(0), record.bytes_per_second);
+    v1::Scrub { every_seconds, bytes_per_second_max, running, last }
+}
+
+fn scrub_counts(counts: ScrubCounts) -> v1::ScrubCounts {
+    let ScrubCounts { compared, repaired, mismatched, unrepairable, unrepairable_blocks } = counts;
+    v1::ScrubCounts { compared, repaired, mismatched, unrepairable, unrepairable_blocks }
 }
 
 fn process(state: Option<&ProcessState>, log: &str) -> v1::ProcessStatus {

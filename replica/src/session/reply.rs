@@ -3,7 +3,8 @@
 use super::PoolFacts;
 use super::in_flight::Answer;
 use crate::store::{
-    AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, TailExtent, VolumeProgress,
+    AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, TailExtent, VerifiedBlocks,
+    VolumeProgress,
 };
 use bytes::Bytes;
 use trivet_model::{BootId, PoolId, VolumeId};
@@ -32,8 +33,8 @@ pub(super) fn success(answer: &Answer, reply: Reply) -> Message {
         (Answer::Fetched, Reply::Fetched(FetchedBlocks { versions, crcs, segments })) => {
             Message::FetchReply { versions: entries(&versions), data: BlockData::new(crcs, segments) }
         }
-        (Answer::Verified, Reply::Verified(FetchedBlocks { versions, crcs, .. })) => {
-            Message::VerifyReply { versions: entries(&versions), crcs }
+        (Answer::Verified, Reply::Verified(VerifiedBlocks { versions, crcs, failed })) => {
+            Message::VerifyReply { versions: entries(&versions), crcs, failed }
         }
         (answer, reply) => panic!("the store answered {reply:?} where {answer:?} was due"),
     }

@@ -37,6 +37,7 @@ mod recovery;
 mod regions;
 mod request;
 mod token;
+mod verified;
 mod verify;
 mod version;
 mod volume;
@@ -77,7 +78,7 @@ pub use open_error::{FormatError, OpenError};
 pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
 pub use request::{
     Action, AllocationExtent, ChangedPage, FetchedBlocks, Placement, PoolStatistics, ReadBlocks, Reply,
-    Request, RequestError, RequestId, TailExtent, VolumeProgress, VolumeStatistics,
+    Request, RequestError, RequestId, TailExtent, VerifiedBlocks, VolumeProgress, VolumeStatistics,
 };
 pub use verify::{Finding, VerifyReport, verify};
 pub use volume::VolumeDecodeError;

@@ -23,6 +23,7 @@ use super::request::{
     Action, AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, RequestId, TailExtent,
 };
 use super::token::{Kind, token};
+use super::verified::verified;
 use super::version::Origin;
 
 /// An allocation query answers at most so many blocks at once: what it makes us load is bounded.
@@ -55,10 +56,19 @@ struct ReadInFlight {
     versions: Vec<TailExtent>,
     /// Those that hold data.
     entries: Vec<Option<Entry>>,
-    /// The runs being read, and what came of them.
-    runs: Vec<(u64, Option<Bytes>)>,
+    /// What is read in one go each.
+    runs: Vec<Run>,
     left: usize,
     failure: Option<RequestError>,
+}
+
+/// Blocks that lie next to each other in the pool.
+#[derive(Debug)]
+pub(super) struct Run {
+    first: u64,
+    pub(super) count: u64,
+    /// Once they are read.
+    pub(super) data: Option<Bytes>,
 }
 
 /// Reads by number; those that ended leave a gap until they are the oldest.
@@ -187,25 +197,22 @@ impl Store {
 
     fn start_read(&mut self, mut read: ReadInFlight) {
         let number = self.reads.next();
-        let mut runs: Vec<(u64, u64)> = Vec::new();
         for entry in read.entries.iter().flatten() {
-            match runs.last_mut() {
-                Some((first, count)) if *first + *count == entry.physical => *count += 1,
-                _ => runs.push((entry.physical, 1)),
+            match read.runs.last_mut() {
+                Some(run) if run.first + run.count == entry.physical => run.count += 1,
+                _ => read.runs.push(Run { first: entry.physical, count: 1, data: None }),
             }
         }
-        if runs.is_empty() {
-            let id = read.id;
-            return self.complete(id, verify(read));
+        if read.runs.is_empty() {
+            return self.end_read(read);
         }
-        for (part, (first, count)) in runs.iter().enumerate() {
-            let buffer = self.arena.allocate(usize::try_from(*count).unwrap_or(usize::MAX));
+        for (part, run) in read.runs.iter().enumerate() {
+            let buffer = self.arena.allocate(usize::try_from(run.count).unwrap_or(usize::MAX));
             let part = u32::try_from(part).unwrap_or(u32::MAX);
-            let operation = DiskOp::Read { offset: first * BLOCK_SIZE_U64, buffer };
+            let operation = DiskOp::Read { offset: run.first * BLOCK_SIZE_U64, buffer };
             self.submit_disk(token(Kind::Read, number, part), operation);
         }
-        read.left = runs.len();
-        read.runs = runs.into_iter().map(|(first, _)| (first, None)).collect();
+        read.left = read.runs.len();
         self.reads.in_flight.push_back(Some(read));
     }
 
@@ -214,15 +221,27 @@ impl Store {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         let Some(Some(read)) = self.reads.in_flight.get_mut(index) else { return };
         match result {
-            Ok(data) => read.runs[run].1 = Some(data.freeze()),
+            Ok(data) => read.runs[run].data = Some(data.freeze()),
+            // What is asked is just which blocks cannot be read.
+            Err(_) if read.purpose == Purpose::Verify => {}
             Err(error) => read.failure = Some(RequestError::Medium(error.to_string())),
         }
         read.left -= 1;
         if read.left > 0 {
             return;
         }
-        let Some(read) = self.reads.end(number) else { return };
+        if let Some(read) = self.reads.end(number) {
+            self.end_read(read);
+        }
+    }
+
+    fn end_read(&mut self, read: ReadInFlight) {
         let id = read.id;
+        if read.purpose == Purpose::Verify {
+            let (found, changed) = verified(read.start, read.versions, &read.entries, &read.runs);
+            self.checksum_errors += changed;
+            return self.complete(id, Ok(Reply::Verified(found)));
+        }
         let result = verify(read);
         if matches!(result, Err(RequestError::Checksum { .. })) {
             self.checksum_errors += 1;
@@ -270,7 +289,7 @@ fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
     if let Some(failure) = read.failure {
         return Err(failure);
     }
-    let segments: Vec<Bytes> = read.runs.into_iter().filter_map(|(_, data)| data).collect();
+    let segments: Vec<Bytes> = read.runs.into_iter().filter_map(|run| run.data).collect();
     let mut blocks = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
     for (at, entry) in read.entries.iter().enumerate() {
         let Some(entry) = entry else { continue };
@@ -293,7 +312,8 @@ fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
     };
     Ok(match read.purpose {
         Purpose::Fetch => Reply::Fetched(present(segments)),
-        Purpose::Verify => Reply::Verified(present(Vec::new())),
-        Purpose::Read | Purpose::Allocation => Reply::Blocks(ReadBlocks { crcs: crcs.collect(), segments }),
+        Purpose::Read | Purpose::Allocation | Purpose::Verify => {
+            Reply::Blocks(ReadBlocks { crcs: crcs.collect(), segments })
+        }
     })
 }

@@ -93,7 +93,8 @@ pub enum Request {
         /// The blocks.
         range: BlockRange,
     },
-    /// Read blocks from the medium, verify their checksums, and answer the versions alone.
+    /// Read blocks from the medium, verify their checksums, and answer the versions, and which of them
+    /// are bad. Fails only when the map cannot be read.
     Verify {
         /// Which volume.
         volume: VolumeId,
@@ -195,8 +196,8 @@ pub enum Reply {
     Changed(ChangedPage),
     /// `Fetch`.
     Fetched(FetchedBlocks),
-    /// `Verify`: versions and checksums as for `Fetch`, no data.
-    Verified(FetchedBlocks),
+    /// `Verify`.
+    Verified(VerifiedBlocks),
 }
 
 /// Blocks read.
@@ -228,6 +229,17 @@ pub struct FetchedBlocks {
     pub crcs: Vec<BlockCrc>,
     /// Their contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
+}
+
+/// Blocks held against their checksums.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct VerifiedBlocks {
+    /// Of the blocks that have one, in order.
+    pub versions: Vec<TailExtent>,
+    /// Checksums of those that are not discarded, as they were stored.
+    pub crcs: Vec<BlockCrc>,
+    /// Those whose bytes could not be read or do not match, in order.
+    pub failed: Vec<BlockRange>,
 }
 
 /// A run of blocks alike.

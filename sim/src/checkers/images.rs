@@ -37,6 +37,12 @@ impl World {
         Ok(Some((version.stamp, bytes)))
     }
 
+    /// Where a running replica's device holds a block's data.
+    pub(crate) fn place_of(&self, host: usize, block: u64) -> Option<u64> {
+        let host = &self.hosts[host];
+        host.process.as_ref()?.store.version(&*host.meta, VOLUME, block).ok()??.offset
+    }
+
     fn sector_value(&self, host: usize, sector: usize) -> Result<u64, String> {
         let block = (sector / SECTORS) as u64;
         let at = sector % SECTORS * SECTOR_SIZE;

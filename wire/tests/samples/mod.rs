@@ -89,7 +89,11 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::Fetch { range: BlockRange::new(5, 256) },
         Message::FetchReply { versions: versions.clone(), data: blocks(&[1, 2]) },
         Message::Verify { range: BlockRange::new(5, 256) },
-        Message::VerifyReply { versions, crcs: vec![BlockCrc(3), BlockCrc(4)] },
+        Message::VerifyReply {
+            versions,
+            crcs: vec![BlockCrc(3), BlockCrc(4)],
+            failed: vec![BlockRange::new(5, 1), BlockRange::new(6, 1)],
+        },
         Message::Pull {
             source: pool,
             boot: BootId::from_bytes([8; 16]),

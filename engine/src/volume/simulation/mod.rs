@@ -4,6 +4,7 @@
 mod checker;
 mod client;
 mod model_member;
+mod scrubbing;
 mod tests;
 mod world;
 

@@ -3,6 +3,7 @@
 use super::Random;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use trivet_model::checksum::block_crc;
 use trivet_model::{BlockRange, BootId, Generation, PoolId, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{
@@ -34,6 +35,10 @@ pub(super) struct ModelMember {
     boot: u8,
     pub(super) size: u64,
     pub(super) blocks: BTreeMap<u64, Version>,
+    /// Blocks whose versions of these stamps have rotted on the medium.
+    rotten: BTreeMap<u64, Stamp>,
+    /// Blocks to be fetched from a peer.
+    repair: Option<(PoolId, BlockRange)>,
     stable: BTreeMap<u64, Version>,
     promised: (Generation, u64),
     progress: Progress,
@@ -57,6 +62,8 @@ impl ModelMember {
             boot: 1,
             size,
             blocks: BTreeMap::new(),
+            rotten: BTreeMap::new(),
+            repair: None,
             stable: BTreeMap::new(),
             promised: (Generation::ZERO, 0),
             progress: Progress::default(),
@@ -221,8 +228,11 @@ impl ModelMember {
                 Message::Done
             }
             Message::PullStatus { .. } => self.pull_report(),
-            // Its media fail by chance, not for good: there is nothing to mend.
-            Message::Repair { .. } => Message::Done,
+            Message::Repair { range, source, .. } => {
+                self.repair = Some((source, range));
+                Message::Done
+            }
+            Message::Verify { range } => self.verify(range),
             Message::Tail { since, skip } => self.tail(since, skip as usize),
             other => panic!("the engine does not send {other:?}"),
         }
@@ -297,9 +307,54 @@ impl ModelMember {
         self.blocks.insert(block, version);
     }
 
+    /// The block's bytes change on the medium.
+    pub(super) fn rot(&mut self, block: u64) {
+        if let Some(version) = self.blocks.get(&block) {
+            self.rotten.insert(block, version.stamp);
+        }
+    }
+
+    /// Whether it can be read no more as it was written.
+    pub(super) fn is_rotten(&self, block: u64) -> bool {
+        let version = self.blocks.get(&block).filter(|version| version.data.is_some());
+        version.is_some_and(|version| self.rotten.get(&block) == Some(&version.stamp))
+    }
+
+    /// What it was told to fetch from whom.
+    pub(super) fn take_repair(&mut self) -> Option<(PoolId, BlockRange)> {
+        self.repair.take()
+    }
+
+    /// Places what a peer has where it is not older.
+    pub(super) fn repaired(&mut self, block: u64, version: Option<Version>) {
+        let ours = self.blocks.get(&block).map_or(Stamp::ZERO, |version| version.stamp);
+        if let Some(version) = version.filter(|version| version.stamp >= ours) {
+            self.rotten.remove(&block);
+            self.last = self.last.max(version.stamp);
+            self.blocks.insert(block, version);
+        }
+    }
+
+    fn verify(&self, range: BlockRange) -> Message {
+        let present = || range.blocks().filter_map(|block| Some((block, self.blocks.get(&block)?)));
+        let versions = present().map(|(block, version)| TailEntry {
+            range: BlockRange::new(block, 1),
+            stamp: version.stamp,
+            discard: version.data.is_none(),
+        });
+        let crcs = present().filter_map(|(_, version)| version.data.as_deref().map(block_crc));
+        let failed = range.blocks().filter(|&block| self.is_rotten(block));
+        Message::VerifyReply {
+            versions: versions.collect(),
+            crcs: crcs.collect(),
+            failed: failed.map(|block| BlockRange::new(block, 1)).collect(),
+        }
+    }
+
     fn read(&self, start: u64, count: u32, random: &mut Random) -> Message {
         let fails = random.once_in(self.bad_read);
-        if fails && random.once_in(2) {
+        let rotten = BlockRange::new(start, count).blocks().any(|block| self.is_rotten(block));
+        if rotten || fails && random.once_in(2) {
             return Message::Error { code: ErrorCode::ChecksumOnMedium, detail: "changed".to_owned() };
         }
         let mut present = vec![0; (count as usize).div_ceil(8)];

@@ -107,6 +107,8 @@ fn everything_at_once() {
         bad_read: 200,
         second_engine: 900,
         use_up_stamps: 700,
+        rot: 0,
+        scrub: 150,
         planted: None,
     };
     run_seeds(0..1000, 2500, faults);

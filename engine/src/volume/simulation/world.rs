@@ -3,14 +3,18 @@
 use super::client::Client;
 use super::model_member::ModelMember;
 use super::{PlantedFault, Random};
-use crate::volume::{Action, CoreOptions, MemberFault, MemberIndex, Standing, Tag, VolumeCore, VolumeState};
+use crate::volume::{
+    Action, CoreOptions, MemberFault, MemberIndex, ScrubCounts, ScrubOrder, ScrubStatus, Standing, Tag,
+    VolumeCore, VolumeState,
+};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use trivet_model::{
-    AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeId, VolumeRecord,
+    AuthorityError, BlockRange, Epoch, Generation, Member, MemberState, PoolId, Revision, VolumeId,
+    VolumeRecord,
 };
-use trivet_wire::Frame;
+use trivet_wire::{ErrorCode, Frame, Message};
 
 /// Blocks of the volume: few, so that operations overlap.
 pub(super) const BLOCKS: u64 = 6;
@@ -29,6 +33,10 @@ pub(super) struct Faults {
     pub(super) bad_read: u32,
     pub(super) second_engine: u32,
     pub(super) use_up_stamps: u32,
+    /// A block changes on one member's medium while all have it right.
+    pub(super) rot: u32,
+    /// A scrub is begun.
+    pub(super) scrub: u32,
     pub(super) planted: Option<PlantedFault>,
 }
 
@@ -63,6 +71,9 @@ pub(super) struct World {
     pub(super) image: Option<Vec<u8>>,
     trace: DefaultHasher,
     openings: u64,
+    scrubs: u64,
+    /// A test has done damage on purpose.
+    pub(super) expects_damage: bool,
 }
 
 impl World {
@@ -97,6 +108,8 @@ impl World {
             image: None,
             trace: DefaultHasher::new(),
             openings: 0,
+            scrubs: 0,
+            expects_damage: false,
         };
         world.open();
         world
@@ -148,6 +161,7 @@ impl World {
             }
         }
         self.perform();
+        self.check_scrub().unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn inject(&mut self) {
@@ -174,6 +188,12 @@ impl World {
         if self.random.once_in(faults.bad_read) {
             self.members[member].bad_read = if self.members[member].bad_read == 0 { 2 } else { 0 };
         }
+        if self.random.once_in(faults.rot) {
+            self.rot(member);
+        }
+        if self.random.once_in(faults.scrub) {
+            self.scrub(0, u64::from(u32::MAX));
+        }
         if self.random.once_in(faults.use_up_stamps) {
             self.core.log.use_up();
         }
@@ -187,6 +207,59 @@ impl World {
         let lost = lost && self.random.once_in(20);
         if lost || self.core.state().is_over() || self.random.once_in(faults.crash_engine) {
             self.open();
+        }
+    }
+
+    /// Changes a block on a member's medium, if all have the same and can read it: so it can be mended.
+    pub(super) fn rot(&mut self, member: usize) {
+        let block = self.random.below(6) as u64;
+        let version = self.members[member].blocks.get(&block);
+        let alike = |other: &ModelMember| other.blocks.get(&block) == version && !other.is_rotten(block);
+        if self.record.0.members.iter().all(|member| member.state == MemberState::InSync)
+            && self.members.iter().all(alike)
+        {
+            self.members[member].rot(block);
+        }
+    }
+
+    /// Begins a scrub at a block, in place of the one before.
+    pub(super) fn scrub(&mut self, position: u64, bytes_per_second: u64) {
+        self.scrubs += 1;
+        let (run, counts) = (self.scrubs, ScrubCounts::default());
+        self.core.scrub(self.now(), ScrubOrder { run, position, bytes_per_second, counts });
+        self.perform();
+    }
+
+    /// Scrubs the volume to its end, and answers what was found.
+    pub(super) fn scrub_to_the_end(&mut self, position: u64) -> ScrubCounts {
+        self.scrub(position, u64::from(u32::MAX));
+        for _ in 0..200_000 {
+            self.step(0);
+            match self.core.scrub_status(self.now()) {
+                Some(status) if status.run == self.scrubs && status.finished => return status.counts,
+                Some(status) if status.run == self.scrubs => {}
+                _ => self.scrub(position, u64::from(u32::MAX)),
+            }
+        }
+        panic!("a scrub does not end: {:?}", self.core.status(self.now()));
+    }
+
+    /// Time passes without faults or requests; answers the scrub's state then.
+    pub(super) fn wait_ms(&mut self, ms: u64) -> Option<ScrubStatus> {
+        let until = self.time + ms;
+        while self.time < until {
+            self.step(0);
+        }
+        self.core.scrub_status(self.now())
+    }
+
+    /// Of what a scrub found in this opening, nothing may have differed for good.
+    fn check_scrub(&self) -> Result<(), String> {
+        match self.core.scrub_status(self.now()) {
+            Some(ScrubStatus { counts, .. }) if counts.mismatched > 0 && !self.expects_damage => {
+                Err(format!("a scrub finds differences where there are none: {counts:?}"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -218,10 +291,27 @@ impl World {
 
     fn execute(&mut self, member: usize) {
         if self.members[member].is_busy()
-            && let Some(reply) = self.members[member].execute(&mut self.random)
+            && let Some(mut reply) = self.members[member].execute(&mut self.random)
         {
+            if let Some((source, range)) = self.members[member].take_repair()
+                && !self.repair(member, source, range)
+            {
+                let detail = "the source cannot read it".to_owned();
+                reply.message = Message::Error { code: ErrorCode::Source, detail };
+            }
             self.links[member].to_engine.push_back(reply);
         }
+    }
+
+    /// A member fetches blocks from another; whether the other could read them.
+    fn repair(&mut self, member: usize, source: PoolId, range: BlockRange) -> bool {
+        let source = self.members.iter().position(|other| other.pool == source).expect("it is known");
+        let readable = range.blocks().all(|block| !self.members[source].is_rotten(block));
+        for block in range.blocks().filter(|_| readable) {
+            let version = self.members[source].blocks.get(&block).cloned();
+            self.members[member].repaired(block, version);
+        }
+        readable
     }
 
     fn deliver_to_engine(&mut self, member: usize) {
@@ -403,6 +493,15 @@ impl World {
             member.power_lost(&mut self.random);
         }
         self.open();
+    }
+
+    /// Whether every in-sync member can read all it has.
+    pub(super) fn nothing_is_rotten(&self) -> Result<(), String> {
+        let rotten = |member: &ModelMember| (0..BLOCKS).find(|&block| member.is_rotten(block));
+        match self.in_sync().find_map(|member| Some((member.pool, rotten(member)?))) {
+            Some((pool, block)) => Err(format!("block {block} is still rotten on member {pool}")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn members_are_identical(&self) -> Result<(), String> {

@@ -3,6 +3,7 @@
 
 mod healing;
 mod members;
+mod scrubs;
 mod server;
 
 use super::pools::{PoolAnswer, ask_all};

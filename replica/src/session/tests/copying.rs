@@ -1,7 +1,7 @@
 //! Sessions that copy from other members.
 
 use super::*;
-use crate::store::{ChangedPage, FetchedBlocks, TailExtent};
+use crate::store::{ChangedPage, FetchedBlocks, TailExtent, VerifiedBlocks};
 use trivet_wire::{PullReport, PullState, TailEntry};
 
 fn pull() -> Message {
@@ -84,15 +84,17 @@ fn versions_may_be_asked_for_by_those_who_only_look_but_nothing_ordered() {
     server.complete(id, Ok(Reply::Changed(page)));
     assert_eq!(server.answer(), Message::ChangedReply { entries: versions.clone(), next: Some(20) });
     let range = BlockRange::new(0, 4);
-    let found = |segments| FetchedBlocks { versions: vec![extent], crcs: block(9).crcs, segments };
+    let fetched = FetchedBlocks { versions: vec![extent], crcs: block(9).crcs, segments: block(9).segments };
     server.say(connection, 4, 0, Message::Fetch { range });
     let id = server.submitted.pop().unwrap().0;
-    server.complete(id, Ok(Reply::Fetched(found(block(9).segments))));
+    server.complete(id, Ok(Reply::Fetched(fetched)));
     assert_eq!(server.answer(), Message::FetchReply { versions: versions.clone(), data: block(9) });
     server.say(connection, 5, 0, Message::Verify { range });
     let id = server.submitted.pop().unwrap().0;
-    server.complete(id, Ok(Reply::Verified(found(Vec::new()))));
-    assert_eq!(server.answer(), Message::VerifyReply { versions, crcs: block(9).crcs });
+    let failed = vec![BlockRange::new(1, 1)];
+    let verified = VerifiedBlocks { versions: vec![extent], crcs: block(9).crcs, failed: failed.clone() };
+    server.complete(id, Ok(Reply::Verified(verified)));
+    assert_eq!(server.answer(), Message::VerifyReply { versions, crcs: block(9).crcs, failed });
     server.say(connection, 6, 0, pull());
     assert_eq!(server.close_code(), (connection, ErrorCode::Unexpected));
     assert!(server.copying.is_empty());

@@ -1,0 +1,175 @@
+//! A unix socket by which the manager says what an engine shall do beside serving: one JSON object on a
+//! line, answered with the engine's report as on the status socket, and the end.
+//!
+//! What is said is the whole of what is wanted, so that it may be said again at any time: after a restart
+//! on either side, or when an answer was lost.
+
+use super::status_socket::EngineReport;
+use super::{Frontend, Port};
+use crate::request::{IoError, IoReply};
+use crate::volume::ScrubOrder;
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
+
+/// Callers at a time; more wait to be accepted.
+const CALLERS_MAX: usize = 16;
+/// A caller says what it wants within this, or is hung up on.
+const SAYING_MAX: Duration = Duration::from_secs(2);
+/// The longest line.
+const LINE_BYTES_MAX: usize = 64 << 10;
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+const ACCEPT: u64 = 0;
+const RECEIVE: u64 = 1;
+const SEND: u64 = 2;
+const TIMEOUT: u64 = 3;
+
+/// Tokens are a caller's number and an operation; number 0 is the listener.
+const fn token(caller: u64, operation: u64) -> u64 {
+    (caller << 2) | operation
+}
+
+/// What the manager wants.
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    /// The scrub that shall be under way, if one shall.
+    scrub: Option<ScrubOrder>,
+}
+
+pub(crate) struct ControlSocket {
+    reactor: Reactor,
+    source: Source,
+    listener: Handle,
+    path: PathBuf,
+    accepting: bool,
+    /// And how much of its line has come.
+    callers: BTreeMap<u64, (Handle, usize)>,
+    next_caller: u64,
+    stopping: bool,
+}
+
+impl ControlSocket {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// [`SocketError`] with the cause and the next step.
+    pub(crate) fn listen(reactor: &Reactor, path: PathBuf) -> Result<Self, SocketError> {
+        let listener = trivet_reactor::listen(&SocketAddress::Unix(path.clone()))?;
+        Ok(Self {
+            reactor: reactor.clone(),
+            source: reactor.source(),
+            listener,
+            path,
+            accepting: false,
+            callers: BTreeMap::new(),
+            next_caller: 1,
+            stopping: false,
+        })
+    }
+
+    fn welcome(&mut self, socket: Handle) {
+        let caller = self.next_caller;
+        self.next_caller += 1;
+        let buffer = BytesMut::with_capacity(LINE_BYTES_MAX);
+        self.reactor.receive(self.source, token(caller, RECEIVE), &socket, buffer);
+        self.reactor.timer(self.source, token(caller, TIMEOUT), SAYING_MAX);
+        self.callers.insert(caller, (socket, 0));
+    }
+
+    /// Something has come: the whole line is awaited.
+    fn received(&mut self, caller: u64, buffer: BytesMut, volume: &mut Port<'_>) {
+        let Some((socket, before)) = self.callers.get_mut(&caller) else { return };
+        let Some(end) = buffer.iter().position(|&byte| byte == b'\n') else {
+            if buffer.len() == buffer.capacity() || buffer.len() == *before {
+                self.hang_up(caller);
+            } else {
+                *before = buffer.len();
+                self.reactor.receive(self.source, token(caller, RECEIVE), socket, buffer);
+            }
+            return;
+        };
+        match serde_json::from_slice::<Wanted>(&buffer[..end]) {
+            Ok(wanted) => {
+                volume.want_scrub(wanted.scrub);
+                self.answer(caller, volume);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is wanted of this engine makes no sense");
+                self.hang_up(caller);
+            }
+        }
+    }
+
+    fn answer(&mut self, caller: u64, volume: &Port<'_>) {
+        let Some((socket, _)) = self.callers.get(&caller) else { return };
+        let report = EngineReport::new(volume.status(), volume.connections());
+        let sent = match serde_json::to_vec(&report) {
+            Ok(json) => self.reactor.send(self.source, token(caller, SEND), socket, vec![Bytes::from(json)]),
+            Err(error) => unreachable!("a report is always JSON: {error}"),
+        };
+        if sent != Sent::UnderWay {
+            self.hang_up(caller);
+        }
+    }
+
+    fn hang_up(&mut self, caller: u64) {
+        if self.callers.remove(&caller).is_some() {
+            self.reactor.cancel(self.source, token(caller, RECEIVE));
+        }
+    }
+}
+
+impl Frontend for ControlSocket {
+    fn turn(&mut self, volume: &mut Port<'_>) {
+        while let Some(completion) = self.reactor.take(self.source) {
+            let (caller, operation) = (completion.token >> 2, completion.token & 3);
+            match (caller, operation, completion.result) {
+                (0, ACCEPT, Ok(Output::Accepted(socket))) => {
+                    self.accepting = false;
+                    self.welcome(Handle::from(socket));
+                }
+                (0, ACCEPT, result) => {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "nobody can be accepted at the control socket");
+                    }
+                    self.reactor.timer(self.source, token(0, TIMEOUT), ACCEPT_AGAIN);
+                }
+                (0, ..) => self.accepting = false,
+                (_, RECEIVE, Ok(Output::Buffer(buffer))) => self.received(caller, buffer, volume),
+                (..) => self.hang_up(caller),
+            }
+        }
+        if !self.accepting && !self.stopping && self.callers.len() < CALLERS_MAX {
+            self.accepting = true;
+            self.reactor.accept(self.source, token(0, ACCEPT), &self.listener);
+        }
+    }
+
+    fn completed(&mut self, tag: u64, _result: Result<IoReply, IoError>) {
+        unreachable!("the control socket submits nothing, not even {tag}");
+    }
+
+    fn pump(&mut self, _volume: &mut Port<'_>) {}
+
+    fn flush(&mut self) {}
+
+    fn shut_down(&mut self) {
+        self.stopping = true;
+    }
+
+    fn is_finished(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "the control socket is gone already");
+        }
+    }
+}

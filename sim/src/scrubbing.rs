@@ -1,0 +1,67 @@
+//! Scrubs: at any time beside everything else, when they must find nothing that differs; and at rest,
+//! over blocks that have rotted on one member each, when they must mend all of them.
+
+use crate::Check;
+use crate::trace::Happening;
+use crate::world::World;
+use trivet_engine::volume::{ScrubCounts, ScrubOrder, ScrubStatus};
+
+/// Blocks that rot at rest.
+const ROTTEN_MAX: usize = 12;
+
+impl World {
+    pub(crate) fn begin_scrub(&mut self, engine: usize, bytes_per_second: u64) {
+        let run = self.clients.next_scrub();
+        let order = ScrubOrder { run, position: 0, bytes_per_second, counts: ScrubCounts::default() };
+        self.note(Happening::Note("a scrub begins"));
+        self.with_core(engine, |core, now| core.scrub(now, order));
+    }
+
+    fn scrub_status(&self, engine: usize) -> Option<ScrubStatus> {
+        let engine = self.engines[engine].engine.as_ref()?;
+        engine.core.scrub_status(self.now)
+    }
+
+    /// Whatever goes wrong besides, members never differ in what is settled.
+    pub(crate) fn check_scrubs(&mut self) {
+        for engine in 0..self.engines.len() {
+            if let Some(counts) = self.scrub_status(engine).map(|status| status.counts)
+                && counts.mismatched > 0
+            {
+                let detail = format!("a scrub of engine {engine} finds members that differ: {counts:?}");
+                return self.fail(Check::Alike, detail);
+            }
+        }
+    }
+
+    /// Blocks change on disks that all are right: each on one member, and on every member some.
+    pub(crate) fn rot_disjointly(&mut self) {
+        let members = self.records.in_sync();
+        if members.len() < 2 {
+            return;
+        }
+        let touched: Vec<u64> = self.oracle.touched.iter().copied().take(ROTTEN_MAX).collect();
+        for (block, host) in touched.into_iter().zip(members.iter().cycle()) {
+            if let Some(offset) = self.place_of(*host, block) {
+                self.hosts[*host].disk.flip_bit(offset + 8, 3);
+            }
+        }
+    }
+
+    /// Whether the scrub at rest has come to its end.
+    pub(crate) fn is_scrubbed(&self) -> bool {
+        self.scrub_status(self.desired).is_some_and(|status| status.finished)
+    }
+
+    /// It has: everything is mended. Or it went with its engine, and begins anew.
+    pub(crate) fn check_scrub_at_rest(&mut self) {
+        match self.scrub_status(self.desired).map(|status| status.counts) {
+            Some(counts) if counts.unrepairable > 0 => {
+                let detail = format!("a scrub leaves what a member has right: {counts:?}");
+                self.fail(Check::Alike, detail);
+            }
+            Some(_) => {}
+            None => self.begin_scrub(self.desired, 1 << 30),
+        }
+    }
+}
