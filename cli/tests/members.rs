@@ -167,7 +167,6 @@ fn a_copy_whose_server_stays_away_gets_a_substitute() {
 }
 
 #[test]
-#[ignore = "needs Pull"]
 fn a_substitute_that_is_in_sync_takes_the_place_of_the_copy_that_is_away() {
     let cluster = cluster("3", &["--replace-after", "2"]);
     cluster.succeeds(&["volume", "create", "data", "--size", "4MiB", "--copies", "2", "--attach"]);
@@ -188,7 +187,6 @@ fn a_substitute_that_is_in_sync_takes_the_place_of_the_copy_that_is_away() {
 }
 
 #[test]
-#[ignore = "needs Pull"]
 fn a_copy_moves_to_another_server_while_the_volume_is_served() {
     let cluster = cluster("3", &[]);
     cluster.succeeds(&["volume", "create", "data", "--size", "64MiB", "--copies", "2", "--attach"]);

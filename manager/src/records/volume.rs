@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -56,8 +56,8 @@ mod tests {
         assert_layout(
             &record,
             concat!(
-                r#"{"version":1,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
-                r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"members":["#,
+                r#"{"version":2,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}]}"#
             ),
