@@ -62,11 +62,14 @@ pub enum Fault {
     /// After its device has failed, a replica server is started again without restarting the host.
     /// Known to fail (`docs/testing.md`), so that no seed draws it.
     TrustFailedDisk,
+    /// Reads of the device return another place's blocks now and then. No seed draws it: it has its
+    /// own test.
+    MisdirectedRead,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -92,6 +95,7 @@ impl Fault {
         Self::ClockDrift,
         Self::Grow,
         Self::TrustFailedDisk,
+        Self::MisdirectedRead,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -105,12 +109,13 @@ impl Fault {
                 | Self::RecordLoss
                 | Self::ClockDrift
                 | Self::TrustFailedDisk
+                | Self::MisdirectedRead
         )
     }
 
-    /// Whether the product is known not to stand it yet.
-    pub(crate) const fn is_beyond(self) -> bool {
-        matches!(self, Self::TrustFailedDisk)
+    /// Whether seeds draw it.
+    pub(crate) const fn is_drawn(self) -> bool {
+        !matches!(self, Self::TrustFailedDisk | Self::MisdirectedRead)
     }
 }
 
@@ -210,7 +215,7 @@ fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     let theme = THEMES.get(random.index(THEMES.len() * 2)).copied().unwrap_or_default();
     let others = if theme.is_empty() { random.pick(&[0, 10, 25, 40, 60]) } else { 4 };
     let on =
-        |fault: &Fault| !fault.is_beyond() && random.percent(if theme.contains(fault) { 70 } else { others });
+        |fault: &Fault| fault.is_drawn() && random.percent(if theme.contains(fault) { 70 } else { others });
     Fault::ALL.into_iter().filter(on).collect()
 }
 

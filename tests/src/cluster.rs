@@ -36,13 +36,35 @@ pub fn trivet() -> Command {
     command
 }
 
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Replica servers.
+    pub replicas: u32,
+    /// Of volume `disk0`.
+    pub size: String,
+    /// More options of `trivet up`.
+    pub options: Vec<String>,
+    /// What the manager starts the other processes with, in place of `trivet` itself.
+    pub launcher: Option<PathBuf>,
+    /// The network namespace in which commands run, and so the manager.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Setup {
+    /// A plain cluster.
+    #[must_use]
+    pub fn new(replicas: u32, size: &str) -> Self {
+        Self { replicas, size: size.to_owned(), options: Vec::new(), launcher: None, namespace: None }
+    }
+}
+
 /// A cluster. Dropping it stops it, kills what did not stop, and removes its directory.
 #[derive(Debug)]
 pub struct Cluster {
     scratch: Scratch,
     directory: PathBuf,
-    replicas: u32,
-    size: String,
+    setup: Setup,
     uri: String,
 }
 
@@ -55,7 +77,7 @@ impl Cluster {
     pub fn start(replicas: u32, size: &str) -> Self {
         let scratch = Scratch::new();
         let directory = scratch.join("c");
-        Self::start_in(scratch, directory, replicas, size)
+        Self::start_in(scratch, directory, Setup::new(replicas, size))
     }
 
     /// The same in a directory of the caller's choice, which may not exist yet.
@@ -63,8 +85,8 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn start_in(scratch: Scratch, directory: PathBuf, replicas: u32, size: &str) -> Self {
-        let mut cluster = Self { scratch, directory, replicas, size: size.to_owned(), uri: String::new() };
+    pub fn start_in(scratch: Scratch, directory: PathBuf, setup: Setup) -> Self {
+        let mut cluster = Self { scratch, directory, setup, uri: String::new() };
         cluster.uri = cluster.up();
         cluster
     }
@@ -74,8 +96,10 @@ impl Cluster {
     /// # Panics
     /// When it fails, or prints no URI, or another than before.
     pub fn up(&self) -> String {
-        let replicas = self.replicas.to_string();
-        let outcome = self.trivet(&["up", "--replicas", &replicas, "--size", &self.size]).succeeded();
+        let replicas = self.setup.replicas.to_string();
+        let mut arguments = vec!["up", "--replicas", &replicas, "--size", &self.setup.size];
+        arguments.extend(self.setup.options.iter().map(String::as_str));
+        let outcome = self.trivet(&arguments).succeeded();
         let uri = uri_in(&outcome);
         assert!(self.uri.is_empty() || self.uri == uri, "the URI was {}, then {uri}", self.uri);
         uri
@@ -98,7 +122,19 @@ impl Cluster {
     /// When it does not end soon.
     #[must_use]
     pub fn trivet(&self, arguments: &[&str]) -> Outcome {
-        command::run(trivet().args(arguments).env("TRIVET_DIR", &self.directory), 2 * patience::SOON)
+        let mut trivet = match &self.setup.namespace {
+            None => trivet(),
+            Some(namespace) => {
+                let mut enter = Command::new("nsenter");
+                enter.arg(format!("--net={}", namespace.display())).arg(binary()).env_remove("TRIVET_LOG");
+                enter
+            }
+        };
+        trivet.args(arguments).env("TRIVET_DIR", &self.directory);
+        if let Some(launcher) = &self.setup.launcher {
+            trivet.env("TRIVET_LAUNCHER", launcher);
+        }
+        command::run(&mut trivet, 3 * patience::SOON)
     }
 
     /// Runs `trivet … -o json` and parses what it prints.
@@ -126,15 +162,26 @@ impl Cluster {
         NbdClient::connect(&self.uri).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.uri))
     }
 
-    /// The states of `disk0`'s members as its record has them: `in-sync`, `syncing` or `stale`.
+    /// The members of `disk0`, by the names of their servers, and their states as its record has them:
+    /// `in-sync`, `syncing` or `stale`.
+    ///
+    /// # Panics
+    /// When the volume cannot be shown.
+    #[must_use]
+    pub fn members(&self) -> Vec<(String, String)> {
+        let shown = self.trivet_json(&["volume", "show", "disk0"]);
+        let members = shown["members"].as_array().unwrap_or_else(|| panic!("no members: {shown}"));
+        let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+        members.iter().map(|member| (text(&member["name"]), text(&member["state"]))).collect()
+    }
+
+    /// The states of `disk0`'s members.
     ///
     /// # Panics
     /// When the volume cannot be shown.
     #[must_use]
     pub fn member_states(&self) -> Vec<String> {
-        let shown = self.trivet_json(&["volume", "show", "disk0"]);
-        let members = shown["members"].as_array().unwrap_or_else(|| panic!("no members: {shown}"));
-        members.iter().map(|member| member["state"].as_str().expect("a state").to_owned()).collect()
+        self.members().into_iter().map(|(_, state)| state).collect()
     }
 
     /// Waits until every member is in sync and the volume serves.
@@ -152,8 +199,16 @@ impl Cluster {
     /// # Panics
     /// When that takes too long.
     pub fn wait_until_one_is_left_behind(&self) {
-        patience::wait_for("a member to be dropped", 2 * patience::SOON, || {
-            self.member_states().iter().any(|state| state != "in-sync").then_some(())
+        self.wait_until_left_behind(1);
+    }
+
+    /// Waits until so many members are not in sync any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_left_behind(&self, count: usize) {
+        patience::wait_for(&format!("{count} members to be dropped"), 2 * patience::SOON, || {
+            (self.member_states().iter().filter(|state| *state != "in-sync").count() >= count).then_some(())
         });
     }
 
@@ -172,13 +227,24 @@ impl Cluster {
     /// The pool directories, in order.
     #[must_use]
     pub fn pools(&self) -> Vec<PathBuf> {
-        (1..=self.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
+        (1..=self.setup.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
     }
 
     /// Its running processes.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         process::of_cluster(&binary(), &self.directory)
+    }
+
+    /// The running server of the pool in `replica-NUMBER`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn replica(&self, number: usize) -> Process {
+        let folder = self.directory.join(format!("replica-{number}"));
+        let found = self.processes().into_iter().find(|process| process.names(&folder));
+        found.unwrap_or_else(|| panic!("replica-{number} does not run"))
     }
 
     /// Its running processes of one role.

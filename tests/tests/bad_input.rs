@@ -14,7 +14,7 @@ use trivet_tests::cluster::trivet;
 use trivet_tests::command::{self, Outcome, must};
 use trivet_tests::nbd::{self, Request};
 use trivet_tests::replica::{self, ReplicaServer};
-use trivet_tests::{Cluster, NbdClient, Random, Scratch, did_not_run, needs_programs, patience};
+use trivet_tests::{Cluster, NbdClient, Random, Scratch, Setup, did_not_run, needs_programs, patience};
 use trivet_wire::{BlockData, Encoder, Frame, Hello, Message, PROTOCOL_VERSION, Progress};
 
 fn outcome_of(arguments: &[&str]) -> Outcome {
@@ -311,7 +311,7 @@ fn a_full_disk_is_an_error_that_passes() {
     let device = LoopDevice::attach(&image);
     must("mkfs.ext4", &["-q", "-F", device.path().to_str().expect("UTF-8")]);
     let mount = Mount::new(device.path(), &disk.join("mnt"));
-    let cluster = Cluster::start_in(Scratch::new(), mount.path().join("c"), 2, "8GiB");
+    let cluster = Cluster::start_in(Scratch::new(), mount.path().join("c"), Setup::new(2, "8GiB"));
     let mut client = cluster.connect();
 
     let count = fill(&mut client, piece);
