@@ -9,6 +9,7 @@ pub mod blockdev;
 pub mod checker;
 pub mod cluster;
 pub mod command;
+mod launcher;
 pub mod loaded;
 pub mod namespaces;
 pub mod nbd;
@@ -27,12 +28,17 @@ pub use process::Role;
 pub use random::Random;
 pub use scratch::Scratch;
 
-/// Ends the test early, saying that it did not run and why. For what a machine may rightly lack
-/// (root, `/dev/fuse`, a Debian package), never for what the product lacks.
+/// Says that a test did not run and why. For what a machine may rightly lack (root, `/dev/fuse`, a
+/// Debian package), never for what the product lacks.
+pub fn not_run(why: &str) {
+    eprintln!("DID NOT RUN: {why}");
+}
+
+/// Ends the test early, saying that it did not run and why; see [`not_run`].
 #[macro_export]
 macro_rules! did_not_run {
     ($($why:tt)*) => {{
-        eprintln!("DID NOT RUN: {}", format_args!($($why)*));
+        $crate::not_run(&format!($($why)*));
         return;
     }};
 }

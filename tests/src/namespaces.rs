@@ -7,8 +7,7 @@
 //! how the record store goes away.
 
 use crate::command::{is_installed, must};
-use crate::proxy::write_script;
-use crate::{Scratch, cluster};
+use crate::{Scratch, cluster, launcher};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -93,7 +92,7 @@ impl Network {
         for node in &network.nodes {
             network.plug_in(*node, &switch);
         }
-        write_script(&network.launcher(), &network.script());
+        launcher::write(&network.launcher(), &network.script());
         network
     }
 
@@ -203,15 +202,7 @@ const RULES: &str = "table ip trivet {
 }
 ";
 
-const SCRIPT: &str = r#"#!/bin/sh
-for argument; do
-    case "$before" in
-        --lock) name=$(basename "$argument" .lock) ;;
-        --listen) listen=$argument ;;
-    esac
-    before=$argument
-done
-case "$name" in
+const SCRIPT: &str = r#"case "$name" in
     engine-*) name=engine ;;
 ADDRESSES
 esac

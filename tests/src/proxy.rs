@@ -3,12 +3,10 @@
 //! The cluster's launcher has each server listen at 127.0.0.2 instead of the recorded 127.0.0.1, where
 //! the proxy listens. So everything that engine, manager and other replicas say to a server passes here.
 
-use crate::{Random, Scratch, cluster, patience};
+use crate::{Random, Scratch, cluster, launcher, patience};
 use std::collections::VecDeque;
-use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -216,7 +214,7 @@ impl Proxies {
         let script = SCRIPT
             .replace("NOTES", &scratch.path().to_string_lossy())
             .replace("TRIVET", &cluster::binary().to_string_lossy());
-        write_script(&scratch.join("launcher"), &script);
+        launcher::write(&scratch.join("launcher"), &script);
         let notes: Vec<PathBuf> =
             (1..=replicas).map(|number| scratch.join(&format!("replica-{number}"))).collect();
         let starting = std::thread::spawn(move || {
@@ -244,15 +242,7 @@ impl Proxies {
 }
 
 /// Each server notes the address at which it should listen, and listens at the same port of another.
-const SCRIPT: &str = r#"#!/bin/sh
-for argument; do
-    case "$before" in
-        --lock) name=$(basename "$argument" .lock) ;;
-        --listen) listen=$argument ;;
-    esac
-    before=$argument
-done
-case "$name" in
+const SCRIPT: &str = r#"case "$name" in
 replica-*)
     echo "$listen" > "NOTES/$name.new" && mv "NOTES/$name.new" "NOTES/$name"
     count=$#
@@ -267,16 +257,6 @@ replica-*)
 esac
 exec "TRIVET" "$@"
 "#;
-
-/// Writes an executable script.
-///
-/// # Panics
-/// When it cannot be written.
-pub(crate) fn write_script(path: &Path, text: &str) {
-    std::fs::write(path, text)
-        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o755)))
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
 
 fn start_beside(note: &Path, seed: u64) -> Proxy {
     let address: SocketAddr = patience::wait_for("a replica server to be started", patience::SOON, || {

@@ -5,15 +5,22 @@
 
 use trivet_tests::loaded::rounds;
 use trivet_tests::namespaces::{Network, Node, obstacle};
-use trivet_tests::{Cluster, Loaded, Scratch, Setup, did_not_run, patience};
+use trivet_tests::{Cluster, Loaded, Scratch, Setup, not_run, patience};
 
-fn start(network: &Network) -> Loaded {
+/// `None` where there can be no namespaces, which it says.
+fn start() -> Option<(Network, Loaded)> {
+    if let Some(why) = obstacle() {
+        not_run(&why);
+        return None;
+    }
+    let network = Network::new(3);
     let scratch = Scratch::new();
     let directory = scratch.join("c");
     let mut setup = Setup::new(3, "1GiB");
     setup.launcher = Some(network.launcher());
     setup.namespace = Some(network.namespace(Node::Manager));
-    Loaded::on(Cluster::start_in(scratch, directory, setup))
+    let loaded = Loaded::on(Cluster::start_in(scratch, directory, setup));
+    Some((network, loaded))
 }
 
 /// What `trivet volume show` says of the volume as a whole.
@@ -38,11 +45,7 @@ fn a_replica(loaded: &mut Loaded) -> Node {
 
 #[test]
 fn f21_a_replica_that_is_cut_off_is_left_behind_and_returns() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let mut loaded = start(&network);
+    let Some((network, mut loaded)) = start() else { return };
     for round in 0..rounds(2) {
         let alone = a_replica(&mut loaded);
         eprintln!("round {round}: {alone}");
@@ -57,11 +60,7 @@ fn f21_a_replica_that_is_cut_off_is_left_behind_and_returns() {
 
 #[test]
 fn f21_an_engine_cut_off_from_every_replica_pauses_and_goes_on() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let loaded = start(&network);
+    let Some((network, loaded)) = start() else { return };
     network.cut_off(Node::Engine);
     wait_until_paused(&loaded);
     network.heal();
@@ -71,11 +70,7 @@ fn f21_an_engine_cut_off_from_every_replica_pauses_and_goes_on() {
 
 #[test]
 fn f21_replicas_that_do_not_hear_each_other_come_back_when_they_do() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let loaded = start(&network);
+    let Some((network, loaded)) = start() else { return };
     for (one, other) in [(1, 2), (2, 3), (1, 3)] {
         network.part(Node::Replica(one), Node::Replica(other));
     }
@@ -91,43 +86,30 @@ fn f21_replicas_that_do_not_hear_each_other_come_back_when_they_do() {
     loaded.finish();
 }
 
-#[test]
-fn f22_a_replica_whose_answers_are_lost_is_left_behind_and_returns() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let mut loaded = start(&network);
-    let mute = a_replica(&mut loaded);
-    network.block(mute, Node::Engine);
+/// Between the engine and one replica, `block` lets nothing pass one way.
+fn one_way(block: impl Fn(&Network, Node)) {
+    let Some((network, mut loaded)) = start() else { return };
+    let half_heard = a_replica(&mut loaded);
+    block(&network, half_heard);
     loaded.cluster.wait_until_one_is_left_behind();
     loaded.goes_on();
     network.heal();
     loaded.finish();
+}
+
+#[test]
+fn f22_a_replica_whose_answers_are_lost_is_left_behind_and_returns() {
+    one_way(|network, mute| network.block(mute, Node::Engine));
 }
 
 #[test]
 fn f22_a_replica_that_hears_nothing_is_left_behind_and_returns() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let mut loaded = start(&network);
-    let deaf = a_replica(&mut loaded);
-    network.block(Node::Engine, deaf);
-    loaded.cluster.wait_until_one_is_left_behind();
-    loaded.goes_on();
-    network.heal();
-    loaded.finish();
+    one_way(|network, deaf| network.block(Node::Engine, deaf));
 }
 
 #[test]
 fn f22_an_engine_that_hears_no_answer_pauses_and_goes_on() {
-    if let Some(why) = obstacle() {
-        did_not_run!("{why}");
-    }
-    let network = Network::new(3);
-    let loaded = start(&network);
+    let Some((network, loaded)) = start() else { return };
     for number in 1..=3 {
         network.block(Node::Replica(number), Node::Engine);
     }
