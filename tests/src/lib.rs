@@ -5,10 +5,13 @@
 //! The harness panics where something is wrong: its callers are tests.
 #![forbid(unsafe_code)]
 
+pub mod bad_disk;
 pub mod blockdev;
 pub mod checker;
 pub mod cluster;
 pub mod command;
+pub mod control_group;
+pub mod gates;
 mod launcher;
 pub mod loaded;
 pub mod namespaces;

@@ -172,7 +172,7 @@ fn nbd_request(kind: u16, offset: u64, length: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_hostile_nbd_client_harms_nobody_but_itself() {
+fn f26_a_hostile_nbd_client_harms_nobody_but_itself() {
     let seed = Random::seed_from_environment();
     eprintln!("TRIVET_TEST_SEED={seed}");
     let mut random = Random::new(seed);
@@ -245,7 +245,7 @@ fn replica_prelude() -> Vec<u8> {
 }
 
 #[test]
-fn hostile_bytes_at_a_replica_harm_nobody() {
+fn f26_hostile_bytes_at_a_replica_harm_nobody() {
     let seed = Random::seed_from_environment();
     eprintln!("TRIVET_TEST_SEED={seed}");
     let mut random = Random::new(seed);
@@ -294,7 +294,7 @@ fn fill(client: &mut NbdClient, piece: impl Fn(u64) -> Vec<u8>) -> u64 {
 }
 
 #[test]
-fn a_full_disk_is_an_error_that_passes() {
+fn f09_a_full_disk_is_an_error_that_passes() {
     needs_programs!("mkfs.ext4");
     if let Some(why) = obstacle() {
         did_not_run!("{why}");

@@ -103,7 +103,7 @@ fn a_sound_pool_passes_the_check() {
 }
 
 #[test]
-fn a_flipped_byte_of_data_is_served_from_a_peer() {
+fn f10_a_flipped_byte_of_data_is_served_from_a_peer() {
     let (cluster, data) = prepared();
     cluster.down();
     let wanted = &data[40 * 4096..41 * 4096];
@@ -117,7 +117,7 @@ fn a_flipped_byte_of_data_is_served_from_a_peer() {
 }
 
 #[test]
-fn data_damaged_on_every_member_is_an_error() {
+fn f10_data_damaged_on_every_member_is_an_error() {
     let (cluster, data) = prepared();
     cluster.down();
     let wanted = &data[7 * 4096..8 * 4096];
@@ -132,7 +132,31 @@ fn data_damaged_on_every_member_is_an_error() {
 }
 
 #[test]
-fn either_superblock_suffices_and_the_check_names_the_other() {
+fn f14_disjoint_damage_on_every_member_is_repaired_by_the_others() {
+    let (cluster, data) = prepared();
+    cluster.down();
+    for (member, pool) in cluster.pools().iter().enumerate() {
+        for block in (10 * member..).take(3) {
+            let wanted = &data[block * 4096..(block + 1) * 4096];
+            let copies = blocks(&pool_file(pool), |block| block == wanted);
+            assert!(!copies.is_empty(), "the data should lie in {}", pool.display());
+            copies.iter().for_each(|offset| flip(&pool_file(pool), offset + 99));
+        }
+        check_names(pool, &["checksum"]);
+    }
+    // Each read goes to one member: it takes some until each has met its damage.
+    patience::wait_for("each member to be repaired from the others", patience::LONG, || {
+        for _ in 0..8 {
+            assert!(reads_are_right_or_fail_clearly(&cluster, &data), "two members are good");
+        }
+        cluster.down();
+        cluster.pools().iter().all(|pool| check(pool).status.success()).then_some(())
+    });
+    assert!(reads_are_right_or_fail_clearly(&cluster, &data));
+}
+
+#[test]
+fn f11_either_superblock_suffices_and_the_check_names_the_other() {
     for copy in 0..2 {
         let (cluster, data) = prepared();
         cluster.down();
@@ -144,7 +168,7 @@ fn either_superblock_suffices_and_the_check_names_the_other() {
 }
 
 #[test]
-fn a_pool_with_no_superblock_left_is_refused_by_name() {
+fn f11_a_pool_with_no_superblock_left_is_refused_by_name() {
     let (cluster, data) = prepared();
     cluster.down();
     let pool = &cluster.pools()[1];
@@ -181,7 +205,7 @@ fn journal_of(cluster: &Cluster, pool: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn a_flipped_byte_in_the_stable_journal_fails_the_replica_and_cuts_nothing_away() {
+fn f11_a_flipped_byte_in_the_stable_journal_fails_the_replica_and_cuts_nothing_away() {
     let (cluster, data) = prepared();
     let pool = cluster.pools().remove(0);
     let journal = journal_of(&cluster, &pool);
@@ -192,7 +216,7 @@ fn a_flipped_byte_in_the_stable_journal_fails_the_replica_and_cuts_nothing_away(
 }
 
 #[test]
-fn a_flipped_byte_anywhere_in_the_journal_never_shows_as_wrong_data() {
+fn f11_a_flipped_byte_anywhere_in_the_journal_never_shows_as_wrong_data() {
     let mut random = Random::new(5);
     for _ in 0..3 {
         let (cluster, data) = prepared();
@@ -248,7 +272,7 @@ fn damage_all_over(cluster: &Cluster, pool: &Path, file: &Path, data: &[u8]) {
 }
 
 #[test]
-fn a_flipped_byte_in_the_map_fails_the_replica_or_changes_nothing() {
+fn f11_a_flipped_byte_in_the_map_fails_the_replica_or_changes_nothing() {
     for kind in [".sst", "MANIFEST-", "CURRENT"] {
         let (cluster, data) = prepared();
         cluster.down();

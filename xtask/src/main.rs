@@ -2,15 +2,18 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod faults;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: xtask bench [options]   (make bench)";
+const USAGE: &str = "usage: xtask bench [options]   (make bench)
+       xtask faults [ROW ...]  (make faults)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next().as_deref() {
         Some("bench") => bench::run(arguments),
+        Some("faults") => faults::run(arguments),
         _ => Err(USAGE.to_owned()),
     };
     match result {
