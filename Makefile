@@ -39,7 +39,7 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench soak faults memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
+	doc bench resync-bench soak faults memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ doc: ## build the documentation of the code, with every warning an error
 
 bench: build ## measure a volume against raw files and keep the table in docs/performance.md
 	$(TARGET)/release/xtask bench --write docs/performance.md $(BENCH)
+
+resync-bench: build ## measure how fast members come back, and keep the tables in docs/performance.md
+	$(TARGET)/release/xtask resync --write docs/performance.md $(BENCH)
 
 soak: build ## kill -9 in a loop under load (ROUNDS=100, TRIVET_TEST_SEED=n repeats a run)
 	TRIVET_TEST_ROUNDS=$(ROUNDS) $(CARGO) test --release --workspace --test kill -- --nocapture kill_9_of_anyone

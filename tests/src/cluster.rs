@@ -6,8 +6,8 @@ use crate::{NbdClient, Scratch, patience};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The binary under test: `$TRIVET_BIN`, else `trivet` in the folder above the test executable's
-/// (`target/release/deps/…`), where `cargo build` puts it.
+/// The binary under test: `$TRIVET_BIN`, else `trivet` in the folder of this executable, or above it for
+/// a test (`target/release/deps/…`), where `cargo build` puts it.
 ///
 /// # Panics
 /// When there is none.
@@ -15,8 +15,11 @@ use std::process::Command;
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("TRIVET_BIN").map_or_else(
         || {
-            let test = std::env::current_exe().expect("a process knows its executable");
-            test.parent().and_then(Path::parent).expect("target/release/deps").join("trivet")
+            let own = std::env::current_exe().expect("a process knows its executable");
+            let folder = own.parent().expect("target/release");
+            // Tests are one folder deeper.
+            let folder = if folder.ends_with("deps") { folder.parent().expect("release") } else { folder };
+            folder.join("trivet")
         },
         PathBuf::from,
     );
@@ -75,9 +78,18 @@ impl Cluster {
     /// When it does not start.
     #[must_use]
     pub fn start(replicas: u32, size: &str) -> Self {
+        Self::start_as(Setup::new(replicas, size))
+    }
+
+    /// Starts a cluster of this kind.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_as(setup: Setup) -> Self {
         let scratch = Scratch::new();
         let directory = scratch.join("c");
-        Self::start_in(scratch, directory, Setup::new(replicas, size))
+        Self::start_in(scratch, directory, setup)
     }
 
     /// The same in a directory of the caller's choice, which may not exist yet.

@@ -7,7 +7,7 @@
 //! how the record store goes away.
 
 use crate::command::{is_installed, must};
-use crate::{Scratch, cluster, launcher};
+use crate::{Scratch, Setup, cluster, launcher};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -118,14 +118,22 @@ impl Network {
     }
 
     /// The file by which a node's namespace is entered.
-    #[must_use]
-    pub fn namespace(&self, node: Node) -> PathBuf {
+    fn namespace(&self, node: Node) -> PathBuf {
         PathBuf::from("/run/netns").join(self.name(node))
     }
 
-    /// What the cluster is to be started with.
+    /// A cluster in this network, with as many replica servers.
     #[must_use]
-    pub fn launcher(&self) -> PathBuf {
+    pub fn setup(&self, size: &str) -> Setup {
+        let replicas = self.nodes.iter().filter(|node| matches!(node, Node::Replica(_))).count();
+        Setup {
+            launcher: Some(self.launcher()),
+            namespace: Some(self.namespace(Node::Manager)),
+            ..Setup::new(u32::try_from(replicas).expect("few"), size)
+        }
+    }
+
+    fn launcher(&self) -> PathBuf {
         self.scratch.join("launcher")
     }
 

@@ -10,7 +10,7 @@ use trivet_tests::control_group::{self, ControlGroup};
 use trivet_tests::loaded::rounds;
 use trivet_tests::namespaces::{self, Network, Node};
 use trivet_tests::process::{self, Process};
-use trivet_tests::{Cluster, Loaded, Random, Role, Scratch, Setup, did_not_run, patience};
+use trivet_tests::{Cluster, Loaded, Random, Role, did_not_run, patience};
 
 const DISK_BYTES: u64 = 768 << 20;
 
@@ -56,12 +56,7 @@ struct Site {
 impl Site {
     fn start() -> Self {
         let network = Network::new(3);
-        let scratch = Scratch::new();
-        let directory = scratch.join("c");
-        let mut setup = Setup::new(3, "1GiB");
-        setup.launcher = Some(network.launcher());
-        setup.namespace = Some(network.namespace(Node::Manager));
-        let cluster = Cluster::start_in(scratch, directory, setup);
+        let cluster = Cluster::start_as(network.setup("1GiB"));
         cluster.down();
         let disks = cluster.pools().iter().map(|pool| Mount::under(pool, DISK_BYTES)).collect();
         cluster.up();

@@ -8,7 +8,7 @@ use std::path::Path;
 use trivet_tests::bad_disk::{BadDisk, Faults, obstacle};
 use trivet_tests::blockdev::{self, Mount};
 use trivet_tests::command::must;
-use trivet_tests::{Cluster, Loaded, Scratch, Setup, did_not_run, not_run, patience, process};
+use trivet_tests::{Cluster, Loaded, Setup, did_not_run, not_run, patience, process};
 
 const CAPACITY: u64 = 1 << 30;
 
@@ -19,11 +19,9 @@ fn start(replicas: u32, options: &[&str]) -> Option<(Loaded, BadDisk)> {
         not_run(&why);
         return None;
     }
-    let scratch = Scratch::new();
-    let directory = scratch.join("c");
     let mut setup = Setup::new(replicas, "1GiB");
     setup.options = ["--capacity", "1GiB"].iter().chain(options).map(|&word| word.to_owned()).collect();
-    let cluster = Cluster::start_in(scratch, directory, setup);
+    let cluster = Cluster::start_as(setup);
     cluster.down();
     let disk = BadDisk::under(&cluster.pools()[0], CAPACITY + (64 << 20));
     cluster.up();

@@ -163,11 +163,9 @@ fn f02_a_killed_engine_keeps_what_it_acknowledged_and_members_converge() {
 #[test]
 fn f35_a_cluster_restarts_in_any_order() {
     let gates = Gates::new();
-    let scratch = Scratch::new();
-    let directory = scratch.join("c");
     let mut setup = Setup::new(3, "1GiB");
     setup.launcher = Some(gates.launcher());
-    let mut loaded = Loaded::on(Cluster::start_in(scratch, directory, setup));
+    let mut loaded = Loaded::on(Cluster::start_as(setup));
     loaded.engine_may_go();
     for round in 0..rounds(2) {
         let mut names = ["replica-1", "replica-2", "replica-3", "engine-disk0"];

@@ -11,11 +11,9 @@ use trivet_tests::{Cluster, Loaded, Random, Scratch, Setup, patience, process};
 /// A loaded cluster behind proxies, and what must outlive it.
 fn start() -> (Loaded, Vec<Proxy>, Scratch) {
     let proxies = Proxies::prepare(3, Random::seed_from_environment());
-    let scratch = Scratch::new();
-    let directory = scratch.join("c");
     let mut setup = Setup::new(3, "1GiB");
     setup.launcher = Some(proxies.launcher());
-    let cluster = Cluster::start_in(scratch, directory, setup);
+    let cluster = Cluster::start_as(setup);
     let (proxies, launcher) = proxies.take();
     (Loaded::on(cluster), proxies, launcher)
 }

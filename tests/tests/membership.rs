@@ -6,7 +6,7 @@
 
 use std::fs;
 use trivet_tests::loaded::rounds;
-use trivet_tests::{Cluster, Loaded, Role, Scratch, Setup, patience, process};
+use trivet_tests::{Cluster, Loaded, Role, Setup, patience, process};
 
 #[test]
 fn f01_a_killed_replica_comes_back_by_itself() {
@@ -39,10 +39,8 @@ fn f01_two_replicas_may_go_one_after_the_other() {
 fn f15_a_lost_disk_is_rebuilt_on_another_with_nobody_doing_anything() {
     let mut setup = Setup::new(3, "1GiB");
     setup.options = ["--replace-after", "3"].map(str::to_owned).to_vec();
-    let scratch = Scratch::new();
-    let directory = scratch.join("c");
     setup.replicas = 4;
-    let mut loaded = Loaded::on(Cluster::start_in(scratch, directory, setup));
+    let mut loaded = Loaded::on(Cluster::start_as(setup));
     let members = loaded.cluster.members();
     assert_eq!(members.len(), 3, "one server is to spare: {members:?}");
     let lost = loaded.random.choose(&members).0.clone();

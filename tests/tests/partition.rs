@@ -5,7 +5,7 @@
 
 use trivet_tests::loaded::rounds;
 use trivet_tests::namespaces::{Network, Node, obstacle};
-use trivet_tests::{Cluster, Loaded, Scratch, Setup, not_run, patience};
+use trivet_tests::{Cluster, Loaded, not_run, patience};
 
 /// `None` where there can be no namespaces, which it says.
 fn start() -> Option<(Network, Loaded)> {
@@ -14,12 +14,7 @@ fn start() -> Option<(Network, Loaded)> {
         return None;
     }
     let network = Network::new(3);
-    let scratch = Scratch::new();
-    let directory = scratch.join("c");
-    let mut setup = Setup::new(3, "1GiB");
-    setup.launcher = Some(network.launcher());
-    setup.namespace = Some(network.namespace(Node::Manager));
-    let loaded = Loaded::on(Cluster::start_in(scratch, directory, setup));
+    let loaded = Loaded::on(Cluster::start_as(network.setup("1GiB")));
     Some((network, loaded))
 }
 
