@@ -9,7 +9,7 @@ use trivet_tests::checker::Region;
 use trivet_tests::gates::Gates;
 use trivet_tests::loaded::rounds;
 use trivet_tests::process::{self, Process};
-use trivet_tests::{Checker, Cluster, Loaded, Random, Role, Scratch, Setup, patience, replica};
+use trivet_tests::{Checker, Cluster, Loaded, Random, Role, Setup, patience, replica};
 
 const ROUNDS_DEFAULT: u64 = 6;
 const MIB: u64 = 1 << 20;

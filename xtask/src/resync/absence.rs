@@ -3,7 +3,7 @@
 use super::{fio, line, succeed};
 use std::time::Duration;
 use trivet_tests::gates::Gates;
-use trivet_tests::{Cluster, Scratch, Setup, patience, process};
+use trivet_tests::{Cluster, Setup, patience, process};
 
 const AWAY: Duration = Duration::from_secs(10);
 const NAME: &str = "replica-1";

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 use trivet_tests::proxy::Proxies;
-use trivet_tests::{Cluster, Scratch, Setup, patience};
+use trivet_tests::{Cluster, Setup, patience};
 
 /// One way; a round trip takes twice as long, and a write is one round trip.
 const DELAY: Duration = Duration::from_millis(100);
