@@ -1,5 +1,6 @@
 //! A local cluster in a directory of its own, as `trivet up` makes it.
 
+use crate::blockdev::Mount;
 use crate::command::{self, Outcome};
 use crate::process::{self, Process, Role};
 use crate::{NbdClient, Scratch, patience};
@@ -65,6 +66,8 @@ impl Setup {
 /// A cluster. Dropping it stops it, kills what did not stop, and removes its directory.
 #[derive(Debug)]
 pub struct Cluster {
+    // Unmounted before the directory is removed.
+    small_disks: Vec<Mount>,
     scratch: Scratch,
     directory: PathBuf,
     setup: Setup,
@@ -98,7 +101,7 @@ impl Cluster {
     /// When it does not start.
     #[must_use]
     pub fn start_in(scratch: Scratch, directory: PathBuf, setup: Setup) -> Self {
-        let mut cluster = Self { scratch, directory, setup, uri: String::new() };
+        let mut cluster = Self { small_disks: Vec::new(), scratch, directory, setup, uri: String::new() };
         cluster.uri = cluster.up();
         cluster
     }
@@ -240,6 +243,20 @@ impl Cluster {
     #[must_use]
     pub fn pools(&self) -> Vec<PathBuf> {
         (1..=self.setup.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
+    }
+
+    /// Has the stopped server of `replica-NUMBER` lie on a file system in memory of so many bytes.
+    ///
+    /// # Panics
+    /// When that cannot be done; see [`obstacle_to_memory_disks`](crate::blockdev::obstacle_to_memory_disks).
+    pub fn move_to_small_disk(&mut self, number: usize, bytes: u64) {
+        self.small_disks.push(Mount::under(&self.pools()[number - 1], bytes));
+    }
+
+    /// The file systems in memory, as they were made.
+    #[must_use]
+    pub fn small_disks(&self) -> &[Mount] {
+        &self.small_disks
     }
 
     /// Its running processes.

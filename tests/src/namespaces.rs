@@ -58,11 +58,17 @@ pub fn obstacle() -> Option<String> {
     if let Some(program) = missing {
         return Some(format!("{program} is not installed (make deps)"));
     }
-    let probe = format!("trivet-{}-probe", std::process::id());
+    let probe = next_prefix();
     let made = Command::new("ip").args(["netns", "add", &probe]).output();
     let made = made.is_ok_and(|output| output.status.success());
     quietly(&["netns", "del", &probe]);
     (!made).then(|| "the kernel makes no network namespaces here".to_owned())
+}
+
+/// What nobody else's namespaces begin with: tests run beside each other.
+fn next_prefix() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("trivet-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The network. Dropping it removes the namespaces, and with them all that is in them.
@@ -80,8 +86,7 @@ impl Network {
     /// When it cannot be made; see [`obstacle`].
     #[must_use]
     pub fn new(replicas: u32) -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("trivet-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let prefix = next_prefix();
         let mut nodes = vec![Node::Manager, Node::Engine];
         nodes.extend((1..=replicas).map(Node::Replica));
         let network = Self { prefix, nodes, scratch: Scratch::new() };

@@ -49,20 +49,19 @@ fn draw(random: &mut Random) -> Blow {
 struct Site {
     loaded: Loaded,
     network: Network,
-    disks: Vec<Mount>,
     paused: Vec<Process>,
 }
 
 impl Site {
     fn start() -> Self {
         let network = Network::new(3);
-        let cluster = Cluster::start_as(network.setup("1GiB"));
+        let mut cluster = Cluster::start_as(network.setup("1GiB"));
         cluster.down();
-        let disks = cluster.pools().iter().map(|pool| Mount::under(pool, DISK_BYTES)).collect();
+        (1..=3).for_each(|number| cluster.move_to_small_disk(number, DISK_BYTES));
         cluster.up();
         let mut loaded = Loaded::on(cluster);
         loaded.engine_may_go();
-        Self { loaded, network, disks, paused: Vec::new() }
+        Self { loaded, network, paused: Vec::new() }
     }
 
     /// Those of a role that run, if any do by now.
@@ -92,13 +91,13 @@ impl Site {
             Blow::PauseManager => self.pause(self.running(|process| process.is(Role::Manager))),
             Blow::CutOff(node) => self.network.cut_off(node),
             Blow::OneWay(from, to) => self.network.block(from, to),
-            Blow::FillDisk(index) => self.disks[index].fill(),
+            Blow::FillDisk(index) => self.loaded.cluster.small_disks()[index].fill(),
         }
     }
 
     fn mend(&mut self) {
         self.network.heal();
-        self.disks.iter().for_each(Mount::empty);
+        self.loaded.cluster.small_disks().iter().for_each(Mount::empty);
         let paused: Vec<Process> = self.paused.drain(..).filter(Process::is_running).collect();
         if !paused.is_empty() {
             process::pause(&paused, false);
@@ -139,9 +138,10 @@ fn whatever_goes_wrong_nothing_acknowledged_is_lost_and_members_converge() {
             site.loaded.cluster.wait_until_in_sync();
         }
     }
-    let Site { loaded, network, disks, .. } = site;
+    // The network outlives the cluster.
+    let Site { loaded, network, .. } = site;
     loaded.finish();
-    drop((disks, network));
+    drop(network);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 use trivet_tests::bad_disk::{BadDisk, Faults, obstacle};
-use trivet_tests::blockdev::{self, Mount};
+use trivet_tests::blockdev;
 use trivet_tests::command::must;
 use trivet_tests::{Cluster, Loaded, Setup, did_not_run, not_run, patience, process};
 
@@ -118,9 +118,9 @@ fn f08_a_full_disk_under_one_member_leaves_the_others_writable() {
     if let Some(why) = blockdev::obstacle_to_memory_disks() {
         did_not_run!("{why}");
     }
-    let cluster = Cluster::start(3, "2GiB");
+    let mut cluster = Cluster::start(3, "2GiB");
     cluster.down();
-    let mount = Mount::under(&cluster.pools()[1], 384 << 20);
+    cluster.move_to_small_disk(2, 384 << 20);
     cluster.up();
     let loaded = Loaded::on(cluster);
     let mut client = loaded.cluster.connect();
@@ -138,12 +138,11 @@ fn f08_a_full_disk_under_one_member_leaves_the_others_writable() {
     );
     loaded.goes_on();
     // Somebody adds space.
-    mount.resize(2 << 30);
+    loaded.cluster.small_disks()[0].resize(2 << 30);
     process::kill_hard(&[loaded.cluster.replica(2)]);
     loaded.cluster.wait_until_in_sync();
     drop(client);
     loaded.finish();
-    drop(mount);
 }
 
 /// Copies a stopped pool's folder.

@@ -52,7 +52,11 @@ struct Verdict {
 impl Verdict {
     fn of(row: &Row, results: &Results) -> Self {
         let tests = results.of_row(&row.test_prefix());
-        let failed: Vec<&str> = tests.iter().filter(|test| test.failed).map(|test| test.name).collect();
+        let say = |test: &results::Test<'_>| {
+            let open = if test.open { " (open)" } else { "" };
+            format!("{}{open}", test.name)
+        };
+        let failed: Vec<String> = tests.iter().filter(|test| test.failed).map(say).collect();
         let not_run: Vec<&str> = tests.iter().filter_map(|test| test.not_run).collect();
         let (text, holds) = if !failed.is_empty() {
             (format!("**fail**: {}", failed.join(", ")), false)

@@ -8,6 +8,7 @@ const NOT_RUN: &str = "DID NOT RUN: ";
 #[derive(Debug, Default)]
 struct Result {
     failed: bool,
+    open: bool,
     not_run: Option<String>,
 }
 
@@ -24,6 +25,8 @@ pub(super) struct Results {
 pub(super) struct Test<'a> {
     pub(super) name: &'a str,
     pub(super) failed: bool,
+    /// It fails, and is known to: it was left out.
+    pub(super) open: bool,
     /// Why it did not run.
     pub(super) not_run: Option<&'a str>,
 }
@@ -33,11 +36,9 @@ impl Results {
     pub(super) fn take(&mut self, line: &str) {
         if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             let result = self.tests.entry(name.to_owned()).or_default();
-            if outcome.starts_with("ignored") {
-                result.not_run.get_or_insert_with(|| "it is ignored".to_owned());
-            } else {
-                result.failed |= outcome != "ok";
-            }
+            // A test that is left out says why: what it would show does not hold yet.
+            result.open |= outcome.starts_with("ignored");
+            result.failed |= outcome != "ok";
         } else if let Some(name) =
             line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
         {
@@ -61,7 +62,10 @@ impl Results {
     pub(super) fn of_row(&self, prefix: &str) -> Vec<Test<'_>> {
         let tests = self.tests.iter().filter(|(name, _)| is_of_row(name, prefix));
         tests
-            .map(|(name, result)| Test { name, failed: result.failed, not_run: result.not_run.as_deref() })
+            .map(|(name, result)| {
+                let Result { failed, open, not_run } = result;
+                Test { name, failed: *failed, open: *open, not_run: not_run.as_deref() }
+            })
             .collect()
     }
 
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_ran_what_failed_and_what_did_not_run_are_told_apart() {
-        let output = "\nrunning 3 tests\ntest f01_a ... ok\ntest deep::f01_b ... FAILED\ntest f02_c ... ok\n\
+        let output = "\nrunning 4 tests\ntest f01_a ... ok\ntest f04_d ... ignored, open: why\ntest deep::f01_b ... FAILED\ntest f02_c ... ok\n\
                       \nsuccesses:\n\n---- f02_c stdout ----\nDID NOT RUN: it needs root\n\n\
                       successes:\n    f01_a\n    f02_c\n\ntest result: FAILED. 2 passed; 1 failed;\n";
         let mut results = Results::default();
@@ -106,6 +110,8 @@ mod tests {
         };
         assert_eq!(of("f01_"), [("deep::f01_b".to_owned(), true, None), ("f01_a".to_owned(), false, None)]);
         assert_eq!(of("f02_"), [("f02_c".to_owned(), false, Some("it needs root".to_owned()))]);
+        let left_out = &results.of_row("f04_")[0];
+        assert!(left_out.failed && left_out.open);
         assert!(of("f03_").is_empty() && results.any_failed());
         assert!(is_of_row("x::f03_f04_a_b", "f04_") && !is_of_row("f03_a_f04_b", "f04_"));
     }
