@@ -43,6 +43,23 @@ fn f17_a_slow_replica_is_left_behind_and_returns() {
     loaded.finish();
 }
 
+/// While it is brought back in vain, its late answers fill the engine's window; giving up must empty it.
+#[test]
+fn f17_a_replica_that_stays_slow_is_tried_again_and_holds_nobody_up() {
+    let (mut loaded, proxies, _launcher) = start();
+    let slow = one_of(&proxies, &mut loaded);
+    slow.delay(Duration::from_millis(450));
+    let log = loaded.cluster.directory().join("log/engine-disk0.log");
+    patience::wait_for("an attempt to bring it back to end", patience::LONG, || {
+        let text = std::fs::read_to_string(&log).expect("the engine's log");
+        (text.matches("bringing back ended early").count() >= 2).then_some(())
+    });
+    loaded.goes_on();
+    slow.delay(Duration::ZERO);
+    loaded.goes_on();
+    loaded.finish();
+}
+
 /// It answers what waits in its sockets, and for 50 ms whatever comes, before it stops again for a
 /// quarter of a second: five sixths of the time nobody's writes are acknowledged.
 #[test]
