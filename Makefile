@@ -25,7 +25,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
 BUILD_PACKAGES = build-essential clang libclang-dev lld protobuf-compiler
-TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux
+TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux iproute2 nftables
 
 # The sanitizer's flags are nightly's; the stable compiler takes them when told so.
 FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
@@ -39,7 +39,7 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench soak memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
+	doc bench resync-bench soak faults memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ doc: ## build the documentation of the code, with every warning an error
 bench: build ## measure a volume against raw files and keep the table in docs/performance.md
 	$(TARGET)/release/xtask bench --write docs/performance.md $(BENCH)
 
+resync-bench: build ## measure how fast members come back, and keep the tables in docs/performance.md
+	$(TARGET)/release/xtask resync --write docs/performance.md $(BENCH)
+
 soak: build ## kill -9 in a loop under load (ROUNDS=100, TRIVET_TEST_SEED=n repeats a run)
 	TRIVET_TEST_ROUNDS=$(ROUNDS) $(CARGO) test --release --workspace --test kill -- --nocapture kill_9_of_anyone
 
@@ -117,6 +120,9 @@ sim-long: check-tools ## simulate clusters for SECONDS=3600, out of seeds that n
 sim-planted: check-tools ## put faults into the product, and see that the simulator finds each within 60 s
 	$(BUILD_SIM) --features trivet-sim/planted-faults
 	$(SIM) --plant all --seconds 60
+
+faults: build ## run the failure table's tests and print the table with pass or fail (ROWS="F07 F20")
+	$(TARGET)/release/xtask faults $(ROWS)
 
 memory: build ## two million blocks in a terabyte: a replica's memory, and its time to open
 	$(CARGO) test --release --workspace --test memory -- --ignored --nocapture

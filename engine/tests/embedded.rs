@@ -110,7 +110,7 @@ fn closing_without_a_member_ends_in_time_and_says_so() {
 }
 
 #[test]
-fn a_newer_engine_fences_the_older() {
+fn f20_a_newer_engine_fences_the_older() {
     let servers = Servers::start(2);
     let old = servers.open();
     old.request(write(0, 1)).wait().unwrap();

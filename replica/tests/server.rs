@@ -96,7 +96,7 @@ fn a_deep_queue_of_writes_of_all_sizes_comes_back_right() {
 }
 
 #[test]
-fn what_arrives_changed_is_refused_and_the_session_goes_on() {
+fn f25_what_arrives_changed_is_refused_and_the_session_goes_on() {
     let directory = directory();
     let server = Server::start(directory.path());
     let (mut client, _) = server.open(1, 7);
@@ -109,7 +109,7 @@ fn what_arrives_changed_is_refused_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_connection_that_dies_mid_frame_harms_nobody() {
+fn f24_a_connection_that_dies_mid_frame_harms_nobody() {
     let directory = directory();
     let server = Server::start(directory.path());
     let (mut survivor, _) = server.open(1, 7);
@@ -136,7 +136,7 @@ fn a_connection_that_dies_mid_frame_harms_nobody() {
 }
 
 #[test]
-fn garbage_gets_its_reason_and_is_cut_off() {
+fn f26_garbage_gets_its_reason_and_is_cut_off() {
     let directory = directory();
     let server = Server::start(directory.path());
     let mut web = Client::raw(server.address);
@@ -173,7 +173,7 @@ fn garbage_gets_its_reason_and_is_cut_off() {
 }
 
 #[test]
-fn a_second_engine_fences_the_first() {
+fn f20_a_second_engine_fences_the_first() {
     let directory = directory();
     let server = Server::start(directory.path());
     let (mut first, _) = server.open(1, 7);

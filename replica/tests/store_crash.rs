@@ -393,7 +393,7 @@ fn assert_image_readable(image: &DiskImage, meta: &MemoryMeta, seed: u64) {
 
 /// `TRIVET_CRASH_SEEDS` says how many; a failing seed is in the message.
 #[test]
-fn seeded_crashes_lose_nothing_that_was_promised() {
+fn f03_f04_f05_seeded_crashes_lose_nothing_that_was_promised() {
     let seeds: u64 =
         std::env::var("TRIVET_CRASH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4000);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
@@ -416,7 +416,7 @@ fn regression_seeds() {
 /// Short traces; for each, at every turn, every subset of the unflushed writes with every tear of
 /// one of them into 512-byte sectors; recovery; and a crash in recovery, then recovery again.
 #[test]
-fn every_crash_of_short_traces() {
+fn f03_f04_f05_every_crash_of_short_traces() {
     let mut crashes = 0u64;
     for trace in 0..3u64 {
         let mut turns = 0;
@@ -505,7 +505,7 @@ fn crash_in_recovery(image: &DiskImage, meta: &MemoryMeta, salt: u64) -> Option<
 }
 
 #[test]
-fn a_failed_flush_stops_the_pool_and_is_not_retried() {
+fn f06_a_failed_flush_stops_the_pool_and_is_not_retried() {
     let mut pool = Pool::with_volume(16 * 1024, BLOCKS, 1);
     pool.write(0, &[1], Stamp::from_u64(1), false);
     pool.settle();
@@ -523,7 +523,7 @@ fn a_failed_flush_stops_the_pool_and_is_not_retried() {
 }
 
 #[test]
-fn a_failed_write_stops_the_pool_and_is_not_visible() {
+fn f06_a_failed_write_stops_the_pool_and_is_not_visible() {
     let mut pool = Pool::with_volume(16 * 1024, BLOCKS, 1);
     pool.disk.inject(Fault::WriteError, 0);
     let id = pool.write(0, &[1], Stamp::from_u64(1), false);
@@ -533,7 +533,7 @@ fn a_failed_write_stops_the_pool_and_is_not_visible() {
 }
 
 #[test]
-fn misdirected_and_flipped_reads_are_never_returned_as_data() {
+fn f10_f12_misdirected_and_flipped_reads_are_never_returned_as_data() {
     for seed in 0..200 {
         let mut pool = Pool::with_volume(16 * 1024, BLOCKS, seed);
         for block in 0..BLOCKS {
@@ -569,7 +569,7 @@ fn misdirected_and_flipped_reads_are_never_returned_as_data() {
 /// Flips each byte of the live journal in turn: the pool opens with everything stable, or says
 /// that the journal is damaged; it never opens with less.
 #[test]
-fn a_damaged_journal_is_never_cut_away() {
+fn f11_a_damaged_journal_is_never_cut_away() {
     let mut pool = Pool::with_volume(16 * 1024, BLOCKS, 1);
     for block in 0..8 {
         let id = pool.write(block, &[block + 1], Stamp::from_u64(block + 1), true);
@@ -604,7 +604,7 @@ fn a_damaged_journal_is_never_cut_away() {
 }
 
 #[test]
-fn a_map_or_pool_file_of_another_time_is_refused() {
+fn f13_a_map_or_pool_file_of_another_time_is_refused() {
     let pool = Pool::with_volume(16 * 1024, BLOCKS, 1);
     let (old_image, old_meta) = pool.close();
     let (mut image, mut meta) = (old_image.clone(), old_meta.clone());

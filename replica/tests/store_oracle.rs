@@ -200,7 +200,7 @@ fn promises_are_kept_across_restarts_and_wait_for_what_is_in_flight() {
 }
 
 #[test]
-fn a_full_pool_refuses_cleanly_reads_on_and_recovers_by_discard() {
+fn f09_a_full_pool_refuses_cleanly_reads_on_and_recovers_by_discard() {
     let capacity = 1024;
     let mut pool = Pool::with_volume(capacity, 4096, 3);
     let mut stamp = 1;
@@ -277,7 +277,7 @@ fn deleting_a_volume_gives_its_space_back() {
 }
 
 #[test]
-fn a_write_sent_again_after_a_reconnect_changes_nothing() {
+fn f24_a_write_sent_again_after_a_reconnect_changes_nothing() {
     let mut pool = Pool::with_volume(1 << 14, BLOCKS, 7);
     for _ in 0..3 {
         let id = pool.write(5, &[9], Stamp::from_u64(4), false);

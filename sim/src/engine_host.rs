@@ -74,6 +74,11 @@ impl EngineHost {
         }
     }
 
+    /// Whether its clock runs fast or slow.
+    pub(crate) fn drifts(&self) -> bool {
+        self.pace != 1.0
+    }
+
     /// What its clock says; it never goes back.
     fn clock(&self, now: Duration) -> Duration {
         self.origin + now.mul_f64(self.pace)

@@ -54,6 +54,7 @@ impl World {
             return;
         };
         self.note(Happening::Struck(fault));
+        self.count(fault);
         self.strike_with(fault, &mut random);
         let next = random.exponential(mean);
         self.strikes.insert(fault, (random, mean));
@@ -151,7 +152,8 @@ impl World {
             | Fault::Contention
             | Fault::RecordLoss
             | Fault::ClockDrift
-            | Fault::RestartOnFailedDisk => unreachable!("does not strike at moments"),
+            | Fault::RestartOnFailedDisk
+            | Fault::MisdirectedRead => unreachable!("does not strike at moments"),
         }
     }
 

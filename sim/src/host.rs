@@ -20,7 +20,7 @@ use trivet_model::{BlockArena, BootId, Generation, PoolId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::session::{ConnectionId, Identity, Output, Sessions};
 use trivet_replica::store::{
-    Action, ChangedScan, CheckpointJob, GroupLoad, OpenError, RequestId, Store, StoreOptions,
+    Action, ChangedScan, CheckpointJob, GroupLoad, OpenError, RequestError, RequestId, Store, StoreOptions,
 };
 use trivet_wire::{BlockData, Frame, Message};
 
@@ -149,7 +149,12 @@ impl World {
         // Power is lost again while the pool is opened, which writes and flushes twice.
         let cuts = striking && self.profile.has(Fault::ReplicaPower);
         let (fails, when) = (cuts && self.disk_random.one_in(6), self.disk_random.below(2));
-        let failing_reads = striking && self.profile.has(Fault::ReadError);
+        let rate = |fault| OneIn(if striking && self.profile.has(fault) { 40 } else { 0 });
+        let rates = FaultRates {
+            read_error: rate(Fault::ReadError),
+            misdirected_read: rate(Fault::MisdirectedRead),
+            ..FaultRates::default()
+        };
         let host = &mut self.hosts[index];
         if host.process.is_some() {
             return;
@@ -177,8 +182,8 @@ impl World {
                     .fail(Check::Unopenable, format!("the pool of host {index} does not open: {error}"));
             }
         };
-        if failing_reads {
-            host.disk.set_fault_rates(FaultRates { read_error: OneIn(40), ..FaultRates::default() });
+        if rates != FaultRates::default() {
+            host.disk.set_fault_rates(rates);
         }
         let known = store.volume(VOLUME);
         if report.device_failed {
@@ -435,6 +440,15 @@ impl World {
             }
             Action::Complete(id, _) if id.0 >= OWN_REQUESTS => {}
             Action::Complete(id, result) => {
+                let fault = match &result {
+                    Err(RequestError::Medium(_)) => Some(Fault::ReadError),
+                    Err(RequestError::Checksum { .. }) => Some(Fault::MisdirectedRead),
+                    Err(RequestError::NoSpace { .. }) => Some(Fault::CrowdedPool),
+                    _ => None,
+                };
+                if let Some(fault) = fault {
+                    *self.struck.entry(fault).or_default() += 1;
+                }
                 let mut outputs = std::mem::take(&mut process.outputs);
                 process.sessions.completed(id, result, &process.store, &mut outputs);
                 self.perform_outputs(index, outputs);

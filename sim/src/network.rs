@@ -169,6 +169,7 @@ impl World {
             let at = self.random.index(bytes.len());
             bytes[at] ^= 1 << self.random.below(8);
             self.note(Happening::Note("a frame is damaged"));
+            self.count(Fault::CorruptFrame);
             return self.push(index, to, Item::Damaged(bytes));
         }
         self.push(index, to, Item::Frame(frame));

@@ -99,6 +99,7 @@ impl World {
             return self
                 .schedule(delay, Event::RecordArrives { engine, incarnation, request: Box::new(request) });
         }
+        self.count(Fault::RecordLoss);
         let answer = unreachable(&request);
         if self.random.one_in(2) {
             // It is slow rather than lost, and arrives when nobody waits for it any more.

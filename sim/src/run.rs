@@ -1,10 +1,11 @@
 //! One run, and what came of it.
 
 use crate::planted::Planted;
-use crate::swarm::Profile;
+use crate::swarm::{Fault, Profile};
 use crate::trace::Happening;
 use crate::world::World;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub trace: u64,
     /// How much that was.
     pub figures: Figures,
+    /// How often each fault has struck that strikes at moments or can be seen to.
+    pub struck: BTreeMap<Fault, u64>,
     /// What did not hold, if anything.
     pub failure: Option<Failure>,
     /// The last that happened, one line each.
@@ -134,6 +137,7 @@ fn run_world(seed: u64, profile: &Profile, planted: Option<Planted>, print: bool
                     events: world.trace.events,
                     answered: world.clients.answered,
                 },
+                struck: std::mem::take(&mut world.struck),
                 tail: if world.failure.is_some() { world.trace.tail() } else { Vec::new() },
                 failure: world.failure.take(),
             }
@@ -141,6 +145,7 @@ fn run_world(seed: u64, profile: &Profile, planted: Option<Planted>, print: bool
         Err(_) => Outcome {
             trace: 0,
             figures: Figures::default(),
+            struck: BTreeMap::new(),
             failure: Some(Failure {
                 check: Check::Panic,
                 detail: PANIC.take().unwrap_or_default(),

@@ -64,11 +64,14 @@ pub enum Fault {
     /// After its device has failed, a replica server is started again without restarting the host: the
     /// device still shows what it will never write.
     RestartOnFailedDisk,
+    /// Reads of the device return another place's blocks now and then. No seed draws it: it has its
+    /// own test.
+    MisdirectedRead,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -96,6 +99,7 @@ impl Fault {
         Self::RestartOnFailedDisk,
         // Last, so that the others keep their random numbers.
         Self::Scrub,
+        Self::MisdirectedRead,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -109,12 +113,13 @@ impl Fault {
                 | Self::RecordLoss
                 | Self::ClockDrift
                 | Self::RestartOnFailedDisk
+                | Self::MisdirectedRead
         )
     }
 
     /// Whether it is drawn with the others.
-    const fn is_drawn(self) -> bool {
-        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk)
+    pub(crate) const fn is_drawn(self) -> bool {
+        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::MisdirectedRead)
     }
 }
 

@@ -209,6 +209,7 @@ impl World {
             Err(IoError::NoSpace) if self.profile.has(Fault::CrowdedPool) => return,
             Err(IoError::Medium { .. }) if self.profile.has(Fault::ReadError) => return,
             Err(IoError::Medium { .. }) if self.profile.has(Fault::CorruptFrame) => return,
+            Err(IoError::Medium { .. }) if self.profile.has(Fault::MisdirectedRead) => return,
             Err(error) => return self.fail(Check::Answers, format!("request {} failed: {error}", tag.0)),
         };
         let superseded = self.oracle.superseded(asked.opening);

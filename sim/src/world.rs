@@ -212,6 +212,8 @@ pub(crate) struct World {
     pub(crate) disk_random: Random,
     pub(crate) client_random: Random,
     pub(crate) strikes: BTreeMap<Fault, (Random, Duration)>,
+    /// How often each fault has struck.
+    pub(crate) struck: BTreeMap<Fault, u64>,
 }
 
 impl World {
@@ -242,11 +244,15 @@ impl World {
             disk_random: Random::stream(seed, 3),
             client_random: Random::stream(seed, 4),
             strikes: BTreeMap::new(),
+            struck: BTreeMap::new(),
             random,
             profile,
         };
         for host in 0..world.hosts.len() {
             world.start_replica(host);
+        }
+        if world.engines.iter().any(EngineHost::drifts) {
+            world.count(Fault::ClockDrift);
         }
         world.start_engine(0);
         world.begin_strikes(seed);
@@ -265,6 +271,11 @@ impl World {
 
     pub(crate) fn note(&mut self, happening: Happening) {
         self.trace.note(self.now, happening);
+    }
+
+    /// A fault has struck.
+    pub(crate) fn count(&mut self, fault: Fault) {
+        *self.struck.entry(fault).or_default() += 1;
     }
 
     /// The first failure counts.

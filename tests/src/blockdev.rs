@@ -4,6 +4,7 @@
 use crate::command::{is_installed, must};
 use crate::{Scratch, patience};
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -103,6 +104,28 @@ impl Drop for LoopDevice {
     }
 }
 
+/// Why no pool can lie in memory on this machine; `None` when it can.
+///
+/// # Panics
+/// When no file system can be mounted though one is root.
+#[must_use]
+pub fn obstacle_to_memory_disks() -> Option<String> {
+    if must("id", &["-u"]).stdout.trim() != "0" {
+        return Some("mounting a small file system needs root".to_owned());
+    }
+    let scratch = Scratch::new();
+    let mount = Mount::in_memory(scratch.path(), 1 << 20);
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(mount.path().join("probe"));
+    let takes_it = opened.is_ok();
+    (!takes_it).then(|| "file systems in memory take no direct I/O on this kernel".to_owned())
+}
+
+const BALLAST: &str = "ballast";
+
 /// A mounted file system.
 #[derive(Debug)]
 pub struct Mount {
@@ -119,6 +142,55 @@ impl Mount {
         fs::create_dir_all(folder).expect("a folder can be made");
         must("mount", &[device, folder]);
         Self { folder: folder.to_owned() }
+    }
+
+    /// Moves a folder, such as a stopped pool's, to a small file system in memory, mounted in its place.
+    ///
+    /// # Panics
+    /// When that cannot be done; see [`obstacle_to_memory_disks`].
+    #[must_use]
+    pub fn under(folder: &Path, bytes: u64) -> Self {
+        let aside = folder.with_extension("aside");
+        let copy = |from: &Path, to: &Path| must("cp", &[Path::new("-a"), from, to]);
+        copy(folder, &aside);
+        let mount = Self::in_memory(folder, bytes);
+        copy(&aside.join("."), folder);
+        fs::remove_dir_all(&aside).unwrap_or_else(|e| panic!("{}: {e}", aside.display()));
+        mount
+    }
+
+    fn in_memory(folder: &Path, bytes: u64) -> Self {
+        let size = format!("size={bytes}");
+        must("mount", &["-t", "tmpfs", "-o", &size, "trivet-test", &folder.to_string_lossy()]);
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Makes a file system in memory larger or smaller.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn resize(&self, bytes: u64) {
+        must("mount", &["-o", &format!("remount,size={bytes}"), &self.folder.to_string_lossy()]);
+    }
+
+    /// Takes all the space that is left.
+    ///
+    /// # Panics
+    /// When `df` does not tell how much that is.
+    pub fn fill(&self) {
+        let folder = self.folder.to_string_lossy();
+        let said = must("df", &["--output=avail", "-B1", &folder]).stdout;
+        let free = said.lines().nth(1).map(str::trim).unwrap_or_default();
+        let ballast = self.folder.join(BALLAST);
+        // What was free may be taken by now, and then there is as little left.
+        let filling = Command::new("fallocate").args(["-l", free]).arg(ballast).output();
+        drop(filling);
+    }
+
+    /// Gives back what [`Mount::fill`] took.
+    pub fn empty(&self) {
+        // It may not have been filled.
+        drop(fs::remove_file(self.folder.join(BALLAST)));
     }
 
     /// Where it is mounted.

@@ -34,9 +34,19 @@ const RUN_UNITS_MAX: u64 = 16;
 #[derive(Debug)]
 pub struct Checker {
     acknowledged: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     finished: mpsc::Receiver<Region>,
     thread: JoinHandle<()>,
+}
+
+/// What error replies mean to a [`Checker`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Errors {
+    /// A fault must show as a delay.
+    Forbidden,
+    /// The engine is about to be fenced: its clients learn nothing of what they asked last.
+    Unanswered,
 }
 
 impl Checker {
@@ -46,14 +56,31 @@ impl Checker {
     /// When no thread can be started.
     #[must_use]
     pub fn start(uri: &str, region: Region, seed: u64) -> Self {
+        Self::start_with(uri, region, seed, Errors::Forbidden)
+    }
+
+    /// The same through an engine that will lose the volume to another: error replies are as good as
+    /// none.
+    ///
+    /// # Panics
+    /// When no thread can be started.
+    #[must_use]
+    pub fn start_until_fenced(uri: &str, region: Region, seed: u64) -> Self {
+        Self::start_with(uri, region, seed, Errors::Unanswered)
+    }
+
+    fn start_with(uri: &str, region: Region, seed: u64, errors: Errors) -> Self {
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let connections = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, finished) = mpsc::channel();
         let mut load = Load {
             uri: uri.to_owned(),
             region,
             random: Random::new(seed),
+            errors,
             acknowledged: Arc::clone(&acknowledged),
+            connections: Arc::clone(&connections),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -63,7 +90,19 @@ impl Checker {
                 sender.send(load.region).expect("the test waits for its region");
             })
             .expect("a thread can be started");
-        Self { acknowledged, stop, finished, thread }
+        Self { acknowledged, connections, stop, finished, thread }
+    }
+
+    /// How many requests have been answered with success.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// How many connections it has made: one, unless the engine went away.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Acquire)
     }
 
     /// Waits until `count` more requests than now have been acknowledged.
@@ -96,15 +135,24 @@ struct Load {
     uri: String,
     region: Region,
     random: Random,
+    errors: Errors,
     acknowledged: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
 impl Load {
+    /// `None` when it is told to stop before there is a connection.
+    fn connect(&self) -> Option<NbdClient> {
+        patience::wait_for("a connection", 2 * patience::SOON, || {
+            let stopping = self.stop.load(Ordering::Acquire);
+            if stopping { Some(None) } else { NbdClient::connect(&self.uri).ok().map(Some) }
+        })
+    }
+
     fn run(&mut self) {
-        while !self.stop.load(Ordering::Acquire) {
-            let mut client =
-                patience::wait_for("a connection", 2 * patience::SOON, || NbdClient::connect(&self.uri).ok());
+        while let Some(mut client) = self.connect() {
+            self.connections.fetch_add(1, Ordering::AcqRel);
             let mut in_flight = HashMap::new();
             let ended = self.drive(&mut client, &mut in_flight);
             for intent in in_flight.into_values() {
@@ -147,6 +195,9 @@ impl Load {
     }
 
     fn answered(&mut self, intent: &Intent, reply: &Reply) {
+        if reply.error != 0 && self.errors == Errors::Unanswered {
+            return self.region.unanswered(intent);
+        }
         assert_eq!(reply.error, 0, "{intent:?} failed: a fault must show as a delay, never as an error");
         self.region.answered(intent, &reply.data);
         self.acknowledged.fetch_add(1, Ordering::AcqRel);

@@ -1,13 +1,14 @@
 //! A local cluster in a directory of its own, as `trivet up` makes it.
 
+use crate::blockdev::Mount;
 use crate::command::{self, Outcome};
 use crate::process::{self, Process, Role};
 use crate::{NbdClient, Scratch, patience};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The binary under test: `$TRIVET_BIN`, else `trivet` in the folder above the test executable's
-/// (`target/release/deps/…`), where `cargo build` puts it.
+/// The binary under test: `$TRIVET_BIN`, else `trivet` in the folder of this executable, or above it for
+/// a test (`target/release/deps/…`), where `cargo build` puts it.
 ///
 /// # Panics
 /// When there is none.
@@ -15,8 +16,11 @@ use std::process::Command;
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("TRIVET_BIN").map_or_else(
         || {
-            let test = std::env::current_exe().expect("a process knows its executable");
-            test.parent().and_then(Path::parent).expect("target/release/deps").join("trivet")
+            let own = std::env::current_exe().expect("a process knows its executable");
+            let folder = own.parent().expect("target/release");
+            // Tests are one folder deeper.
+            let folder = if folder.ends_with("deps") { folder.parent().expect("release") } else { folder };
+            folder.join("trivet")
         },
         PathBuf::from,
     );
@@ -36,13 +40,37 @@ pub fn trivet() -> Command {
     command
 }
 
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Replica servers.
+    pub replicas: u32,
+    /// Of volume `disk0`.
+    pub size: String,
+    /// More options of `trivet up`.
+    pub options: Vec<String>,
+    /// What the manager starts the other processes with, in place of `trivet` itself.
+    pub launcher: Option<PathBuf>,
+    /// The network namespace in which commands run, and so the manager.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Setup {
+    /// A plain cluster.
+    #[must_use]
+    pub fn new(replicas: u32, size: &str) -> Self {
+        Self { replicas, size: size.to_owned(), options: Vec::new(), launcher: None, namespace: None }
+    }
+}
+
 /// A cluster. Dropping it stops it, kills what did not stop, and removes its directory.
 #[derive(Debug)]
 pub struct Cluster {
+    // Unmounted before the directory is removed.
+    small_disks: Vec<Mount>,
     scratch: Scratch,
     directory: PathBuf,
-    replicas: u32,
-    size: String,
+    setup: Setup,
     uri: String,
 }
 
@@ -53,9 +81,18 @@ impl Cluster {
     /// When it does not start.
     #[must_use]
     pub fn start(replicas: u32, size: &str) -> Self {
+        Self::start_as(Setup::new(replicas, size))
+    }
+
+    /// Starts a cluster of this kind.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_as(setup: Setup) -> Self {
         let scratch = Scratch::new();
         let directory = scratch.join("c");
-        Self::start_in(scratch, directory, replicas, size)
+        Self::start_in(scratch, directory, setup)
     }
 
     /// The same in a directory of the caller's choice, which may not exist yet.
@@ -63,8 +100,8 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn start_in(scratch: Scratch, directory: PathBuf, replicas: u32, size: &str) -> Self {
-        let mut cluster = Self { scratch, directory, replicas, size: size.to_owned(), uri: String::new() };
+    pub fn start_in(scratch: Scratch, directory: PathBuf, setup: Setup) -> Self {
+        let mut cluster = Self { small_disks: Vec::new(), scratch, directory, setup, uri: String::new() };
         cluster.uri = cluster.up();
         cluster
     }
@@ -74,8 +111,10 @@ impl Cluster {
     /// # Panics
     /// When it fails, or prints no URI, or another than before.
     pub fn up(&self) -> String {
-        let replicas = self.replicas.to_string();
-        let outcome = self.trivet(&["up", "--replicas", &replicas, "--size", &self.size]).succeeded();
+        let replicas = self.setup.replicas.to_string();
+        let mut arguments = vec!["up", "--replicas", &replicas, "--size", &self.setup.size];
+        arguments.extend(self.setup.options.iter().map(String::as_str));
+        let outcome = self.trivet(&arguments).succeeded();
         let uri = uri_in(&outcome);
         assert!(self.uri.is_empty() || self.uri == uri, "the URI was {}, then {uri}", self.uri);
         uri
@@ -98,7 +137,19 @@ impl Cluster {
     /// When it does not end soon.
     #[must_use]
     pub fn trivet(&self, arguments: &[&str]) -> Outcome {
-        command::run(trivet().args(arguments).env("TRIVET_DIR", &self.directory), 2 * patience::SOON)
+        let mut trivet = match &self.setup.namespace {
+            None => trivet(),
+            Some(namespace) => {
+                let mut enter = Command::new("nsenter");
+                enter.arg(format!("--net={}", namespace.display())).arg(binary()).env_remove("TRIVET_LOG");
+                enter
+            }
+        };
+        trivet.args(arguments).env("TRIVET_DIR", &self.directory);
+        if let Some(launcher) = &self.setup.launcher {
+            trivet.env("TRIVET_LAUNCHER", launcher);
+        }
+        command::run(&mut trivet, 3 * patience::SOON)
     }
 
     /// Runs `trivet … -o json` and parses what it prints.
@@ -126,15 +177,26 @@ impl Cluster {
         NbdClient::connect(&self.uri).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.uri))
     }
 
-    /// The states of `disk0`'s members as its record has them: `in-sync`, `syncing` or `stale`.
+    /// The members of `disk0`, by the names of their servers, and their states as its record has them:
+    /// `in-sync`, `syncing` or `stale`.
+    ///
+    /// # Panics
+    /// When the volume cannot be shown.
+    #[must_use]
+    pub fn members(&self) -> Vec<(String, String)> {
+        let shown = self.trivet_json(&["volume", "show", "disk0"]);
+        let members = shown["members"].as_array().unwrap_or_else(|| panic!("no members: {shown}"));
+        let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+        members.iter().map(|member| (text(&member["name"]), text(&member["state"]))).collect()
+    }
+
+    /// The states of `disk0`'s members.
     ///
     /// # Panics
     /// When the volume cannot be shown.
     #[must_use]
     pub fn member_states(&self) -> Vec<String> {
-        let shown = self.trivet_json(&["volume", "show", "disk0"]);
-        let members = shown["members"].as_array().unwrap_or_else(|| panic!("no members: {shown}"));
-        members.iter().map(|member| member["state"].as_str().expect("a state").to_owned()).collect()
+        self.members().into_iter().map(|(_, state)| state).collect()
     }
 
     /// Waits until every member is in sync and the volume serves.
@@ -152,8 +214,16 @@ impl Cluster {
     /// # Panics
     /// When that takes too long.
     pub fn wait_until_one_is_left_behind(&self) {
-        patience::wait_for("a member to be dropped", 2 * patience::SOON, || {
-            self.member_states().iter().any(|state| state != "in-sync").then_some(())
+        self.wait_until_left_behind(1);
+    }
+
+    /// Waits until so many members are not in sync any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_left_behind(&self, count: usize) {
+        patience::wait_for(&format!("{count} members to be dropped"), 2 * patience::SOON, || {
+            (self.member_states().iter().filter(|state| *state != "in-sync").count() >= count).then_some(())
         });
     }
 
@@ -172,13 +242,38 @@ impl Cluster {
     /// The pool directories, in order.
     #[must_use]
     pub fn pools(&self) -> Vec<PathBuf> {
-        (1..=self.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
+        (1..=self.setup.replicas).map(|n| self.directory.join(format!("replica-{n}"))).collect()
+    }
+
+    /// Has the stopped server of `replica-NUMBER` lie on a file system in memory of so many bytes.
+    ///
+    /// # Panics
+    /// When that cannot be done; see [`obstacle_to_memory_disks`](crate::blockdev::obstacle_to_memory_disks).
+    pub fn move_to_small_disk(&mut self, number: usize, bytes: u64) {
+        self.small_disks.push(Mount::under(&self.pools()[number - 1], bytes));
+    }
+
+    /// The file systems in memory, as they were made.
+    #[must_use]
+    pub fn small_disks(&self) -> &[Mount] {
+        &self.small_disks
     }
 
     /// Its running processes.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         process::of_cluster(&binary(), &self.directory)
+    }
+
+    /// The running server of the pool in `replica-NUMBER`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn replica(&self, number: usize) -> Process {
+        let folder = self.directory.join(format!("replica-{number}"));
+        let found = self.processes().into_iter().find(|process| process.names(&folder));
+        found.unwrap_or_else(|| panic!("replica-{number} does not run"))
     }
 
     /// Its running processes of one role.

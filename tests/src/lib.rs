@@ -5,31 +5,44 @@
 //! The harness panics where something is wrong: its callers are tests.
 #![forbid(unsafe_code)]
 
+pub mod bad_disk;
 pub mod blockdev;
 pub mod checker;
 pub mod cluster;
 pub mod command;
+pub mod control_group;
+pub mod gates;
+mod launcher;
+pub mod loaded;
+pub mod namespaces;
 pub mod nbd;
 pub mod patience;
 pub mod pool;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod replica;
 pub mod scratch;
 
 pub use checker::Checker;
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Setup};
+pub use loaded::Loaded;
 pub use nbd::NbdClient;
 pub use process::Role;
 pub use random::Random;
 pub use scratch::Scratch;
 
-/// Ends the test early, saying that it did not run and why. For what a machine may rightly lack
-/// (root, `/dev/fuse`, a Debian package), never for what the product lacks.
+/// Says that a test did not run and why. For what a machine may rightly lack (root, `/dev/fuse`, a
+/// Debian package), never for what the product lacks.
+pub fn not_run(why: &str) {
+    eprintln!("DID NOT RUN: {why}");
+}
+
+/// Ends the test early, saying that it did not run and why; see [`not_run`].
 #[macro_export]
 macro_rules! did_not_run {
     ($($why:tt)*) => {{
-        eprintln!("DID NOT RUN: {}", format_args!($($why)*));
+        $crate::not_run(&format!($($why)*));
         return;
     }};
 }

@@ -32,3 +32,9 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> O
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
+
+/// Pauses until a moment.
+#[allow(clippy::disallowed_methods, reason = "a slow link takes its time")]
+pub fn until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(now()));
+}

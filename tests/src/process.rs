@@ -100,6 +100,12 @@ impl Process {
         self.arguments.iter().any(|argument| argument == role.subcommand())
     }
 
+    /// Whether one of its arguments is this.
+    #[must_use]
+    pub fn names(&self, argument: &Path) -> bool {
+        self.arguments.iter().any(|own| Path::new(own) == argument)
+    }
+
     /// Whether it still runs.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -52,6 +52,17 @@ impl Random {
         &choices[index]
     }
 
+    /// Puts `items` in any order (Fisher and Yates).
+    ///
+    /// # Panics
+    /// Never: an index of a slice fits.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (1..items.len()).rev() {
+            let other = usize::try_from(self.below(end as u64 + 1)).expect("an index fits");
+            items.swap(end, other);
+        }
+    }
+
     /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {

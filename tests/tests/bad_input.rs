@@ -14,7 +14,7 @@ use trivet_tests::cluster::trivet;
 use trivet_tests::command::{self, Outcome, must};
 use trivet_tests::nbd::{self, Request};
 use trivet_tests::replica::{self, ReplicaServer};
-use trivet_tests::{Cluster, NbdClient, Random, Scratch, did_not_run, needs_programs, patience};
+use trivet_tests::{Cluster, NbdClient, Random, Scratch, Setup, did_not_run, needs_programs, patience};
 use trivet_wire::{BlockData, Encoder, Frame, Hello, Message, PROTOCOL_VERSION, Progress};
 
 fn outcome_of(arguments: &[&str]) -> Outcome {
@@ -172,7 +172,7 @@ fn nbd_request(kind: u16, offset: u64, length: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_hostile_nbd_client_harms_nobody_but_itself() {
+fn f26_a_hostile_nbd_client_harms_nobody_but_itself() {
     let seed = Random::seed_from_environment();
     eprintln!("TRIVET_TEST_SEED={seed}");
     let mut random = Random::new(seed);
@@ -245,7 +245,7 @@ fn replica_prelude() -> Vec<u8> {
 }
 
 #[test]
-fn hostile_bytes_at_a_replica_harm_nobody() {
+fn f26_hostile_bytes_at_a_replica_harm_nobody() {
     let seed = Random::seed_from_environment();
     eprintln!("TRIVET_TEST_SEED={seed}");
     let mut random = Random::new(seed);
@@ -294,7 +294,7 @@ fn fill(client: &mut NbdClient, piece: impl Fn(u64) -> Vec<u8>) -> u64 {
 }
 
 #[test]
-fn a_full_disk_is_an_error_that_passes() {
+fn f09_a_full_disk_is_an_error_that_passes() {
     needs_programs!("mkfs.ext4");
     if let Some(why) = obstacle() {
         did_not_run!("{why}");
@@ -311,7 +311,7 @@ fn a_full_disk_is_an_error_that_passes() {
     let device = LoopDevice::attach(&image);
     must("mkfs.ext4", &["-q", "-F", device.path().to_str().expect("UTF-8")]);
     let mount = Mount::new(device.path(), &disk.join("mnt"));
-    let cluster = Cluster::start_in(Scratch::new(), mount.path().join("c"), 2, "8GiB");
+    let cluster = Cluster::start_in(Scratch::new(), mount.path().join("c"), Setup::new(2, "8GiB"));
     let mut client = cluster.connect();
 
     let count = fill(&mut client, piece);

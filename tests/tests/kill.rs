@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 use trivet_tests::checker::Region;
+use trivet_tests::gates::Gates;
+use trivet_tests::loaded::rounds;
 use trivet_tests::process::{self, Process};
-use trivet_tests::{Checker, Cluster, Random, Role, patience, replica};
+use trivet_tests::{Checker, Cluster, Loaded, Random, Role, Setup, patience, replica};
 
 const ROUNDS_DEFAULT: u64 = 6;
 const MIB: u64 = 1 << 20;
@@ -49,12 +51,6 @@ fn victims(cluster: &Cluster, victim: Victim, random: &mut Random) -> Vec<Proces
     }
 }
 
-fn rounds() -> u64 {
-    std::env::var("TRIVET_TEST_ROUNDS").map_or(ROUNDS_DEFAULT, |text| {
-        text.parse().unwrap_or_else(|e| panic!("TRIVET_TEST_ROUNDS={text}: {e}"))
-    })
-}
-
 /// Two regions at once: whole blocks, and sectors that the engine must read, change and write.
 struct Load {
     blocks: Checker,
@@ -79,9 +75,9 @@ impl Load {
 }
 
 #[test]
-fn kill_9_of_anyone_loses_nothing_acknowledged() {
+fn f01_f02_f34_f35_kill_9_of_anyone_loses_nothing_acknowledged() {
     let seed = Random::seed_from_environment();
-    let rounds = rounds();
+    let rounds = rounds(ROUNDS_DEFAULT);
     eprintln!("TRIVET_TEST_SEED={seed} TRIVET_TEST_ROUNDS={rounds}");
     let mut random = Random::new(seed);
     let cluster = Cluster::start(3, "1GiB");
@@ -118,7 +114,7 @@ fn kill_9_of_anyone_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn kill_9_of_everything_at_once_keeps_each_flushed_byte() {
+fn f35_kill_9_of_everything_at_once_keeps_each_flushed_byte() {
     let cluster = Cluster::start(3, "256MiB");
     let mut client = cluster.connect();
     let mut expected = vec![0; 8 << 20];
@@ -134,7 +130,7 @@ fn kill_9_of_everything_at_once_keeps_each_flushed_byte() {
 }
 
 #[test]
-fn a_member_that_is_gone_fails_nothing() {
+fn f01_a_member_that_is_gone_fails_nothing() {
     let seed = Random::seed_from_environment();
     eprintln!("TRIVET_TEST_SEED={seed}");
     let cluster = Cluster::start(3, "256MiB");
@@ -150,4 +146,45 @@ fn a_member_that_is_gone_fails_nothing() {
     cluster.wait_until_in_sync();
     cluster.down();
     replica::assert_members_identical(&cluster);
+}
+
+#[test]
+fn f02_a_killed_engine_keeps_what_it_acknowledged_and_members_converge() {
+    let mut loaded = Loaded::start();
+    loaded.engine_may_go();
+    for round in 0..rounds(3) {
+        eprintln!("round {round}");
+        process::kill_hard(&loaded.cluster.processes_of(Role::Engine));
+        loaded.load.wait_for_progress(200 + loaded.random.below(2000), 2 * patience::SOON);
+    }
+    loaded.finish();
+}
+
+#[test]
+fn f35_a_cluster_restarts_in_any_order() {
+    let gates = Gates::new();
+    let mut setup = Setup::new(3, "1GiB");
+    setup.launcher = Some(gates.launcher());
+    let mut loaded = Loaded::on(Cluster::start_as(setup));
+    loaded.engine_may_go();
+    for round in 0..rounds(2) {
+        let mut names = ["replica-1", "replica-2", "replica-3", "engine-disk0"];
+        loaded.random.shuffle(&mut names);
+        eprintln!("round {round}: {names:?}");
+        names.iter().for_each(|name| gates.close(name));
+        process::kill_hard(&loaded.cluster.processes());
+        std::thread::scope(|scope| {
+            let up = scope.spawn(|| loaded.cluster.up());
+            for name in names {
+                gates.open(name);
+                patience::wait_for(name, patience::SOON, || {
+                    let lock = loaded.cluster.directory().join("run").join(name).with_extension("lock");
+                    loaded.cluster.processes().iter().any(|process| process.names(&lock)).then_some(())
+                });
+            }
+            up.join().expect("the cluster comes up");
+        });
+        loaded.goes_on();
+    }
+    loaded.finish();
 }

@@ -37,8 +37,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<(), String>
     let text = report::render(&rows, &options, &volume)?;
     println!("{text}");
     if let Some(path) = &options.write {
-        report::write_between_markers(path, &text)?;
-        eprintln!("written to {}", path.display());
+        report::MARKS.write_between(path, &text)?;
     }
     Ok(())
 }

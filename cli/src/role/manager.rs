@@ -7,6 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::logging;
 use clap::Args;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use trivet_api::Layout;
@@ -24,6 +25,10 @@ pub(crate) struct ManagerArgs {
     /// Seconds until the copy on a replica server that does not answer is replaced by one on another
     #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_DEFAULT.as_secs())]
     replace_after: u64,
+    /// Start the other processes with this program, which is given their arguments: a script, say, that
+    /// puts each into a network namespace or control group of its own and becomes `trivet`
+    #[arg(long, value_name = "PROGRAM", env = "TRIVET_LAUNCHER", hide = true)]
+    launcher: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &ManagerArgs) -> Result<(), Failure> {
@@ -32,7 +37,10 @@ pub(crate) fn run(arguments: &ManagerArgs) -> Result<(), Failure> {
     let failed =
         |error| explain::system("cannot run the manager", std::path::Path::new("/proc/self"), &error);
     let layout = Layout::create(&arguments.place.dir()?).map_err(|error| explain::layout(&error))?;
-    let program = std::env::current_exe().map_err(failed)?;
+    let program = match &arguments.launcher {
+        Some(launcher) => launcher.clone(),
+        None => std::env::current_exe().map_err(failed)?,
+    };
     let replace_after = Duration::from_secs(arguments.replace_after);
     let options = ManagerOptions { layout, program, listen: arguments.listen, replace_after };
     let runtime =

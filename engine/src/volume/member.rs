@@ -415,7 +415,7 @@ impl MemberLink {
             self.lease = self.lease.max(Some(sent));
         }
         if control == Control::Progress {
-            self.latency.note(now.saturating_sub(sent));
+            self.latency.note(now, now.saturating_sub(sent));
         }
         Some(control)
     }

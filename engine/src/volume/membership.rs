@@ -324,6 +324,8 @@ impl VolumeCore {
                 self.retry_reads(now);
                 self.begin_flush(now);
                 self.renew_when_drained(now);
+                // Late answers that are waited for no more have made room in the window.
+                self.pump(now);
                 self.check_closing(now);
             }
             _ => {}

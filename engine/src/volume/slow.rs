@@ -2,8 +2,8 @@
 //!
 //! - A member that owes an answer for [`HANG_MAX`] to something that a peer has answered *hangs*, whatever
 //!   else it says: it is dropped. When nobody answers, nobody is dropped.
-//! - One that takes many times as long as its fastest peer, write after write for [`OUTLIER_MAX`], is an
-//!   *outlier*: it is dropped, and is not let in again while it is one.
+//! - One that takes many times as long as its fastest peer, on an average over the time spent waiting for
+//!   it, for [`OUTLIER_MAX`], is an *outlier*: it is dropped, and is not let in again while it is one.
 //! - A read that takes too long is asked of another member too; the first answer counts.
 
 use super::control::IDLE;
@@ -25,31 +25,41 @@ const HEDGE_AFTER: Duration = Duration::from_millis(50);
 /// Acknowledged writes that a member being brought back may be behind.
 const STRAGGLERS_MAX: usize = 256;
 
-/// How long a member takes to answer writes.
+/// After so long, what was measured before counts half.
+const HALF_LIFE: Duration = Duration::from_secs(1);
+
+/// How long a member takes to answer, averaged over the time that was spent waiting for it: of answers
+/// that took long, few weigh more than many quick ones between them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Latency {
-    /// Moving average; zero before the first answer.
-    average: Duration,
+    /// Sum of the samples, and of their squares, in seconds.
+    waited: f64,
+    squares: f64,
+    halved: Duration,
     /// Since when it has been an outlier.
     slow_since: Option<Duration>,
 }
 
 impl Latency {
-    pub(super) fn note(&mut self, sample: Duration) {
-        self.average = match self.average {
-            Duration::ZERO => sample,
-            average => (average * 15 + sample) / 16,
-        };
+    pub(super) fn note(&mut self, now: Duration, sample: Duration) {
+        while now >= self.halved + HALF_LIFE {
+            self.halved = if self.waited < 1e-9 { now } else { self.halved + HALF_LIFE };
+            (self.waited, self.squares) = (self.waited / 2.0, self.squares / 2.0);
+        }
+        let seconds = sample.as_secs_f64();
+        self.waited += seconds;
+        self.squares += seconds * seconds;
     }
 
-    /// Moving average; zero before the first answer.
-    pub(super) const fn average(&self) -> Duration {
-        self.average
+    /// Zero before the first answer.
+    pub(super) fn average(&self) -> Duration {
+        if self.waited > 0.0 { Duration::from_secs_f64(self.squares / self.waited) } else { Duration::ZERO }
     }
 
     /// Whether it is slow beside its fastest peer.
     fn is_outlier(&self, fastest: Duration) -> bool {
-        self.average > fastest * OUTLIER_FACTOR && self.average > fastest + OUTLIER_ABOVE
+        let average = self.average();
+        average > fastest * OUTLIER_FACTOR && average > fastest + OUTLIER_ABOVE
     }
 }
 
@@ -124,9 +134,9 @@ impl VolumeCore {
     }
 
     fn look_for_outliers(&mut self, now: Duration) {
-        let known = |member: &MemberIndex| self.members[member.0].latency.average > Duration::ZERO;
+        let known = |member: &MemberIndex| self.members[member.0].latency.average() > Duration::ZERO;
         let fastest =
-            self.in_sync().into_iter().filter(known).map(|m| self.members[m.0].latency.average).min();
+            self.in_sync().into_iter().filter(known).map(|m| self.members[m.0].latency.average()).min();
         let Some(fastest) = fastest else { return };
         for index in 0..self.members.len() {
             let latency = &mut self.members[index].latency;
@@ -139,7 +149,7 @@ impl VolumeCore {
                 continue;
             }
             let since = *latency.slow_since.get_or_insert(now);
-            let average = latency.average;
+            let average = latency.average();
             if now >= since + OUTLIER_MAX && matches!(self.members[index].role, Role::InSync) {
                 self.slow_member(now, MemberIndex(index), MemberFault::Slow { average, fastest });
             }
@@ -170,5 +180,47 @@ impl VolumeCore {
     /// How soon slowness must be looked for again.
     pub(super) fn slowness_within(&self) -> Option<Duration> {
         (!self.operations.is_empty() || !self.stragglers.is_empty()).then_some(IDLE / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second of answers: one that took `long`, and quick ones between.
+    fn answers(latency: &mut Latency, second: u64, long: Duration, quick: u32) {
+        let now = Duration::from_secs(second);
+        latency.note(now, long);
+        for _ in 0..quick {
+            latency.note(now, Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn who_stops_again_and_again_is_slow_however_quick_between() {
+        let mut latency = Latency::default();
+        for second in 0..10 {
+            answers(&mut latency, second, Duration::from_millis(250), 400);
+            assert!(latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
+        }
+    }
+
+    #[test]
+    fn who_was_slow_is_forgiven_in_time() {
+        let mut latency = Latency::default();
+        for second in 0..10 {
+            answers(&mut latency, second, Duration::from_millis(200), 0);
+        }
+        for second in 10..30 {
+            answers(&mut latency, second, Duration::from_millis(1), 0);
+        }
+        assert!(!latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
+    }
+
+    #[test]
+    fn a_hiccup_is_forgotten_at_once_among_quick_answers() {
+        let mut latency = Latency::default();
+        answers(&mut latency, 5, Duration::from_millis(100), 2000);
+        assert!(!latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
     }
 }

@@ -146,7 +146,7 @@ impl VolumeCore {
         }
         let held = &mut self.members[member.0].held;
         *held = (*held).max(last);
-        self.members[member.0].latency.note(latency);
+        self.members[member.0].latency.note(now, latency);
         self.settle_write(now, id);
         Ok(())
     }
@@ -266,7 +266,7 @@ impl VolumeCore {
             return false;
         };
         late.remove(member);
-        self.members[member.0].latency.note(now.saturating_sub(*at));
+        self.members[member.0].latency.note(now, now.saturating_sub(*at));
         if late.is_empty() {
             self.stragglers.remove(&id);
         }

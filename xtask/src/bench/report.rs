@@ -3,13 +3,14 @@
 use super::options::Options;
 use super::target::Volume;
 use super::workload::{Metric, Workload};
+use crate::document::{Marks, machine};
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
-use std::process::Command;
 
-const BEGIN: &str = "<!-- bench: begin (make bench writes what stands between these marks) -->";
-const END: &str = "<!-- bench: end -->";
+/// Where the table is kept.
+pub(crate) const MARKS: Marks = Marks {
+    begin: "<!-- bench: begin (make bench writes what stands between these marks) -->",
+    end: "<!-- bench: end -->",
+};
 
 /// A workload's medians.
 #[derive(Debug)]
@@ -79,65 +80,10 @@ pub(crate) fn render(rows: &[Row], options: &Options, volume: &Volume) -> Result
     Ok(text)
 }
 
-/// Processor, memory, kernel, file system, day and commit, as far as the machine tells.
-fn machine(directory: &Path) -> String {
-    let said_by = |program: &str, arguments: &[&str]| -> Option<String> {
-        let output = Command::new(program).args(arguments).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (output.status.success() && !text.is_empty()).then_some(text)
-    };
-    let field = |file: &str, name: &str| -> Option<String> {
-        let text = fs::read_to_string(file).ok()?;
-        let line = text.lines().find(|line| line.starts_with(name))?.to_owned();
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    let cores = std::thread::available_parallelism().ok().map(|count| format!("{count} cores"));
-    let memory = field("/proc/meminfo", "MemTotal").and_then(|text| {
-        let kib: u64 = text.split_whitespace().next()?.parse().ok()?;
-        Some(format!("{} GiB of memory", (kib + (1 << 19)) >> 20))
-    });
-    let path = directory.to_string_lossy();
-    let facts = [
-        field("/proc/cpuinfo", "model name"),
-        cores,
-        memory,
-        said_by("uname", &["-sr"]),
-        said_by("findmnt", &["-n", "-o", "FSTYPE", "-T", &path]).map(|name| format!("file system {name}")),
-        said_by("fio", &["--version"]),
-        said_by("date", &["-u", "+%F"]),
-        said_by("git", &["rev-parse", "--short", "HEAD"]).map(|commit| format!("commit {commit}")),
-    ];
-    facts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-/// Replaces what stands between the marks.
-pub(crate) fn write_between_markers(path: &Path, table: &str) -> Result<(), String> {
-    let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let text = fs::read_to_string(path).map_err(|e| at(&e))?;
-    let replaced =
-        replace_between_markers(&text, table).ok_or_else(|| at(&format!("no '{BEGIN}' … '{END}'")))?;
-    fs::write(path, replaced).map_err(|e| at(&e))
-}
-
-fn replace_between_markers(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::workload::WORKLOADS;
     use super::*;
-
-    #[test]
-    fn only_what_stands_between_the_marks_is_replaced() {
-        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let once = replace_between_markers(&text, "| new |\n").unwrap();
-        assert_eq!(once, format!("before\n{BEGIN}\n\n| new |\n\n{END}\nafter\n"));
-        assert_eq!(replace_between_markers(&once, "| new |\n").unwrap(), once);
-        assert_eq!(replace_between_markers("no marks", ""), None);
-    }
 
     #[test]
     fn more_is_better_except_for_cpu() {
