@@ -48,6 +48,11 @@ impl World {
         }
     }
 
+    /// Whether a scrub is under way.
+    pub(crate) fn is_scrubbing(&self) -> bool {
+        self.scrub_status(self.desired).is_some_and(|status| !status.finished)
+    }
+
     /// Whether the scrub at rest has come to its end.
     pub(crate) fn is_scrubbed(&self) -> bool {
         self.scrub_status(self.desired).is_some_and(|status| status.finished)

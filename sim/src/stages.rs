@@ -14,7 +14,7 @@ use crate::swarm::Fault;
 use crate::trace::Happening;
 use crate::world::{Event, World};
 use std::time::Duration;
-use trivet_model::MemberState;
+use trivet_model::{Epoch, MemberState};
 
 /// How often supervisors look.
 pub(crate) const WATCH: Duration = Duration::from_millis(250);
@@ -31,12 +31,27 @@ const BOUND: Duration = Duration::from_secs(90);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     Faults,
-    Calm { until: Duration },
-    Draining { since: Duration },
-    Resting { since: Duration, until: Duration },
-    Scrubbing { since: Duration },
-    Reading { since: Duration },
-    Reopening { since: Duration },
+    Calm {
+        until: Duration,
+    },
+    Draining {
+        since: Duration,
+    },
+    Resting {
+        since: Duration,
+        until: Duration,
+    },
+    /// With the record's epoch when the scrub began: of members that come and go it misses some.
+    Scrubbing {
+        since: Duration,
+        epoch: Epoch,
+    },
+    Reading {
+        since: Duration,
+    },
+    Reopening {
+        since: Duration,
+    },
     Over,
 }
 
@@ -119,9 +134,17 @@ impl World {
                     self.check_rest();
                     self.rot_disjointly();
                     self.begin_scrub(self.desired, 1 << 30);
-                    self.stage = Stage::Scrubbing { since: now };
+                    self.stage = Stage::Scrubbing { since: now, epoch: self.records.record.epoch };
                 } else {
                     self.stage = Stage::Draining { since };
+                }
+            }
+            Stage::Scrubbing { since, epoch } if self.records.record.epoch != epoch => {
+                if now >= since + BOUND {
+                    self.not_live();
+                } else if self.is_at_rest() && !self.is_scrubbing() {
+                    self.begin_scrub(self.desired, 1 << 30);
+                    self.stage = Stage::Scrubbing { since, epoch: self.records.record.epoch };
                 }
             }
             Stage::Scrubbing { .. } if self.is_at_rest() && self.is_scrubbed() => {
@@ -130,7 +153,7 @@ impl World {
                 self.stage = Stage::Reading { since: now };
                 self.ask_everything(self.desired);
             }
-            Stage::Scrubbing { since } if now < since + BOUND => self.check_scrub_at_rest(),
+            Stage::Scrubbing { since, .. } if now < since + BOUND => self.check_scrub_at_rest(),
             Stage::Reading { .. } if self.is_at_rest() => {
                 self.check_pools();
                 self.note(Happening::Note("power is lost everywhere"));
@@ -148,7 +171,7 @@ impl World {
                 self.stage = Stage::Over;
             }
             Stage::Draining { since }
-            | Stage::Scrubbing { since }
+            | Stage::Scrubbing { since, .. }
             | Stage::Reading { since }
             | Stage::Reopening { since }
                 if now >= since + BOUND =>

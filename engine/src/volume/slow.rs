@@ -2,8 +2,8 @@
 //!
 //! - A member that owes an answer for [`HANG_MAX`] to something that a peer has answered *hangs*, whatever
 //!   else it says: it is dropped. When nobody answers, nobody is dropped.
-//! - One that takes many times as long as its fastest peer, on an average over the time spent waiting for
-//!   it, for [`OUTLIER_MAX`], is an *outlier*: it is dropped, and is not let in again while it is one.
+//! - One that takes many times as long as its fastest peer, on the average or in its worst answer of every
+//!   second, for [`OUTLIER_MAX`], is an *outlier*: it is dropped, and is not let in again while it is one.
 //! - A read that takes too long is asked of another member too; the first answer counts.
 
 use super::control::IDLE;
@@ -25,41 +25,56 @@ const HEDGE_AFTER: Duration = Duration::from_millis(50);
 /// Acknowledged writes that a member being brought back may be behind.
 const STRAGGLERS_MAX: usize = 256;
 
-/// After so long, what was measured before counts half.
-const HALF_LIFE: Duration = Duration::from_secs(1);
+/// How long the worst answer of a span is looked for.
+const SPAN: Duration = Duration::from_secs(1);
+/// How much above that of its fastest peer makes the worst answer of every span slow.
+const WORST_ABOVE: Duration = Duration::from_millis(100);
 
-/// How long a member takes to answer, averaged over the time that was spent waiting for it: of answers
-/// that took long, few weigh more than many quick ones between them.
+/// How long a member takes to answer.
+///
+/// An average over answers hides a member that stops again and again: between two stops come thousands
+/// of quick answers. Its worst answer in each span of a second shows it, and is forgotten with the span.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Latency {
-    /// Sum of the samples, and of their squares, in seconds.
-    waited: f64,
-    squares: f64,
-    halved: Duration,
+    /// Moving average; zero before the first answer.
+    average: Duration,
+    /// The worst answer of the present span, and of the one before.
+    worst: [Duration; 2],
+    span: Duration,
     /// Since when it has been an outlier.
     slow_since: Option<Duration>,
 }
 
 impl Latency {
     pub(super) fn note(&mut self, now: Duration, sample: Duration) {
-        while now >= self.halved + HALF_LIFE {
-            self.halved = if self.waited < 1e-9 { now } else { self.halved + HALF_LIFE };
-            (self.waited, self.squares) = (self.waited / 2.0, self.squares / 2.0);
+        self.average = match self.average {
+            Duration::ZERO => sample,
+            average => (average * 15 + sample) / 16,
+        };
+        if now >= self.span + SPAN {
+            (self.worst, self.span) = ([Duration::ZERO, self.worst[0]], now);
         }
-        let seconds = sample.as_secs_f64();
-        self.waited += seconds;
-        self.squares += seconds * seconds;
+        self.worst[0] = self.worst[0].max(sample);
     }
 
     /// Zero before the first answer.
-    pub(super) fn average(&self) -> Duration {
-        if self.waited > 0.0 { Duration::from_secs_f64(self.squares / self.waited) } else { Duration::ZERO }
+    pub(super) const fn average(&self) -> Duration {
+        self.average
     }
 
-    /// Whether it is slow beside its fastest peer.
-    fn is_outlier(&self, fastest: Duration) -> bool {
-        let average = self.average();
-        average > fastest * OUTLIER_FACTOR && average > fastest + OUTLIER_ABOVE
+    fn recent_worst(&self) -> Duration {
+        self.worst[0].max(self.worst[1])
+    }
+
+    /// What it takes and what the fastest peer does, when it is slow beside that.
+    fn outlier_beside(&self, fastest: Duration, fastest_worst: Duration) -> Option<(Duration, Duration)> {
+        let stands_out =
+            |mine: Duration, peer: Duration, above| mine > peer * OUTLIER_FACTOR && mine > peer + above;
+        if stands_out(self.average, fastest, OUTLIER_ABOVE) {
+            return Some((self.average, fastest));
+        }
+        let worst = self.recent_worst();
+        stands_out(worst, fastest_worst, WORST_ABOVE).then_some((worst, fastest_worst))
     }
 }
 
@@ -134,23 +149,24 @@ impl VolumeCore {
     }
 
     fn look_for_outliers(&mut self, now: Duration) {
-        let known = |member: &MemberIndex| self.members[member.0].latency.average() > Duration::ZERO;
-        let fastest =
-            self.in_sync().into_iter().filter(known).map(|m| self.members[m.0].latency.average()).min();
-        let Some(fastest) = fastest else { return };
+        let peers = || {
+            let in_sync = self.in_sync().into_iter();
+            in_sync.map(|m| self.members[m.0].latency).filter(|peer| peer.average > Duration::ZERO)
+        };
+        let fastest = peers().map(|peer| peer.average).min();
+        let fastest_worst = peers().map(|peer| peer.recent_worst()).min();
+        let (Some(fastest), Some(fastest_worst)) = (fastest, fastest_worst) else { return };
         for index in 0..self.members.len() {
-            let latency = &mut self.members[index].latency;
-            if !latency.is_outlier(fastest) {
-                latency.slow_since = None;
-                let link = &mut self.members[index];
+            let link = &mut self.members[index];
+            let Some((average, fastest)) = link.latency.outlier_beside(fastest, fastest_worst) else {
+                link.latency.slow_since = None;
                 if link.is_expelled_for(|fault| matches!(fault, MemberFault::Slow { .. })) {
                     link.expelled = None;
                 }
                 continue;
-            }
-            let since = *latency.slow_since.get_or_insert(now);
-            let average = latency.average();
-            if now >= since + OUTLIER_MAX && matches!(self.members[index].role, Role::InSync) {
+            };
+            let since = *link.latency.slow_since.get_or_insert(now);
+            if now >= since + OUTLIER_MAX && matches!(link.role, Role::InSync) {
                 self.slow_member(now, MemberIndex(index), MemberFault::Slow { average, fastest });
             }
         }
@@ -196,31 +212,45 @@ mod tests {
         }
     }
 
+    const QUICK: Duration = Duration::from_millis(1);
+
+    fn is_outlier(latency: &Latency) -> bool {
+        latency.outlier_beside(QUICK, QUICK).is_some()
+    }
+
     #[test]
     fn who_stops_again_and_again_is_slow_however_quick_between() {
         let mut latency = Latency::default();
-        for second in 0..10 {
-            answers(&mut latency, second, Duration::from_millis(250), 400);
-            assert!(latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
+        for second in 1..10 {
+            answers(&mut latency, second, Duration::from_millis(250), 4000);
+            assert!(is_outlier(&latency), "{latency:?}");
         }
     }
 
     #[test]
-    fn who_was_slow_is_forgiven_in_time() {
+    fn a_hiccup_is_forgotten_in_two_seconds_even_of_an_idle_member() {
         let mut latency = Latency::default();
-        for second in 0..10 {
+        for second in 1..60 {
+            answers(&mut latency, second, QUICK, 0);
+        }
+        answers(&mut latency, 60, Duration::from_millis(200), 0);
+        assert!(is_outlier(&latency));
+        for second in 61..64 {
+            answers(&mut latency, second, QUICK, 0);
+        }
+        assert!(!is_outlier(&latency), "{latency:?}");
+    }
+
+    #[test]
+    fn who_was_slow_for_long_is_forgiven_in_time() {
+        let mut latency = Latency::default();
+        for second in 1..60 {
             answers(&mut latency, second, Duration::from_millis(200), 0);
         }
-        for second in 10..30 {
-            answers(&mut latency, second, Duration::from_millis(1), 0);
+        assert!(is_outlier(&latency));
+        for second in 60..100 {
+            answers(&mut latency, second, QUICK, 0);
         }
-        assert!(!latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
-    }
-
-    #[test]
-    fn a_hiccup_is_forgotten_at_once_among_quick_answers() {
-        let mut latency = Latency::default();
-        answers(&mut latency, 5, Duration::from_millis(100), 2000);
-        assert!(!latency.is_outlier(Duration::from_millis(1)), "{:?}", latency.average());
+        assert!(!is_outlier(&latency), "{latency:?}");
     }
 }
