@@ -3,8 +3,14 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const NAME: &str = "lock";
+
+/// How often the lock of a process that is ending is tried: the kernel keeps it until the last of its
+/// threads and I/O operations are gone, a moment after the process itself.
+const ENDING_ATTEMPTS: u32 = 200;
+const ENDING_PAUSE: Duration = Duration::from_millis(25);
 
 /// Why a directory could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +58,17 @@ impl DirectoryLock {
         // Not truncated: until it is locked, what it says is about its holder.
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                file.take(32).read_to_string(&mut holder).map_err(fail)?;
-                let holder = holder.trim().to_owned();
+        let mut attempts = 0;
+        while let Err(error) = file.try_lock() {
+            let TryLockError::WouldBlock = error else { return Err(fail(error.into())) };
+            let mut holder = String::new();
+            file.rewind().and_then(|()| (&file).take(32).read_to_string(&mut holder)).map_err(fail)?;
+            let holder = holder.trim().to_owned();
+            attempts += 1;
+            if attempts > ENDING_ATTEMPTS || !is_ending(&holder) {
                 return Err(LockError::Held { directory: directory.to_owned(), holder });
             }
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
+            wait_a_moment();
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
         writeln!(file, "{}", std::process::id()).map_err(fail)?;
@@ -79,9 +87,32 @@ impl DirectoryLock {
     }
 }
 
+/// Whether a process is dead, although it may hold on to files yet.
+fn is_ending(process: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return true };
+    stat.rsplit(')').next().is_some_and(|rest| matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
+}
+
+#[allow(clippy::disallowed_methods, reason = "the kernel tells nobody when it is done with a dead process")]
+fn wait_a_moment() {
+    std::thread::sleep(ENDING_PAUSE);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_dead_are_waited_for() {
+        assert!(!is_ending(&std::process::id().to_string()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = child.id().to_string();
+        while !is_ending(&dead) {
+            wait_a_moment();
+        }
+        child.wait().unwrap();
+        assert!(is_ending(&dead));
+    }
 
     #[test]
     fn a_directory_has_one_holder_and_the_next_is_told_which() {
