@@ -335,13 +335,16 @@ impl VolumeCore {
                     None => self.record_learnt(now, record, revision),
                 }
             }
-            (Purpose::Grow, Ok((mut record, revision))) => match &self.growing {
-                Some(growing) => {
-                    record.blocks = growing.blocks;
-                    self.swap(now, revision, record);
+            (Purpose::Grow, Ok((mut record, revision))) => {
+                self.adopt(now, &record);
+                match &self.growing {
+                    Some(growing) => {
+                        record.blocks = growing.blocks;
+                        self.swap(now, revision, record);
+                    }
+                    None => self.errand = None,
                 }
-                None => self.errand = None,
-            },
+            }
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
                 record.wait_owed = false;

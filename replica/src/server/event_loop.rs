@@ -102,6 +102,8 @@ pub(super) struct EventLoop {
     quiet_timer: bool,
     pace_timer: bool,
     failure_logged: bool,
+    /// When the device last answered, or had nothing to answer.
+    disk_heard: Duration,
     outputs: Vec<Output>,
     actions: Vec<Action>,
     completions: Vec<DiskCompletion>,
@@ -149,6 +151,7 @@ impl EventLoop {
             quiet_timer: false,
             pace_timer: false,
             failure_logged: false,
+            disk_heard: Duration::ZERO,
             outputs: Vec::new(),
             actions: Vec::new(),
             completions: Vec::new(),
@@ -270,6 +273,9 @@ impl EventLoop {
         loop {
             self.disk.reap(false, &mut self.completions);
             let reaped = !self.completions.is_empty();
+            if reaped {
+                self.disk_heard = self.reactor.now();
+            }
             for completion in self.completions.drain(..) {
                 self.store.disk_completed(completion);
             }

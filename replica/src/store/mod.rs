@@ -44,6 +44,7 @@ mod volume;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trivet_disk::{DiskCompletion, DiskOp, DiskToken};
 use trivet_model::geometry::IO_BLOCKS_MAX;
@@ -118,6 +119,7 @@ pub struct Store {
     checkpoints: u64,
     checksum_errors: u64,
     failed: Option<String>,
+    device_silent: Option<Duration>,
     actions: Vec<Action>,
 }
 
@@ -195,8 +197,17 @@ impl Store {
             blocks_total: self.superblock.geometry.zones() * ZONE_BLOCKS,
             blocks_used: self.allocator.taken(),
             checksum_errors: self.checksum_errors,
-            failed: self.failed.clone(),
+            failed: self.failed.clone().or_else(|| {
+                let silent = self.device_silent?;
+                Some(format!("its device has not answered anything for {} s", silent.as_secs()))
+            }),
         }
+    }
+
+    /// For how long the device has owed answers and given none, if that is worth a word: the pool then
+    /// says so of itself, although it has not stopped.
+    pub const fn note_device_silent(&mut self, silent: Option<Duration>) {
+        self.device_silent = silent;
     }
 
     /// Whether nothing is queued, in flight or waited for.

@@ -230,6 +230,7 @@ impl Store {
             checkpoints: 0,
             checksum_errors: 0,
             failed: None,
+            device_silent: None,
             actions: Vec::new(),
         }
     }

@@ -347,7 +347,7 @@ pub struct PoolStatistics {
     pub blocks_used: u64,
     /// Reads whose checksum did not match, since opening.
     pub checksum_errors: u64,
-    /// Why the pool has stopped, if it has.
+    /// Why the pool has stopped, if it has, or why it gets nowhere.
     pub failed: Option<String>,
 }
 
