@@ -85,6 +85,13 @@ impl Planted {
         Self::SkipScrubRepair,
     ];
 
+    /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
+    /// "Open").
+    #[must_use]
+    pub const fn is_rare(self) -> bool {
+        matches!(self, Self::SkipLease | Self::SkipLeaseWait | Self::PromoteBeforeDrain)
+    }
+
     /// Whether this build can plant anything.
     #[must_use]
     pub const fn is_possible() -> bool {
