@@ -20,6 +20,10 @@ pub enum PlantedFault {
     AcknowledgeUnwritten,
     /// Replay believes records whose data did not reach the medium.
     SkipReplayChecksum,
+    /// After a flush of the device has failed, it is flushed again, and that is believed.
+    RetryFailedFlush,
+    /// Discards are not told among what has changed.
+    ForgetDiscards,
 }
 
 #[cfg(feature = "planted-faults")]

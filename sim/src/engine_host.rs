@@ -242,7 +242,11 @@ impl World {
             Action::Forget { member } => unreachable!("{member:?} was not removed"),
             Action::ReadRecord => self.ask_record(index, incarnation, RecordRequest::Read),
             Action::SwapRecord { expected, record } => {
-                self.ask_record(index, incarnation, RecordRequest::Swap { expected, record });
+                self.ask_record(
+                    index,
+                    incarnation,
+                    RecordRequest::Swap { expected, record, proposed: self.now },
+                );
             }
             Action::Complete { tag, result } => self.completed(index, tag, result),
             Action::StateChanged => self.state_changed(index),

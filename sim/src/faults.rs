@@ -14,6 +14,8 @@ use trivet_disk::Fault as DiskFault;
 const AWAY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(8));
 /// How long something hangs: at times longer than an engine waits for an answer.
 const HANG: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(25));
+/// How long an engine is alone with a host.
+const ISOLATED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(20));
 
 impl World {
     /// Whether faults may happen now.
@@ -83,6 +85,7 @@ impl World {
                 }
             }
             Fault::Partition => self.partition(random, hang),
+            Fault::Isolation => self.isolate(engine, host, random),
             Fault::KillReplica => {
                 if self.hosts[host].process.is_some() {
                     self.kill_replica(host, "killed");
@@ -197,6 +200,27 @@ impl World {
         }
     }
 
+    /// Leaves an engine alone with one host, and another engine with the rest.
+    fn isolate(&mut self, engine: usize, host: usize, random: &mut Random) {
+        let lasts = random.log_between(ISOLATED.0, ISOLATED.1);
+        for one in 0..self.engines.len() {
+            for other in 0..self.hosts.len() {
+                if (one == engine) != (other == host) {
+                    for to in [Side::Engine, Side::Host] {
+                        self.block(one, other, to);
+                        self.mend_after(lasts, Mending::Link { engine: one, host: other, to });
+                    }
+                }
+            }
+        }
+        self.records.cut_off.push(engine);
+        self.mend_after(lasts, Mending::RecordLink { engine });
+        let others = self.engines.len() - 1;
+        self.desired = (engine + 1 + random.index(others)) % self.engines.len();
+        let soon = random.log_between(Duration::from_millis(1), Duration::from_secs(3));
+        self.schedule(soon, Event::StartEngine { engine: self.desired });
+    }
+
     fn mend_after(&mut self, after: Duration, what: Mending) {
         self.schedule(after, Event::Mend { what, mended: self.mended });
     }
@@ -207,6 +231,11 @@ impl World {
             Mending::ResumeHost(host) => self.resume(Node::Host(host)),
             Mending::ResumeEngine(engine) => self.resume(Node::Engine(engine)),
             Mending::Disk(host) => self.hosts[host].slowness = 1,
+            Mending::RecordLink { engine } => {
+                if let Some(at) = self.records.cut_off.iter().position(|&cut_off| cut_off == engine) {
+                    self.records.cut_off.swap_remove(at);
+                }
+            }
             Mending::Record => self.records.away = self.records.away.saturating_sub(1),
         }
     }
@@ -226,6 +255,7 @@ impl World {
             }
         }
         self.records.away = 0;
+        self.records.cut_off.clear();
         for host in 0..self.hosts.len() {
             self.resume(Node::Host(host));
             self.hosts[host].slowness = 1;

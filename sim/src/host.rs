@@ -188,7 +188,7 @@ impl World {
         let known = store.volume(VOLUME);
         if report.device_failed {
             host.lost_power = Some(now);
-            self.oracle.host_lost_power(index);
+            self.oracle.host_lost_power(index, self.now);
         }
         let identity = Identity { pool: host.pool, boot: report.boot };
         host.process = Some(Process {
@@ -285,7 +285,7 @@ impl World {
         host.boot += 1;
         host.powered = false;
         host.lost_power = Some(self.now);
-        self.oracle.host_lost_power(index);
+        self.oracle.host_lost_power(index, self.now);
     }
 
     fn end_process(&mut self, index: usize, why: &'static str) {

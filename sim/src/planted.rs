@@ -50,6 +50,16 @@ pub enum Planted {
     PullBeforeSettled,
     /// The engine reads from members that are being brought back.
     ReadFromSyncing,
+    /// The engine drops a member although nobody who stays has been heard of since.
+    DropUnwitnessed,
+    /// The engine reads from members whose drop may be on its way to the record.
+    ReadFromLeaving,
+    /// The engine does not record that a wait is owed to an older one.
+    ForgetWait,
+    /// A replica goes on after a flush of its device has failed, and flushes again.
+    RetryFailedFlush,
+    /// A replica does not tell discards among what has changed.
+    ForgetDiscards,
     /// A scrub counts what differs when it looks first, beside writes in flight.
     TrustFirstComparison,
     /// A scrub only counts what it should repair.
@@ -58,7 +68,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -81,6 +91,11 @@ impl Planted {
         Self::CopyTooLittle,
         Self::PullBeforeSettled,
         Self::ReadFromSyncing,
+        Self::DropUnwitnessed,
+        Self::ReadFromLeaving,
+        Self::ForgetWait,
+        Self::RetryFailedFlush,
+        Self::ForgetDiscards,
         Self::TrustFirstComparison,
         Self::SkipScrubRepair,
     ];
@@ -116,6 +131,9 @@ impl Planted {
             Self::CopyTooLittle => Some(PlantedFault::CopyTooLittle),
             Self::PullBeforeSettled => Some(PlantedFault::PullBeforeSettled),
             Self::ReadFromSyncing => Some(PlantedFault::ReadFromSyncing),
+            Self::DropUnwitnessed => Some(PlantedFault::DropUnwitnessed),
+            Self::ReadFromLeaving => Some(PlantedFault::ReadFromLeaving),
+            Self::ForgetWait => Some(PlantedFault::ForgetWait),
             Self::TrustFirstComparison => Some(PlantedFault::TrustFirstComparison),
             Self::SkipScrubRepair => Some(PlantedFault::SkipScrubRepair),
             _ => None,
@@ -134,6 +152,8 @@ impl Planted {
             Self::ReuseUnstable => Some(PlantedFault::ReuseUnstable),
             Self::AcknowledgeUnwritten => Some(PlantedFault::AcknowledgeUnwritten),
             Self::SkipReplayChecksum => Some(PlantedFault::SkipReplayChecksum),
+            Self::RetryFailedFlush => Some(PlantedFault::RetryFailedFlush),
+            Self::ForgetDiscards => Some(PlantedFault::ForgetDiscards),
             _ => None,
         }
     }

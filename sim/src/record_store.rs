@@ -16,11 +16,15 @@ use trivet_model::{AuthorityError, Epoch, Generation, Member, MemberState, Revis
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// One in so many exchanges loses the request or the answer, where they are lost.
 const LOST_ONE_IN: u64 = 4;
+/// How old an engine's news of its members may be when it drops one, where nothing holds messages up;
+const NEWS_QUICK: Duration = Duration::from_millis(250);
+/// and where something does.
+const NEWS_SLOW: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
 pub(crate) enum RecordRequest {
     Read,
-    Swap { expected: Revision, record: Box<VolumeRecord> },
+    Swap { expected: Revision, record: Box<VolumeRecord>, proposed: Duration },
 }
 
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(crate) struct RecordStore {
     pub(crate) record: VolumeRecord,
     pub(crate) revision: Revision,
     pub(crate) away: u32,
+    /// Engines that cannot reach it, as often as they were cut off.
+    pub(crate) cut_off: Vec<usize>,
 }
 
 impl RecordStore {
@@ -53,7 +59,7 @@ impl RecordStore {
             wait_owed: false,
             members: members.collect(),
         };
-        Self { record, revision: Revision(1), away: 0 }
+        Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }
 
     /// The hosts whose members the record calls in sync.
@@ -111,7 +117,7 @@ impl World {
     }
 
     pub(crate) fn record_arrives(&mut self, engine: usize, incarnation: u64, request: RecordRequest) {
-        if self.records.away > 0 {
+        if self.records.away > 0 || self.records.cut_off.contains(&engine) {
             let answer = Box::new(unreachable(&request));
             return self.schedule(TIMEOUT, Event::RecordAnswers { engine, incarnation, answer });
         }
@@ -119,7 +125,7 @@ impl World {
             RecordRequest::Read => {
                 RecordAnswer::Read(Ok((self.records.record.clone(), self.records.revision)))
             }
-            RecordRequest::Swap { expected, record } => {
+            RecordRequest::Swap { expected, record, proposed } => {
                 let before = self.records.record.clone();
                 let in_sync = self.records.in_sync();
                 let result = self.records.swap(expected, *record);
@@ -127,12 +133,16 @@ impl World {
                 let (generation, epoch) = (after.generation.get(), after.epoch.0);
                 if result.is_ok() {
                     let stay = self.records.in_sync();
+                    let knew = proposed.saturating_sub(self.news_takes());
                     in_sync
                         .iter()
                         .filter(|host| !stay.contains(host))
-                        .for_each(|&host| self.oracle.member_left(host));
+                        .for_each(|&host| self.oracle.member_left(host, knew));
                     let broken = invariants::record_step(&before, after).or_else(|| self.check_sizes());
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
+                    if stay.iter().any(|host| !in_sync.contains(host)) {
+                        self.check_promoted();
+                    }
                     if let Some(broken) = broken {
                         self.fail(
                             Check::Record,
@@ -147,6 +157,15 @@ impl World {
         };
         let delay = self.random.log_between(Duration::from_micros(200), Duration::from_millis(30));
         self.schedule(delay, Event::RecordAnswers { engine, incarnation, answer: Box::new(answer) });
+    }
+
+    /// How old at most what an engine must know of its members is: they were asked after it was due to
+    /// drop one, and have answered.
+    fn news_takes(&self) -> Duration {
+        let held_up =
+            [Fault::ClogLink, Fault::Partition, Fault::Isolation, Fault::PauseReplica, Fault::PauseEngine];
+        let quick = !held_up.into_iter().any(|fault| self.profile.has(fault));
+        if quick { NEWS_QUICK } else { NEWS_SLOW }
     }
 
     /// The record never promises more than the replicas in sync have.

@@ -64,6 +64,9 @@ pub enum Fault {
     /// After its device has failed, a replica server is started again without restarting the host: the
     /// device still shows what it will never write.
     RestartOnFailedDisk,
+    /// An engine and one replica's host are cut off from everybody else, the record store too, while
+    /// another engine opens the volume.
+    Isolation,
     /// Reads of the device return another place's blocks now and then. No seed draws it: it has its
     /// own test.
     MisdirectedRead,
@@ -71,7 +74,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -99,6 +102,7 @@ impl Fault {
         Self::RestartOnFailedDisk,
         // Last, so that the others keep their random numbers.
         Self::Scrub,
+        Self::Isolation,
         Self::MisdirectedRead,
     ];
 
@@ -119,7 +123,7 @@ impl Fault {
 
     /// Whether it is drawn with the others.
     pub(crate) const fn is_drawn(self) -> bool {
-        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::MisdirectedRead)
+        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::MisdirectedRead)
     }
 }
 
@@ -223,6 +227,11 @@ fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     Fault::ALL.into_iter().filter(on).collect()
 }
 
+/// What an engine may do that does not know yet that it has been passed over; and what a member that
+/// is brought back may lack while its device is slow. Drawn apart from the others, and quick to run.
+const ISOLATED: &[Fault] = &[Fault::Isolation, Fault::Contention, Fault::RecordLoss];
+const RETURNING: &[Fault] = &[Fault::KillReplica, Fault::SlowDisk, Fault::BreakLink];
+
 /// About how many requests a run is to have.
 const REQUESTS: u32 = 260;
 
@@ -235,6 +244,10 @@ impl Profile {
         // Drawn apart, so that other seeds stay what they were.
         if Random::stream(seed, 5).one_in(3) {
             faults.insert(Fault::Scrub);
+        }
+        let mut apart = Random::stream(seed, 11);
+        if let Some(theme) = [ISOLATED, RETURNING].get(apart.index(10)) {
+            faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
         }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)
@@ -253,11 +266,12 @@ impl Profile {
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
         let fills = (0..members).map(|_| ZONE_BLOCKS - blocks - random.pick(&[6, 14, 14, 100])).collect();
+        let alone = if faults.contains(&Fault::Isolation) { 2 } else { 1 };
         Self {
             faults,
             run_for,
             members,
-            engines: random.pick(&[1, 2, 2, 3]),
+            engines: random.pick(&[1, 2, 2, 3]).max(alone),
             blocks,
             hot,
             depth: random.pick(&[1, 2, 6, 16]),

@@ -148,6 +148,7 @@ pub(crate) enum Mending {
     ResumeEngine(usize),
     Disk(usize),
     Record,
+    RecordLink { engine: usize },
 }
 
 /// A process that can be stopped and go on.

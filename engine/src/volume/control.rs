@@ -109,20 +109,28 @@ impl VolumeCore {
         let Some(growing) = self.growing.as_ref().filter(|growing| growing.awaiting.contains(member)) else {
             return;
         };
-        let message = Message::ResizeVolume { volume: self.options.volume, blocks: growing.blocks };
-        self.ask(now, member, Control::Resize, message);
+        let blocks = growing.blocks;
+        self.ask_to_grow(now, member, blocks);
     }
 
-    fn member_grown(&mut self, now: Duration, member: MemberIndex) {
-        if let Some(growing) = self.growing.as_mut().filter(|growing| growing.awaiting.contains(member)) {
-            growing.awaiting.remove(member);
-            if growing.awaiting.is_empty() {
-                self.run_errand(Purpose::Grow);
+    pub(super) fn ask_to_grow(&mut self, now: Duration, member: MemberIndex, blocks: u64) {
+        let message = Message::ResizeVolume { volume: self.options.volume, blocks };
+        self.ask(now, member, Control::Resize { blocks }, message);
+    }
+
+    fn member_grown(&mut self, now: Duration, member: MemberIndex, blocks: u64) {
+        // The volume may have grown again since it was asked.
+        let link = &mut self.members[member.0];
+        link.blocks = link.blocks.max(blocks);
+        match &mut self.growing {
+            Some(growing) if growing.blocks == blocks && growing.awaiting.contains(member) => {
+                growing.awaiting.remove(member);
+                if growing.awaiting.is_empty() {
+                    self.run_errand(Purpose::Grow);
+                }
             }
-        } else {
             // One that was away while the volume grew.
-            self.members[member.0].blocks = self.blocks;
-            self.begin_attempts(now);
+            _ => self.begin_attempts(now),
         }
     }
 
@@ -170,9 +178,14 @@ impl VolumeCore {
                 self.tail_answered(now, member, entries, more)
             }
             (Control::Flush, Message::FlushReply(_)) => self.flush_answered(now, member),
-            (Control::Progress, Message::Done) => Ok(()),
-            (Control::Resize, Message::Done) => {
-                self.member_grown(now, member);
+            (Control::Progress, Message::Done) => {
+                if self.any_at_fault() {
+                    self.review_members(now);
+                }
+                Ok(())
+            }
+            (Control::Resize { blocks }, Message::Done) => {
+                self.member_grown(now, member, blocks);
                 Ok(())
             }
             (Control::Pull, Message::Done) => Ok(()),
@@ -195,7 +208,9 @@ impl VolumeCore {
                 self.member_parted(now, member);
                 Ok(())
             }
-            (Control::Resize, Message::Error { code, detail }) => self.grow_refused(member, code, detail),
+            (Control::Resize { .. }, Message::Error { code, detail }) => {
+                self.grow_refused(member, code, detail)
+            }
             (_, Message::Error { code, detail }) => Err(MemberFault::Refused { code, detail }),
             _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
         }
@@ -238,7 +253,8 @@ impl VolumeCore {
             let progress = if counts { self.progress_told() } else { Progress::default() };
             let link = &self.members[member.0];
             let lags = idle && counts && link.told != progress;
-            if (lags || self.is_lease_due(member)) && !link.expects(Control::Progress) {
+            let due = self.is_lease_due(member) || self.needs_witness(now, member);
+            if (lags || due) && !link.expects(Control::Progress) {
                 if counts && serving {
                     self.tell(MemberSet::of(member), progress);
                 }
@@ -428,6 +444,7 @@ impl VolumeCore {
             tracing::warn!(volume = %self.options.volume, ?purpose, %error, "the volume record cannot be had");
         }
         self.authority_trouble = Some(error.to_string());
+        self.authority_failed_at = Some(now);
         match purpose {
             Purpose::Refresh => self.errand = None,
             Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Release => {

@@ -31,10 +31,7 @@ impl VolumeCore {
 
     /// Whether a member's lease is old enough to be renewed.
     pub(super) fn is_lease_due(&self, member: MemberIndex) -> bool {
-        // Sooner when a member is at fault: it is dropped once another has been heard of since.
-        let fault = self.required().into_iter().any(|m| self.members[m.0].at_fault_since().is_some());
-        let renew = if fault { RENEW / 4 } else { RENEW };
-        self.members[member.0].lease.is_none_or(|sent| self.now >= sent + renew)
+        self.members[member.0].lease.is_none_or(|sent| self.now >= sent + RENEW)
     }
 
     /// Answers a request, as soon as that is safe.

@@ -230,7 +230,10 @@ pub(super) enum Control {
     Tail,
     Flush,
     Progress,
-    Resize,
+    /// To grow to so many.
+    Resize {
+        blocks: u64,
+    },
     Close,
     /// To begin a copy, of its progress, and the flush at its end.
     Pull,
@@ -369,9 +372,9 @@ impl MemberLink {
         self.expelled.as_ref().is_some_and(|expulsion| such(&expulsion.fault))
     }
 
-    /// Since when it has been away, or is to leave.
-    pub(super) fn at_fault_since(&self) -> Option<Duration> {
-        self.away_since.max(self.expelled.as_ref().map(|expulsion| expulsion.since))
+    /// Whether it is away, or is to leave.
+    pub(super) const fn is_at_fault(&self) -> bool {
+        self.away_since.is_some() || self.expelled.is_some()
     }
 
     /// Whether it had everything, so that the record may call it in sync already.

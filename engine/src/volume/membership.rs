@@ -57,6 +57,11 @@ impl VolumeCore {
         self.required().without(self.ready_members()).is_empty()
     }
 
+    /// Whether a member whose acknowledgement is needed is away, or is to leave.
+    pub(super) fn any_at_fault(&self) -> bool {
+        self.required().into_iter().any(|member| self.members[member.0].is_at_fault())
+    }
+
     /// In-sync members that should be dropped, and may be: another remains that is ready and stays.
     fn to_drop(&self, now: Duration) -> MemberSet {
         let mut drop = MemberSet::EMPTY;
@@ -87,17 +92,34 @@ impl VolumeCore {
             let Some(spared) = ready.into_iter().find(full) else { return MemberSet::EMPTY };
             drop.remove(spared);
         }
-        // Whoever stays must have been there after the others were found at fault: a loss of power may
-        // have hit it too, and nobody has noticed.
+        // Whoever stays must have answered something asked since: a loss of power may have hit it too,
+        // and nobody has noticed.
         let heard = ready.without(drop).into_iter().filter_map(|member| self.members[member.0].lease).max();
+        let hasty = connecting || self.has_planted(Planted::DropUnwitnessed);
         let unsure = |member: &MemberIndex| {
-            let went = self.members[member.0].at_fault_since().filter(|_| !connecting);
-            went.is_some_and(|went| heard.is_none_or(|heard| heard < went))
+            let due = self.drop_due(*member).filter(|_| !hasty);
+            due.is_some_and(|due| heard.is_none_or(|heard| heard < due))
         };
         for member in drop.into_iter().filter(unsure) {
             drop.remove(member);
         }
         drop
+    }
+
+    /// Since when a member is to be dropped: who stays must be there later than that.
+    fn drop_due(&self, member: MemberIndex) -> Option<Duration> {
+        let link = &self.members[member.0];
+        let away = link.away_since.map(|since| since + AWAY_MAX);
+        let expelled = link.expelled.as_ref().map(|expulsion| expulsion.since);
+        // What was heard before the authority failed may be long ago when it is back.
+        away.max(expelled).max(self.authority_failed_at.filter(|_| link.is_at_fault()))
+    }
+
+    /// Whether a member is about to be dropped, and nobody has been asked since who would stay.
+    pub(super) fn needs_witness(&self, now: Duration, witness: MemberIndex) -> bool {
+        let lease = self.members[witness.0].lease;
+        let due = self.in_sync().without(MemberSet::of(witness)).into_iter().filter_map(|m| self.drop_due(m));
+        due.max().is_some_and(|due| now >= due && lease.is_none_or(|sent| sent < due))
     }
 
     /// Looks whether the record must change, and sees to it.
@@ -179,7 +201,8 @@ impl VolumeCore {
         let unfenced = |member: MemberIndex| !self.members[member.0].promised;
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
         let owes = self.was_owned && drop.into_iter().any(unfenced);
-        wanted.wait_owed = !serving && (record.wait_owed || owes);
+        let forgets = self.has_planted(Planted::ForgetWait);
+        wanted.wait_owed = !serving && (record.wait_owed || owes) && !forgets;
         if wanted.members != record.members {
             wanted.epoch = Epoch(record.epoch.0 + 1);
         }

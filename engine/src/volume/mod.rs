@@ -181,6 +181,8 @@ pub struct VolumeCore {
     growing: Option<control::Growing>,
     refresh_at: Duration,
     authority_trouble: Option<String>,
+    /// When it last did not answer.
+    authority_failed_at: Option<Duration>,
     closing: Option<Closing>,
     unfinished: bool,
     renewing: bool,
@@ -232,6 +234,7 @@ impl VolumeCore {
             growing: None,
             refresh_at: now,
             authority_trouble: None,
+            authority_failed_at: None,
             closing: None,
             unfinished: false,
             renewing: false,
@@ -328,7 +331,7 @@ impl VolumeCore {
         }
         let within = if let Some(soon) = self.slowness_within() {
             soon
-        } else if self.progress_is_untold() || !self.required_are_ready() || self.any_attempt() {
+        } else if self.progress_is_untold() || self.any_at_fault() || self.any_attempt() {
             control::IDLE
         } else {
             Duration::from_secs(1)

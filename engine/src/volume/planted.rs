@@ -37,6 +37,12 @@ pub enum PlantedFault {
     PullBeforeSettled,
     /// Members that are being brought back are read from.
     ReadFromSyncing,
+    /// A member is dropped although nobody who stays has been heard of since.
+    DropUnwitnessed,
+    /// Members whose drop may be on its way to the record are read from.
+    ReadFromLeaving,
+    /// The record is not told that a wait is owed to an older engine.
+    ForgetWait,
     /// A scrub counts what differs when it looks first, beside writes in flight.
     TrustFirstComparison,
     /// A scrub only counts what it should repair.

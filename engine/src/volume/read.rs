@@ -154,7 +154,9 @@ impl VolumeCore {
     }
 
     fn nearest(&self, among: MemberSet) -> Option<MemberIndex> {
-        let ready = among.intersection(self.ready_members()).without(self.leaving()).into_iter();
+        let leaving =
+            if self.has_planted(Planted::ReadFromLeaving) { MemberSet::EMPTY } else { self.leaving() };
+        let ready = among.intersection(self.ready_members()).without(leaving).into_iter();
         if self.options.read_only {
             return ready.into_iter().next();
         }

@@ -38,6 +38,7 @@ const WORST_ABOVE: Duration = Duration::from_millis(100);
 pub(super) struct Latency {
     /// Moving average; zero before the first answer.
     average: Duration,
+    noted: Duration,
     /// The worst answer of the present span, and of the one before.
     worst: [Duration; 2],
     span: Duration,
@@ -47,10 +48,13 @@ pub(super) struct Latency {
 
 impl Latency {
     pub(super) fn note(&mut self, now: Duration, sample: Duration) {
+        // Where answers are few each counts for more, or a hang long ago would be all that is known.
+        let weight = if now >= self.noted + SPAN / 2 { 2 } else { 16 };
         self.average = match self.average {
             Duration::ZERO => sample,
-            average => (average * 15 + sample) / 16,
+            average => (average * (weight - 1) + sample) / weight,
         };
+        self.noted = now;
         if now >= self.span + SPAN {
             (self.worst, self.span) = ([Duration::ZERO, self.worst[0]], now);
         }

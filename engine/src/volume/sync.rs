@@ -94,9 +94,9 @@ impl VolumeCore {
                 continue;
             }
             if link.blocks < self.blocks {
-                if !link.expects(Control::Resize) {
-                    let message = Message::ResizeVolume { volume: self.options.volume, blocks: self.blocks };
-                    self.ask(now, member, Control::Resize, message);
+                let blocks = self.blocks;
+                if !link.expects(Control::Resize { blocks }) {
+                    self.ask_to_grow(now, member, blocks);
                 }
                 continue;
             }

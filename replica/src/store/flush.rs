@@ -55,6 +55,11 @@ impl Flushing {
         Self { stable: sequence, completed: sequence, content: sequence, wanted: sequence, ..Self::default() }
     }
 
+    /// Only a planted fault does this: what the device could not write it has forgotten.
+    pub(super) fn retry(&mut self) {
+        self.in_flight = None;
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.waiters.is_empty()
     }

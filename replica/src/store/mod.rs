@@ -146,6 +146,7 @@ impl Store {
             },
             Some(token::Kind::Flush) => match completion.result {
                 Ok(_) => self.flush_completed(),
+                Err(_) if planted::is(PlantedFault::RetryFailedFlush) => self.flushing.retry(),
                 Err(error) => self.fail(&error.to_string()),
             },
             None => unreachable!("a completion of somebody else's operation"),

@@ -3,6 +3,7 @@
 use super::history::Interval;
 use super::oracle::{OpeningId, SECTORS, read_sector};
 use crate::Check;
+use crate::swarm::Fault;
 use crate::world::{VOLUME, World};
 use std::ops::Range;
 use std::time::Duration;
@@ -160,6 +161,19 @@ impl World {
     pub(crate) fn check_returned(&mut self) {
         let settled = self.oracle.settled_blocks();
         self.check_alike(&self.records.in_sync(), settled, Check::Alike);
+    }
+
+    /// The record has just called a member in sync that was not: it has everything acknowledged, now
+    /// and not a moment later. Worlds in which it may have lost that again unnoticed tell nothing.
+    pub(crate) fn check_promoted(&mut self) {
+        let losing = [Fault::ReplicaPower, Fault::TotalPower, Fault::WriteError, Fault::FlushError];
+        if losing.into_iter().any(|fault| self.profile.has(fault)) || !self.is_striking() {
+            return;
+        }
+        let mut running = self.records.in_sync();
+        running.retain(|host| self.hosts[*host].process.is_some());
+        let settled = self.oracle.settled_blocks();
+        self.check_alike(&running, settled, Check::Alike);
     }
 
     /// What `trivet check --data` says of every pool.

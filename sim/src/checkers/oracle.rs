@@ -3,9 +3,11 @@
 //!
 //! A write that was acknowledged and not flushed is *volatile*: it lives in the caches of the members
 //! that took it. Each that loses power takes it away from there, each that is dropped while others
-//! have it counts no more, and only when none is left that has it may the write be gone. When a volume is opened, everything that lived anywhere is on every
-//! member again, and stable. What a write of an older engine was to become, it has become by then:
-//! one that takes effect later is a failure.
+//! have it counts no more, and only when none is left that has it may the write be gone. The last that
+//! has it may be dropped only by an engine that could not yet know of the others' loss of power.
+//! When a volume is opened, everything that lived anywhere is on every member again, and stable. What a
+//! write of an older engine was to become, it has become by then: one that takes effect later is a
+//! failure.
 
 use super::history::{Interval, SectorHistory};
 use std::collections::BTreeSet;
@@ -53,6 +55,8 @@ struct Write {
     lost: bool,
     /// Those that have it in their caches, while it is volatile.
     holders: u64,
+    /// When it was last lost somewhere.
+    dwindled: Duration,
 }
 
 #[derive(Debug)]
@@ -92,6 +96,7 @@ impl Oracle {
             settled: Duration::ZERO,
             lost: false,
             holders: 0,
+            dwindled: Duration::ZERO,
         };
         let mut empty = SectorHistory::default();
         empty.write(0, WriteId(0));
@@ -139,6 +144,7 @@ impl Oracle {
             settled: Duration::MAX,
             lost: false,
             holders: 0,
+            dwindled: Duration::ZERO,
         });
         for sector in sectors {
             let value = if zeros { 0 } else { value_of(id, sector) };
@@ -178,22 +184,26 @@ impl Oracle {
         });
     }
 
-    pub(crate) fn host_lost_power(&mut self, host: usize) {
+    pub(crate) fn host_lost_power(&mut self, host: usize, now: Duration) {
         for id in &self.volatile {
             let write = &mut self.writes[id.0];
-            write.holders &= !(1 << host);
+            if write.holders & 1 << host != 0 {
+                (write.holders, write.dwindled) = (write.holders & !(1 << host), now);
+            }
             write.lost |= write.holders == 0;
         }
     }
 
-    /// A member is in sync no more: the others go on without what it holds, as long as one of them has
-    /// it as well.
-    pub(crate) fn member_left(&mut self, host: usize) {
+    /// A member is in sync no more: the others go on without what it holds. `knew`: what had happened
+    /// by then, the engine that dropped it had to know.
+    pub(crate) fn member_left(&mut self, host: usize, knew: Duration) {
         for id in &self.volatile {
             let write = &mut self.writes[id.0];
             let others = write.holders & !(1 << host);
             if others != 0 {
                 write.holders = others;
+            } else if write.dwindled >= knew {
+                (write.holders, write.lost) = (0, true);
             }
         }
     }
@@ -246,6 +256,7 @@ impl Oracle {
             settled: now,
             lost: false,
             holders: 0,
+            dwindled: Duration::ZERO,
         });
         Ok(())
     }
