@@ -101,10 +101,10 @@ impl Planted {
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
-    /// "Open").
+    /// "Open"). The protocol model finds them.
     #[must_use]
     pub const fn is_rare(self) -> bool {
-        matches!(self, Self::SkipLease | Self::SkipLeaseWait | Self::PromoteBeforeDrain)
+        matches!(self, Self::ReadFromLeaving | Self::ForgetWait)
     }
 
     /// Whether this build can plant anything.
