@@ -25,6 +25,8 @@ use trivet_wire::{Decoder, Encoder, Frame};
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A connection that was up for so long was well.
+const UP_WELL: Duration = Duration::from_millis(100);
 /// How long an attempt to connect may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
@@ -37,7 +39,7 @@ enum State {
     Waiting { until: Duration },
     Resolving,
     Connecting { socket: Handle, since: Duration },
-    Up { socket: Handle },
+    Up { socket: Handle, since: Duration },
     Over,
 }
 
@@ -169,7 +171,7 @@ impl Link {
 
     /// Sends what the turn has gathered, unless the last send is still under way.
     pub(crate) fn flush(&mut self, thread: &Thread<'_>) {
-        if let State::Up { socket } = &self.state
+        if let State::Up { socket, .. } = &self.state
             && !self.sending
             && !self.encoder.is_empty()
         {
@@ -201,14 +203,14 @@ impl Link {
 
     fn connected(&mut self, thread: &Thread<'_>, core: &mut VolumeCore) {
         if let State::Connecting { socket, .. } = &self.state {
-            self.state = State::Up { socket: socket.clone() };
+            self.state = State::Up { socket: socket.clone(), since: thread.now };
             self.receive(thread);
             core.connected(thread.now, self.member);
         }
     }
 
     fn receive(&mut self, thread: &Thread<'_>) {
-        if let State::Up { socket } = &self.state {
+        if let State::Up { socket, .. } = &self.state {
             let token = token(self.member, self.serial, RECEIVE);
             let buffer = self.decoder.buffer();
             if self.decoder.lends_payload() {
@@ -222,10 +224,7 @@ impl Link {
     fn decode(&mut self, thread: &Thread<'_>, core: &mut VolumeCore) {
         loop {
             match self.decoder.next() {
-                Ok(Some(frame)) => {
-                    self.pause = PAUSE_MIN;
-                    core.received(thread.now, self.member, frame);
-                }
+                Ok(Some(frame)) => core.received(thread.now, self.member, frame),
                 Ok(None) => return self.receive(thread),
                 Err(error) => return self.broke(thread, core, error.to_string()),
             }
@@ -245,11 +244,15 @@ impl Link {
 
     /// Ends the present connection, and makes another after a pause.
     pub(crate) fn hang_up(&mut self, now: Duration) {
+        // One that the member ends as soon as it is asked anything has failed, too.
+        if matches!(self.state, State::Up { since, .. } if now >= since + UP_WELL) {
+            self.pause = PAUSE_MIN;
+        }
         let until = now + self.pause;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         self.serial += 1;
         let old = std::mem::replace(&mut self.state, State::Waiting { until });
-        if let State::Connecting { socket, .. } | State::Up { socket } = old
+        if let State::Connecting { socket, .. } | State::Up { socket, .. } = old
             && let Err(error) = socket.shut_down(Shutdown::Both)
         {
             tracing::trace!(%error, "the other side was first to hang up");

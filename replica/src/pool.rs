@@ -3,18 +3,19 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trivet_disk::UringFile;
-use trivet_model::{BLOCK_SIZE_U64, BootId, PoolId};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BootId, PoolId};
 use trivet_reactor::Reactor;
 
 use crate::meta::{MetaError, MetaStore, RocksMeta};
 use crate::store::{
-    FormatError, FormatOptions, OpenError, OpenReport, POOL_VERSION, Store, StoreOptions, VerifyReport,
-    ZONE_BLOCKS, verify,
+    FormatError, FormatOptions, OpenError, OpenReport, POOL_VERSION, SUPERBLOCK_OFFSETS, Store, StoreOptions,
+    VerifyReport, ZONE_BLOCKS, verify,
 };
 
 /// How to open or make a pool.
@@ -127,6 +128,10 @@ const NEW_FILE: &str = "pool.new";
 const MAP_FOLDER: &str = "map";
 /// What a server puts beside them.
 const LOCK_FILE: &str = "lock";
+/// Says that the device failed a write or flush while the pool was open.
+const FAILURE_FILE: &str = "device-failed";
+/// As much is written to it: a full file system must not take it.
+const FAILURE_FILE_BYTES: usize = 64 << 10;
 const CAPACITY_MIN_BYTES: u64 = 64 << 20;
 /// What the pool file leaves free for the map, so that a full file system refuses writes cleanly
 /// and checkpoints go on: a 32nd of the file system within these bounds.
@@ -154,10 +159,32 @@ pub fn open_or_create(reactor: &Reactor, path: &Path, options: &PoolOptions) -> 
     disk.keep_free((file_system / 32).clamp(MAP_RESERVE_MIN_BYTES, MAP_RESERVE_MAX_BYTES));
     let meta = open_map(path, options.map_budget_bytes / 8)?;
     let boot = boot_id().map_err(system("reading the boot id"))?;
+    if path.join(FAILURE_FILE).exists() {
+        let noted = Store::note_failure(&meta);
+        noted.map_err(|error| PoolError::Map { path: path.to_path_buf(), error })?;
+        fs::remove_file(path.join(FAILURE_FILE)).map_err(system("removing the note of a failure"))?;
+    }
     let store_options = StoreOptions { map_budget_bytes: options.map_budget_bytes };
     let (store, report) =
         Store::open(&mut disk, &meta, &store_options, boot).map_err(|error| PoolError::open(path, error))?;
     Ok(OpenPool { store, disk, meta: Arc::new(meta), report })
+}
+
+/// Notes for the next opening that the device has failed a write or flush (ADR 8), and sees whether it
+/// takes both again: in the folder, and in the pool's file, by writing a superblock's copy as it is.
+///
+/// # Errors
+/// The system's: the device does not work yet.
+pub fn note_failure(path: &Path) -> io::Result<()> {
+    let mut note = fs::File::create(path.join(FAILURE_FILE))?;
+    note.write_all(&[0; FAILURE_FILE_BYTES])?;
+    note.sync_all()?;
+    fs::File::open(path)?.sync_all()?;
+    let pool = fs::File::options().read(true).write(true).open(path.join(POOL_FILE))?;
+    let mut superblock = [0; BLOCK_SIZE];
+    pool.read_exact_at(&mut superblock, SUPERBLOCK_OFFSETS[1])?;
+    pool.write_all_at(&superblock, SUPERBLOCK_OFFSETS[1])?;
+    pool.sync_data()
 }
 
 /// Proves the invariants of the closed pool in a folder, changing nothing. With `data`, reads

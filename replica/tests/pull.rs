@@ -65,7 +65,7 @@ impl World {
             to_source: VecDeque::new(),
             to_target: VecDeque::new(),
             pull: None,
-            pace: Pace::new(64 << 20),
+            pace: Pace::default(),
             now: Duration::ZERO,
             since: 0,
             floor: 0,

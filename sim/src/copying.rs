@@ -64,7 +64,7 @@ pub(crate) struct Copying {
 impl Default for Copying {
     fn default() -> Self {
         // The pace is a matter of speed, and virtual time costs nothing.
-        let pace = Pace::new(u64::MAX >> 8);
+        let pace = Pace::default();
         Self { jobs: Vec::new(), next_job: 0, asked: HashMap::new(), next_request: REQUESTS, pace }
     }
 }

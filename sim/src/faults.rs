@@ -56,7 +56,10 @@ impl World {
             return;
         };
         self.note(Happening::Struck(fault));
-        self.count(fault);
+        if !matches!(fault, Fault::RottenMetadata | Fault::OlderDisk) {
+            // Those count where they take effect.
+            self.count(fault);
+        }
         self.strike_with(fault, &mut random);
         let next = random.exponential(mean);
         self.strikes.insert(fault, (random, mean));
@@ -149,6 +152,9 @@ impl World {
                     self.begin_scrub(engine, bytes_per_second);
                 }
             }
+            Fault::RottenData => self.rot_some(random),
+            Fault::RottenMetadata => self.rot_metadata(host, random),
+            Fault::OlderDisk => self.exchange_disk(host, random),
             Fault::CorruptFrame
             | Fault::ReadError
             | Fault::CrowdedPool

@@ -88,6 +88,10 @@ pub(crate) struct Host {
     pub(crate) promised: Generation,
     /// The next opening of its pool knows that its device has failed.
     failure_noted: bool,
+    /// When it last lost what it had for good.
+    pub(crate) lost_disk: Option<Duration>,
+    /// Its disk as it was at some time.
+    pub(crate) kept: Option<crate::lost_disk::Kept>,
     /// When it last lost what its device's cache held.
     pub(crate) lost_power: Option<Duration>,
     own_requests: u64,
@@ -112,9 +116,16 @@ impl Host {
             disk_latency: random.log_between(Duration::from_micros(20), Duration::from_millis(2)),
             promised: Generation::ZERO,
             failure_noted: false,
+            lost_disk: None,
+            kept: None,
             lost_power: None,
             own_requests: 0,
         }
+    }
+
+    /// It has been off, and is another boot now.
+    pub(crate) const fn restarted(&mut self) {
+        self.boot += 1;
     }
 
     fn boot_id(&self) -> BootId {
@@ -175,6 +186,9 @@ impl World {
             Err(OpenError::Disk(_)) => {
                 // An error that was due to strike the server before: the host is restarted.
                 self.cut_power(index, "its device failed while the pool was opened");
+                return self.schedule(TICK, Event::StartReplica { host: index });
+            }
+            Err(_) if self.make_anew(index) => {
                 return self.schedule(TICK, Event::StartReplica { host: index });
             }
             Err(error) => {

@@ -8,6 +8,7 @@ mod copying;
 mod engine_host;
 mod faults;
 mod host;
+mod lost_disk;
 mod network;
 mod planted;
 mod random;

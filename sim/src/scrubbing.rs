@@ -2,10 +2,14 @@
 //! over blocks that have rotted on one member each, when they must mend all of them.
 
 use crate::Check;
+use crate::random::Random;
+use crate::swarm::Fault;
 use crate::trace::Happening;
 use crate::world::World;
 use trivet_engine::volume::{ScrubCounts, ScrubOrder, ScrubStatus};
 
+/// The byte of a block that rots, and the bit in it.
+pub(crate) const ROTTEN: (usize, u8) = (8, 3);
 /// Blocks that rot at rest.
 const ROTTEN_MAX: usize = 12;
 
@@ -41,11 +45,35 @@ impl World {
             return;
         }
         let touched: Vec<u64> = self.oracle.touched.iter().copied().take(ROTTEN_MAX).collect();
-        for (block, host) in touched.into_iter().zip(members.iter().cycle()) {
-            if let Some(offset) = self.place_of(*host, block) {
-                self.hosts[*host].disk.flip_bit(offset + 8, 3);
-            }
+        for (at, block) in touched.into_iter().enumerate() {
+            // One that has rotted before has done so where it always does.
+            let always = self.profile.has(Fault::RottenData);
+            let host = if always { self.rots_on(block) } else { members[at % members.len()] };
+            self.rot(host, block);
         }
+    }
+
+    fn rot(&mut self, host: usize, block: u64) {
+        if let Some(offset) = self.place_of(host, block) {
+            self.hosts[host].disk.flip_bit(offset + ROTTEN.0 as u64, ROTTEN.1);
+        }
+    }
+
+    /// Some blocks change, each on the one member where it always does: there is a good one besides.
+    pub(crate) fn rot_some(&mut self, random: &mut Random) {
+        let touched: Vec<u64> = self.oracle.touched.iter().copied().collect();
+        if touched.is_empty() || self.hosts.len() < 2 {
+            return;
+        }
+        for _ in 0..4 {
+            let block = random.pick(&touched);
+            self.rot(self.rots_on(block), block);
+        }
+    }
+
+    /// The host on which a block rots, where blocks do.
+    fn rots_on(&self, block: u64) -> usize {
+        usize::try_from(block).unwrap_or(0) % self.hosts.len()
     }
 
     /// Whether a scrub is under way.

@@ -67,14 +67,21 @@ pub enum Fault {
     /// An engine and one replica's host are cut off from everybody else, the record store too, while
     /// another engine opens the volume.
     Isolation,
-    /// Reads of the device return another place's blocks now and then. No seed draws it: it has its
-    /// own test.
+    /// Reads of the device return another place's blocks now and then. No seed draws this and what
+    /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
+    /// Bits of data change on disks: each block's on one member.
+    RottenData,
+    /// A bit of journal or superblock changes on a disk while its server is away. A pool that does not
+    /// open any more is made anew, empty.
+    RottenMetadata,
+    /// A host's disk is exchanged for an older copy of itself, or an empty one.
+    OlderDisk,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -104,6 +111,9 @@ impl Fault {
         Self::Scrub,
         Self::Isolation,
         Self::MisdirectedRead,
+        Self::RottenData,
+        Self::RottenMetadata,
+        Self::OlderDisk,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -123,7 +133,10 @@ impl Fault {
 
     /// Whether it is drawn with the others.
     pub(crate) const fn is_drawn(self) -> bool {
-        !matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::MisdirectedRead)
+        let apart = matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation);
+        let own_test =
+            matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
+        !apart && !own_test
     }
 }
 

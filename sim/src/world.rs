@@ -199,6 +199,8 @@ pub(crate) struct World {
     pub(crate) mended: u64,
     /// A replica has come back, and was not looked at since.
     pub(crate) returned: bool,
+    /// When a disk was last exchanged, or its metadata rotted.
+    pub(crate) lost_disk_at: Option<Duration>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) engines: Vec<EngineHost>,
     /// The engine that is meant to have the volume open.
@@ -233,6 +235,7 @@ impl World {
             stage: Stage::Faults,
             mended: 0,
             returned: false,
+            lost_disk_at: None,
             network: Network::new(profile.engines, profile.members),
             records: RecordStore::new(&hosts, profile.blocks),
             hosts,

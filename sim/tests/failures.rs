@@ -67,8 +67,29 @@ fn f07_reads_fail() {
 }
 
 #[test]
+fn f10_bits_of_data_rot() {
+    holds(&[Fault::RottenData], 40, 20);
+}
+
+#[test]
+fn f11_bits_of_metadata_rot() {
+    // What counts is pools that did not open.
+    holds(&[Fault::RottenMetadata], 60, 20);
+}
+
+#[test]
 fn f12_reads_return_another_place() {
     holds(&[Fault::MisdirectedRead], 40, 20);
+}
+
+#[test]
+fn f13_an_older_copy_of_a_disk_comes_back() {
+    holds(&[Fault::OlderDisk], 60, 20);
+}
+
+#[test]
+fn f14_every_member_has_blocks_that_rot_on_it_alone_and_a_scrub_mends_them() {
+    holds(&[Fault::RottenData, Fault::Scrub], 40, 20);
 }
 
 #[test]

@@ -102,20 +102,8 @@ impl Site {
         if !paused.is_empty() {
             process::pause(&paused, false);
         }
-        // Whoever is gone comes back; a pool that stopped for want of space is opened anew.
+        // Whoever is gone comes back; pools that stopped for want of space are opened anew by themselves.
         self.loaded.cluster.up();
-        self.restart_stopped_pools();
-    }
-
-    fn restart_stopped_pools(&self) {
-        let status = self.loaded.cluster.trivet_json(&["status"]);
-        let replicas = status["replicas"].as_array().expect("replicas");
-        for (number, replica) in (1..).zip(replicas) {
-            if replica["trouble"].as_str().is_some_and(|trouble| trouble.contains("the pool has stopped")) {
-                eprintln!("  replica-{number} is restarted: {}", replica["trouble"]);
-                process::kill_hard(&self.replica(number));
-            }
-        }
     }
 }
 

@@ -26,7 +26,7 @@ mod repair;
 mod tests;
 mod walk;
 
-pub use pace::{PACE_DEFAULT_BYTES, Pace};
+pub use pace::Pace;
 pub use repair::{Repair, RepairOrder};
 pub use walk::{Pull, PullOrder};
 

@@ -1,57 +1,144 @@
-//! How fast copying may be: as fast as it goes while nobody else wants the disk, at a bounded rate
-//! while somebody does. One for the whole server: pulls, and what other servers pull from it.
+//! How fast copying may be: as fast as it goes while nobody else wants the disk; while somebody does, as
+//! fast as leaves their requests about as quick as they are without it. One for the whole server: pulls,
+//! and what other servers pull from it.
+//!
+//! What requests take without copying is measured in short rests of it. Beside copying they may take
+//! [`TOLERATED`] times as long; the rate falls by a quarter in every window in which they took longer, and
+//! rises by a tenth in every other (AIMD, as TCP's congestion control, but for a ratio on both ways: the
+//! disks differ by orders of magnitude).
 
 use std::time::Duration;
 
-/// While the server is busy with its engines' requests: bytes a second.
-pub const PACE_DEFAULT_BYTES: u64 = 64 << 20;
+/// Where it begins, in bytes a second; and the bounds within which it moves.
+const RATE_FIRST: u64 = 64 << 20;
+const RATE_MIN: u64 = 16 << 20;
+const RATE_MAX: u64 = 1 << 30;
 /// So long after an engine's last request, nobody else wants the disk.
 const QUIET: Duration = Duration::from_millis(100);
+/// How long requests are watched before the rate is set anew.
+const WINDOW: Duration = Duration::from_millis(100);
+/// How often copying rests, for how long, and how long what was copied before is still felt.
+const REST_EVERY: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_millis(60);
+const SETTLING: Duration = Duration::from_millis(10);
+/// What a request may take beside copying, in hundredths of what it takes without.
+const TOLERATED: u32 = 140;
 /// What may be copied at once after a pause.
 const BURST_BYTES: i64 = 1 << 20;
 
-/// A token bucket. What is taken may exceed what is there: the debt is waited for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    sum: Duration,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, sample: Duration) {
+        self.sum += sample;
+        self.count += 1;
+    }
+
+    fn take(&mut self) -> Option<Duration> {
+        let Self { sum, count } = std::mem::take(self);
+        sum.checked_div(count)
+    }
+}
+
+/// A token bucket whose rate follows what it does to others. What is taken may exceed what is there: the
+/// debt is waited for.
 #[derive(Debug)]
 pub struct Pace {
     bytes_per_second: u64,
     available: i64,
     filled_at: Duration,
     foreground_at: Option<Duration>,
+    /// What requests take while nothing is copied, once known.
+    alone: Option<Duration>,
+    /// What they took in the present rest, and in the present window beside copying.
+    in_rest: Mean,
+    beside: Mean,
+    window_began: Duration,
+    rest_began: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            bytes_per_second: RATE_FIRST,
+            available: BURST_BYTES,
+            filled_at: Duration::ZERO,
+            foreground_at: None,
+            alone: None,
+            in_rest: Mean::default(),
+            beside: Mean::default(),
+            window_began: Duration::ZERO,
+            rest_began: Duration::ZERO,
+        }
+    }
 }
 
 impl Pace {
-    /// A pace of so many bytes a second while there is foreground work.
-    #[must_use]
-    pub const fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, available: BURST_BYTES, filled_at: Duration::ZERO, foreground_at: None }
+    /// An engine has asked for something.
+    pub fn note_foreground(&mut self, now: Duration) {
+        if !self.is_limited(now) {
+            // First of all, what they take without copying.
+            (self.rest_began, self.window_began) = (now, now);
+            (self.in_rest, self.beside) = Default::default();
+        }
+        self.foreground_at = Some(now);
     }
 
-    /// An engine has asked for something.
-    pub const fn note_foreground(&mut self, now: Duration) {
-        self.foreground_at = Some(now);
+    /// A request of an engine that began then is done.
+    pub fn foreground_took(&mut self, began: Duration, now: Duration) {
+        let took = now.saturating_sub(began);
+        if began >= self.rest_began + SETTLING && now < self.rest_began + REST {
+            self.in_rest.add(took);
+        } else if began >= self.rest_began + REST {
+            self.beside.add(took);
+        }
     }
 
     /// Whether so many bytes may be copied now; then they count as copied.
     pub fn take(&mut self, now: Duration, bytes: u64) -> bool {
-        self.fill(now);
-        if !self.is_limited(now) {
-            return true;
+        let allowed = self.allows(now);
+        if allowed && self.is_limited(now) {
+            self.available = self.available.saturating_sub_unsigned(bytes);
         }
-        if self.available <= 0 {
-            return false;
-        }
-        self.available = self.available.saturating_sub_unsigned(bytes);
-        true
+        allowed
     }
 
     /// Whether something could be taken.
     pub fn allows(&mut self, now: Duration) -> bool {
         self.fill(now);
-        !self.is_limited(now) || self.available > 0
+        if !self.is_limited(now) {
+            return true;
+        }
+        self.adjust(now);
+        now >= self.rest_began + REST && self.available > 0
     }
 
     fn is_limited(&self, now: Duration) -> bool {
         self.foreground_at.is_some_and(|at| now.saturating_sub(at) < QUIET)
+    }
+
+    fn adjust(&mut self, now: Duration) {
+        if now >= self.rest_began + REST
+            && let Some(found) = self.in_rest.take()
+        {
+            self.alone = Some(self.alone.map_or(found, |alone| (alone * 3 + found) / 4));
+        }
+        if now >= self.window_began + WINDOW {
+            self.window_began = now;
+            if let (Some(alone), Some(beside)) = (self.alone, self.beside.take()) {
+                let rate = self.bytes_per_second;
+                let slower = beside * 100 > alone * TOLERATED;
+                let rate = if slower { rate - rate / 4 } else { rate + rate / 10 };
+                self.bytes_per_second = rate.clamp(RATE_MIN, RATE_MAX);
+            }
+        }
+        if now >= self.rest_began + REST_EVERY {
+            self.rest_began = now;
+        }
     }
 
     fn fill(&mut self, now: Duration) {
@@ -70,44 +157,84 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const ALONE: Duration = Duration::from_micros(200);
 
-    /// Bytes taken in a second, asked every millisecond.
-    fn taken(pace: &mut Pace, from: Duration, busy: bool) -> u64 {
-        let mut taken = 0;
-        for ms in 0..1000 {
-            let now = from + Duration::from_millis(ms);
-            if busy {
-                pace.note_foreground(now);
+    /// Bytes taken in so many seconds, asked every millisecond, beside requests that take `took` of the
+    /// rate last allowed.
+    fn taken(pace: &mut Pace, from: u64, seconds: u64, took: impl Fn(u64) -> Duration) -> u64 {
+        let (mut taken, mut recent) = (0, 0);
+        for ms in 0..seconds * 1000 {
+            let now = Duration::from_secs(from) + Duration::from_millis(ms);
+            pace.note_foreground(now);
+            if ms % 50 == 0 {
+                recent = 0;
             }
-            while taken < 4096 * MIB && pace.take(now, 64 << 10) {
+            while pace.take(now, 64 << 10) {
                 taken += 64 << 10;
+                recent += 64 << 10;
             }
+            let rate = recent * 1000 / (ms % 50 + 1);
+            let took = took(rate);
+            pace.foreground_took(now, now + took);
         }
         taken
     }
 
+    fn taken_when_quiet(pace: &mut Pace, now: Duration) -> u64 {
+        (0..4096).take_while(|_| pace.take(now, MIB)).count() as u64 * MIB
+    }
+
     #[test]
-    fn bounded_beside_foreground_work_and_free_without() {
-        let mut pace = Pace::new(64 * MIB);
-        let busy = taken(&mut pace, Duration::ZERO, true);
-        assert!((64 * MIB..66 * MIB).contains(&busy), "{busy}");
-        assert_eq!(taken(&mut pace, Duration::from_secs(1), false), 4096 * MIB, "no limit when quiet");
-        let busy = taken(&mut pace, Duration::from_secs(2), true);
-        assert!((64 * MIB..66 * MIB).contains(&busy), "a quiet time is not saved up: {busy}");
+    fn without_foreground_work_there_is_no_limit_and_a_quiet_time_is_not_saved_up() {
+        let mut pace = Pace::default();
+        assert_eq!(taken_when_quiet(&mut pace, Duration::from_secs(1)), 4096 * MIB);
+        let busy = taken(&mut pace, 2, 1, |rate| if rate > 0 { ALONE * 3 } else { ALONE });
+        assert!(busy < 70 * MIB, "{}", busy / MIB);
+    }
+
+    #[test]
+    fn it_rises_while_nobody_feels_it() {
+        let mut pace = Pace::default();
+        taken(&mut pace, 1, 10, |_| ALONE);
+        let fast = taken(&mut pace, 11, 2, |_| ALONE);
+        assert!(fast > 2 * 500 * MIB, "{}", fast / MIB);
+    }
+
+    #[test]
+    fn it_falls_to_what_is_tolerated_and_no_further_than_its_least() {
+        let slowed = |from: u64| move |rate: u64| if rate > from { ALONE * 3 } else { ALONE };
+        let mut pace = Pace::default();
+        taken(&mut pace, 1, 10, slowed(100 * MIB));
+        let rate = taken(&mut pace, 11, 10, slowed(100 * MIB)) / 10;
+        assert!((60 * MIB..140 * MIB).contains(&rate), "{}", rate / MIB);
+        let mut pace = Pace::default();
+        taken(&mut pace, 1, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE });
+        let rate = taken(&mut pace, 11, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE }) / 10;
+        assert!((12 * MIB..20 * MIB).contains(&rate), "{}", rate / MIB);
     }
 
     #[test]
     fn a_large_piece_is_waited_for_afterwards() {
-        let mut pace = Pace::new(MIB);
-        let now = Duration::from_secs(1);
-        pace.note_foreground(now);
-        assert!(pace.take(now, 2 * MIB));
+        let mut pace = Pace::default();
+        let busy = |pace: &mut Pace, ms: u64| {
+            let now = Duration::from_secs(1) + Duration::from_millis(ms);
+            pace.note_foreground(now);
+            now
+        };
+        let busy_from = |pace: &mut Pace, from: u64, to: u64| {
+            for ms in from..to {
+                busy(pace, ms);
+            }
+        };
+        busy_from(&mut pace, 0, 100);
+        let now = busy(&mut pace, 100);
+        assert!(pace.take(now, 64 * MIB));
         assert!(!pace.allows(now));
-        let later = now + Duration::from_millis(900);
-        pace.note_foreground(later);
+        busy_from(&mut pace, 100, 1000);
+        let later = busy(&mut pace, 1000);
         assert!(!pace.take(later, 1));
-        let enough = now + Duration::from_millis(1100);
-        pace.note_foreground(enough);
+        busy_from(&mut pace, 1000, 1200);
+        let enough = busy(&mut pace, 1200);
         assert!(pace.take(enough, 1));
     }
 }

@@ -43,7 +43,7 @@ impl Driven {
 
     fn poll(&mut self) {
         let mut out = Vec::new();
-        self.pull.poll(Duration::ZERO, &mut Pace::new(1 << 20), &mut out);
+        self.pull.poll(Duration::ZERO, &mut Pace::default(), &mut out);
         for output in out {
             match output {
                 Output::Ask(id, message) => self.asked.push((id, message)),
@@ -131,7 +131,7 @@ fn what_is_in_flight_is_bounded() {
     driven.listed((0..500).map(|at| entry(at * 2, 1, stamp(2, at + 1), false)).collect());
     assert_eq!(driven.asked.len(), 128, "requests");
     let (mut pull, mut out) = (Pull::new(PullOrder { blocks: 1 << 20, ..order() }), Vec::new());
-    let mut pace = Pace::new(1 << 20);
+    let mut pace = Pace::default();
     pull.poll(Duration::ZERO, &mut pace, &mut out);
     pull.source_answered(
         1,
@@ -147,7 +147,7 @@ fn what_is_in_flight_is_bounded() {
 #[test]
 fn the_walk_waits_for_diverged_ranges_to_be_told() {
     let mut pull = Pull::new(PullOrder { blocks: 1 << 20, ..order() });
-    let (mut out, mut pace) = (Vec::new(), Pace::new(1 << 20));
+    let (mut out, mut pace) = (Vec::new(), Pace::default());
     let mut told = 0;
     for at in 0..40u64 {
         out.clear();

@@ -1,14 +1,15 @@
 //! The threads that make calls which block: to the map's key-value store, and to the resolver.
 //!
 //! Loading groups and writing checkpoints have a thread each: a read that waits for a group must
-//! not wait for a checkpoint, which takes seconds. Nor must either wait for a name server.
+//! not wait for a checkpoint, which takes seconds. Nor must either wait for a name server, or for a
+//! device that may have failed for good.
 
-use crate::meta::{MetaError, MetaStore};
-use crate::store::{
-    ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded, Store,
-};
+use crate::meta::MetaStore;
+use crate::pool;
+use crate::store::{ChangedScan, ChangedScanned, CheckpointJob, CheckpointOutcome, GroupLoad, GroupsLoaded};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -19,19 +20,17 @@ use trivet_reactor::Waker;
 pub(super) enum Finished {
     Groups(GroupsLoaded),
     Scan(ChangedScanned),
-    FailureNoted(Result<(), MetaError>),
+    FailureNoted(io::Result<()>),
     Checkpoint(CheckpointOutcome),
     /// For which job a name was looked up.
     Resolved(u64, Result<SocketAddr, String>),
 }
 
-/// What the thread that reads the map is given: groups for the cache, short looks for changes, and what
-/// must not wait for a checkpoint.
+/// What the thread that reads the map is given: groups for the cache, and short looks for changes.
 #[derive(Debug)]
 enum Reading {
     Load(GroupLoad),
     Scan(Box<ChangedScan>),
-    NoteFailure,
 }
 
 /// All threads. Dropping it waits until they have finished what they were given.
@@ -40,29 +39,33 @@ pub(super) struct Background {
     readings: Worker<Reading>,
     checkpoints: Worker<Box<CheckpointJob>>,
     names: Worker<(u64, String)>,
+    failures: Worker<()>,
     finished: Receiver<Finished>,
 }
 
 impl Background {
     /// Starts the threads; `waker` tells the loop that [`Background::finished`] has something.
-    pub(super) fn start(meta: &Arc<dyn MetaStore>, waker: &Waker) -> io::Result<Self> {
+    pub(super) fn start(meta: &Arc<dyn MetaStore>, directory: &Path, waker: &Waker) -> io::Result<Self> {
         let (done, finished) = channel();
         let map = Arc::clone(meta);
         let readings =
             Worker::start("map-load", done.clone(), waker.clone(), move |reading: Reading| match reading {
                 Reading::Load(load) => Finished::Groups(load.run(&*map)),
                 Reading::Scan(scan) => Finished::Scan(scan.run(&*map)),
-                Reading::NoteFailure => Finished::FailureNoted(Store::note_failure(&*map)),
             })?;
         let writer = Arc::clone(meta);
         let checkpoints =
             Worker::start("checkpoint", done.clone(), waker.clone(), move |job: Box<CheckpointJob>| {
                 Finished::Checkpoint(job.run(&*writer))
             })?;
-        let names = Worker::start("names", done, waker.clone(), |(job, address): (u64, String)| {
+        let names = Worker::start("names", done.clone(), waker.clone(), |(job, address): (u64, String)| {
             Finished::Resolved(job, resolve(&address))
         })?;
-        Ok(Self { readings, checkpoints, names, finished })
+        let directory = directory.to_path_buf();
+        let failures = Worker::start("note-failure", done, waker.clone(), move |()| {
+            Finished::FailureNoted(pool::note_failure(&directory))
+        })?;
+        Ok(Self { readings, checkpoints, names, failures, finished })
     }
 
     pub(super) fn load(&self, load: GroupLoad) {
@@ -75,7 +78,7 @@ impl Background {
 
     /// Notes for the next opening that the device has failed.
     pub(super) fn note_failure(&self) {
-        self.readings.give(Reading::NoteFailure);
+        self.failures.give(());
     }
 
     /// Looks a `host:port` up.

@@ -7,12 +7,13 @@
 
 use super::background::Background;
 use super::source_link::{SourceLink, Thread};
-use crate::pull::{Job, Output, PACE_DEFAULT_BYTES, Pace, Pull, PullError, PullOrder, Repair, RepairOrder};
+use crate::pull::{Job, Output, Pace, Pull, PullError, PullOrder, Repair, RepairOrder};
 use crate::session::{ConnectionId, SourceAddress};
 use crate::store::{Reply, Request, RequestError, RequestId, Store};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use trivet_model::{BLOCK_SIZE_U64, Stamp};
 use trivet_reactor::Output as Outcome;
 use trivet_wire::{PullReport, PullState};
@@ -53,6 +54,8 @@ pub(super) struct Copying {
     asked: HashMap<RequestId, (u64, u64)>,
     next_request: u64,
     pub(super) pace: Pace,
+    /// One of the engines' requests, and when it was asked: how long it takes tells the pace.
+    probe: Option<(RequestId, Duration)>,
     /// Fetches of others that wait for the pace.
     deferred: VecDeque<(RequestId, Request)>,
 }
@@ -64,7 +67,8 @@ impl Copying {
             next_job: 0,
             asked: HashMap::new(),
             next_request: REQUESTS,
-            pace: Pace::new(PACE_DEFAULT_BYTES),
+            pace: Pace::default(),
+            probe: None,
             deferred: VecDeque::new(),
         }
     }
@@ -193,8 +197,10 @@ impl Copying {
         &mut self,
         id: RequestId,
         result: Result<Reply, RequestError>,
+        now: Duration,
     ) -> Option<Result<Reply, RequestError>> {
         if id.0 & REQUESTS == 0 {
+            self.foreground_answered(id, now);
             return Some(result);
         }
         let (number, id) = self.asked.remove(&id)?;
@@ -202,6 +208,22 @@ impl Copying {
             running.job.store_answered(id, result);
         }
         None
+    }
+
+    /// An engine asks for something.
+    pub(super) fn note_foreground(&mut self, id: RequestId, request: &Request, now: Duration) {
+        self.pace.note_foreground(now);
+        let compares = matches!(request, Request::Read { .. } | Request::Write { .. });
+        if self.probe.is_none() && compares {
+            self.probe = Some((id, now));
+        }
+    }
+
+    /// A request of an engine has been answered.
+    fn foreground_answered(&mut self, id: RequestId, now: Duration) {
+        if let Some((_, began)) = self.probe.take_if(|(probe, _)| *probe == id) {
+            self.pace.foreground_took(began, now);
+        }
     }
 
     /// Lets a fetch of another server go to the store, or wait for the pace.

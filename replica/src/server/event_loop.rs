@@ -8,12 +8,13 @@
 mod outputs;
 mod upkeep;
 
+use super::ServerError;
 use super::background::{Background, Finished};
 use super::copying::{self, Copying};
 use super::peer::{Operation, Peer, Phase, Verdict};
 use super::source_link::Thread;
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
-use crate::store::{Action, PoolStatistics, RequestError, Store, VolumeStatistics};
+use crate::store::{Action, PoolStatistics, Store, VolumeStatistics};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -71,6 +72,16 @@ enum Stage {
     Checkpointing,
 }
 
+/// A failure of the device. The pool serves what needs no write, until the failure can be noted: then
+/// the device works, and the pool is opened anew by whoever starts the server again.
+#[derive(Debug)]
+struct Failure {
+    cause: String,
+    /// Whether an attempt to note it is under way.
+    noting: bool,
+    noted: bool,
+}
+
 /// Somewhere to connect to.
 struct Door {
     listener: Handle,
@@ -101,7 +112,8 @@ pub(super) struct EventLoop {
     quiet_periods: u32,
     quiet_timer: bool,
     pace_timer: bool,
-    failure_logged: bool,
+    /// Why the pool has stopped, if it has.
+    failure: Option<Failure>,
     /// When the device last answered, or had nothing to answer.
     disk_heard: Duration,
     outputs: Vec<Output>,
@@ -150,7 +162,7 @@ impl EventLoop {
             quiet_periods: 0,
             quiet_timer: false,
             pace_timer: false,
-            failure_logged: false,
+            failure: None,
             disk_heard: Duration::ZERO,
             outputs: Vec::new(),
             actions: Vec::new(),
@@ -161,8 +173,8 @@ impl EventLoop {
     /// Serves until asked to stop, and then until all is answered and checkpointed.
     ///
     /// # Errors
-    /// The ring's.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    /// The ring's; [`ServerError::PoolStopped`].
+    pub(super) fn run(mut self) -> Result<(), ServerError> {
         self.accept();
         self.reactor.timer(self.source, TICK_TIMER, TICK);
         // Recovery may have left something to do.
@@ -173,7 +185,7 @@ impl EventLoop {
             if self.disk.in_flight() >= 2 {
                 self.reactor.gather(2);
             }
-            self.reactor.poll(Wait::Forever)?;
+            self.reactor.poll(Wait::Forever).map_err(ServerError::Loop)?;
             while let Some(completion) = self.reactor.take(self.source) {
                 self.completed(completion);
             }
@@ -182,6 +194,10 @@ impl EventLoop {
                 self.drive_store();
             }
             self.advance_peers();
+            self.look_for_failure();
+            if let Some(failure) = self.failure.take_if(|failure| failure.noted) {
+                return Err(ServerError::PoolStopped(failure.cause));
+            }
         }
         Ok(())
     }
@@ -289,6 +305,7 @@ impl EventLoop {
 
     fn act(&mut self) {
         let mut actions = std::mem::take(&mut self.actions);
+        let now = self.reactor.now();
         for action in actions.drain(..) {
             match action {
                 Action::Disk(token, operation) => self.disk.submit(token, operation),
@@ -296,13 +313,7 @@ impl EventLoop {
                 Action::ScanChanged(scan) => self.background.scan(scan),
                 Action::Checkpoint(job) => self.background.checkpoint(job),
                 Action::Complete(id, result) => {
-                    if let Err(RequestError::PoolFailed(cause)) = &result
-                        && !std::mem::replace(&mut self.failure_logged, true)
-                    {
-                        tracing::error!(cause, "the pool has stopped until it is reopened");
-                        self.background.note_failure();
-                    }
-                    if let Some(result) = self.copying.store_answered(id, result) {
+                    if let Some(result) = self.copying.store_answered(id, result, now) {
                         self.sessions.completed(id, result, &self.store, &mut self.outputs);
                         self.perform();
                     }
@@ -313,19 +324,46 @@ impl EventLoop {
     }
 
     fn finished_in_background(&mut self) {
-        let thread = thread(&self.reactor, self.source);
-        for finished in self.background.finished() {
+        let Self { background, reactor, .. } = self;
+        let mut noted = None;
+        for finished in background.finished() {
             match finished {
-                Finished::Resolved(job, result) => self.copying.resolved(job, result, &thread),
+                Finished::Resolved(job, result) => {
+                    self.copying.resolved(job, result, &thread(reactor, self.source));
+                }
                 Finished::Groups(groups) => self.store.groups_loaded(groups),
                 Finished::Scan(scanned) => self.store.changed_scanned(scanned),
                 Finished::Checkpoint(outcome) => self.store.checkpoint_finished(outcome),
-                Finished::FailureNoted(Ok(())) => {}
-                Finished::FailureNoted(Err(error)) => tracing::error!(
-                    %error,
-                    "the failure of the device cannot be noted: restart the host before this server"
-                ),
+                Finished::FailureNoted(result) => noted = Some(result),
             }
+        }
+        if let Some(result) = noted {
+            self.failure_noted(&result);
+        }
+    }
+
+    fn look_for_failure(&mut self) {
+        if let (None, Some(cause)) = (&self.failure, self.store.failure()) {
+            tracing::error!(cause, "the pool has stopped");
+            self.failure = Some(Failure { cause: cause.to_owned(), noting: true, noted: false });
+            self.background.note_failure();
+        }
+    }
+
+    fn failure_noted(&mut self, result: &io::Result<()>) {
+        let Some(failure) = &mut self.failure else { return };
+        (failure.noting, failure.noted) = (false, result.is_ok());
+        if let Err(error) = result {
+            tracing::warn!(%error, "the device takes no writes yet; until its failure is noted, \
+                restart the host before this server");
+        }
+    }
+
+    /// Tries again to note what could not be noted.
+    pub(super) fn note_failure_again(&mut self) {
+        if let Some(failure) = self.failure.as_mut().filter(|failure| !failure.noting) {
+            failure.noting = true;
+            self.background.note_failure();
         }
     }
 

@@ -1,6 +1,6 @@
 //! The shell of a replica server: one io_uring thread for sockets and the pool's file, two
-//! threads for the map's key-value store, one for names to be looked up. All decisions are the
-//! sessions', the store's and the pulls'.
+//! threads for the map's key-value store, one for names to be looked up, one to note failures of the
+//! device. All decisions are the sessions', the store's and the pulls'.
 
 mod background;
 mod copying;
@@ -56,7 +56,8 @@ pub fn run(
     log_recovery(&opened.report);
     let source = reactor.source();
     let waker = reactor.waker(source, token::BACKGROUND);
-    let background = Background::start(&opened.meta, &waker).map_err(ServerError::Thread)?;
+    let background =
+        Background::start(&opened.meta, &options.directory, &waker).map_err(ServerError::Thread)?;
     stop.attach(reactor.waker(source, token::STOP));
     let event_loop = EventLoop::new(Parts {
         reactor,
@@ -70,7 +71,7 @@ pub fn run(
     });
     tracing::info!(%address, pool = %opened.report.pool, "serving");
     ready(address);
-    event_loop.run().map_err(ServerError::Loop)
+    event_loop.run()
 }
 
 fn log_recovery(report: &OpenReport) {

@@ -39,6 +39,9 @@ pub enum ServerError {
     /// No thread for the map's store.
     #[error("a background thread could not be started: {0}")]
     Thread(io::Error),
+    /// The device failed a write or flush, and works again: the pool must be opened anew.
+    #[error("the pool has stopped: {0}; its device takes writes again: start the server once more")]
+    PoolStopped(String),
     /// The ring itself failed.
     #[error("the event loop failed: {0}")]
     Loop(io::Error),

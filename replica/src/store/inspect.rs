@@ -23,6 +23,11 @@ pub struct BlockVersion {
 }
 
 impl Store {
+    /// Byte offsets in the pool file of the journal blocks that an opening would replay.
+    pub fn live_journal(&self) -> impl Iterator<Item = u64> + '_ {
+        self.journal.live_offsets()
+    }
+
     /// The newest completed version of a block; `None` when it was never written, or the pool has no
     /// replica of the volume. `meta` is the pool's map.
     ///

@@ -148,6 +148,11 @@ impl Journal {
         self.head - self.tail
     }
 
+    /// Byte offsets of the blocks that a replay would read.
+    pub(crate) fn live_offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        (self.tail..self.head).map(|sequence| self.geometry.journal_offset(sequence))
+    }
+
     pub(crate) fn move_tail(&mut self, tail: u64) {
         assert!(
             tail >= self.tail && tail <= self.head,

@@ -18,7 +18,7 @@ pub const ZONE_BLOCKS: u64 = 1024;
 /// The one version of the pool's format there is.
 pub const POOL_VERSION: u32 = 2;
 /// Where the copies of the superblock lie.
-pub(crate) const SUPERBLOCK_OFFSETS: [u64; 2] = [0, BLOCK_SIZE_U64];
+pub const SUPERBLOCK_OFFSETS: [u64; 2] = [0, BLOCK_SIZE_U64];
 
 const MAGIC: [u8; 8] = *b"TRVTPOOL";
 const JOURNAL_START: u64 = 2;

@@ -73,7 +73,7 @@ pub use entry::GroupError;
 pub use group_load::{GroupLoad, GroupsLoaded};
 pub use header::HeaderError;
 pub use inspect::BlockVersion;
-pub use layout::{Geometry, POOL_VERSION, SuperblockError, ZONE_BLOCKS};
+pub use layout::{Geometry, POOL_VERSION, SUPERBLOCK_OFFSETS, SuperblockError, ZONE_BLOCKS};
 pub use open::{FormatOptions, OpenReport, StoreOptions};
 pub use open_error::{FormatError, OpenError};
 pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
@@ -203,6 +203,12 @@ impl Store {
                 Some(format!("its device has not answered anything for {} s", silent.as_secs()))
             }),
         }
+    }
+
+    /// Why the pool has stopped, if it has: a write or flush of its device failed, or a checkpoint.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
     }
 
     /// For how long the device has owed answers and given none, if that is worth a word: the pool then

@@ -3,6 +3,7 @@
 use super::history::Interval;
 use super::oracle::{OpeningId, SECTORS, read_sector};
 use crate::Check;
+use crate::scrubbing::ROTTEN;
 use crate::swarm::Fault;
 use crate::world::{VOLUME, World};
 use std::ops::Range;
@@ -29,6 +30,10 @@ impl World {
         };
         let mut bytes = vec![0; BLOCK_SIZE];
         host_.disk.image().read(offset, &mut bytes);
+        if block_crc(&bytes) != version.crc && self.profile.has(Fault::RottenData) {
+            // What it held before it rotted; that reads and scrubs mend it is seen elsewhere.
+            bytes[ROTTEN.0] ^= 1 << ROTTEN.1;
+        }
         if block_crc(&bytes) != version.crc {
             return Err(format!(
                 "host {host}: block {block} (stamp {}) is not what was written",
@@ -76,7 +81,9 @@ impl World {
         let values: Vec<(usize, u64)> = sectors.map(|sector| (sector, value(sector))).collect();
         let mut holders = 0;
         for host in self.records.in_sync() {
-            let lost_power = !stable && self.hosts[host].lost_power.is_some_and(|at| at >= during.begin);
+            let since = |when: Option<Duration>| when.is_some_and(|at| at >= during.begin);
+            let lost_power =
+                (!stable && since(self.hosts[host].lost_power)) || since(self.hosts[host].lost_disk);
             let holds = match &self.hosts[host].process {
                 // A newer engine may have written something else by now.
                 Some(_) if self.oracle.superseded(opening).is_none() => {

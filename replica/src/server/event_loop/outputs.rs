@@ -67,7 +67,7 @@ impl EventLoop {
             }
             Request::Changed { .. } | Request::Verify { .. } => self.store.submit(id, request),
             _ => {
-                self.copying.pace.note_foreground(self.reactor.now());
+                self.copying.note_foreground(id, &request, self.reactor.now());
                 self.store.submit(id, request);
             }
         }

@@ -16,9 +16,9 @@ const QUIET: Duration = Duration::from_millis(50);
 const QUIET_PERIODS: u32 = 40;
 /// How long a stop waits for peers to take their last answers.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
-/// How long to wait after the system refused to accept a connection.
 /// How long a device may owe answers before the pool tells whoever asks, so that its copies are replaced.
 const DEVICE_SILENT: Duration = Duration::from_secs(5);
+/// How long to wait after the system refused to accept a connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl EventLoop {
@@ -93,6 +93,7 @@ impl EventLoop {
         if self.disk.in_flight() == 0 {
             self.disk_heard = now;
         }
+        self.note_failure_again();
         let silent = now.saturating_sub(self.disk_heard);
         self.store.note_device_silent((silent >= DEVICE_SILENT).then_some(silent));
         self.copying.tick(&super::thread(&self.reactor, self.source));
