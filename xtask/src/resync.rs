@@ -2,6 +2,7 @@
 //! users notice of a member that becomes slow. Real processes on one machine.
 
 mod absence;
+mod rebuild;
 mod slow;
 
 use crate::document::{Marks, machine};
@@ -11,6 +12,7 @@ use std::process::Command;
 
 const USAGE: &str = "xtask resync
   --fill GIB     written to the volume of 20 GiB before (4)
+  --only TABLE   absence, slow or rebuild
   --write FILE   keep the tables in FILE, between the resync markers";
 
 const MARKS: Marks = Marks {
@@ -20,18 +22,28 @@ const MARKS: Marks = Marks {
 
 /// Runs it.
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
-    let (mut fill_gib, mut write) = (4, None);
+    let (mut fill_gib, mut write, mut only) = (4, None, None);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
         match name.as_str() {
             "--fill" => fill_gib = value.parse().map_err(|e| format!("{name} {value}: {e}"))?,
+            "--only" => only = Some(value),
             "--write" => write = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown option {name}\n{USAGE}")),
         }
     }
     let mut text = format!("Measured on {}.\n\n", machine(&std::env::temp_dir()));
-    absence::measure(fill_gib, &mut text)?;
-    slow::measure(&mut text)?;
+    match only.as_deref() {
+        None => {
+            absence::measure(fill_gib, &mut text)?;
+            slow::measure(&mut text)?;
+            rebuild::measure(&mut text)?;
+        }
+        Some("absence") => absence::measure(fill_gib, &mut text)?,
+        Some("slow") => slow::measure(&mut text)?,
+        Some("rebuild") => rebuild::measure(&mut text)?,
+        Some(other) => return Err(format!("unknown table {other}\n{USAGE}")),
+    }
     println!("{text}");
     match write {
         None => Ok(()),

@@ -20,6 +20,7 @@
 //!   no trace in the map, and we may be somebody's source tomorrow.
 
 mod compare;
+mod latencies;
 mod pace;
 mod repair;
 #[cfg(test)]

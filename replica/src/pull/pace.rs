@@ -1,48 +1,34 @@
 //! How fast copying may be: as fast as it goes while nobody else wants the disk; while somebody does, as
-//! fast as leaves their requests about as quick as they are without it. One for the whole server: pulls,
-//! and what other servers pull from it.
+//! fast as leaves the slowest of their requests about as quick as they are without it. One for the whole
+//! server: pulls, and what other servers pull from it.
 //!
-//! What requests take without copying is measured in short rests of it. Beside copying they may take
-//! [`TOLERATED`] times as long; the rate falls by a quarter in every window in which they took longer, and
-//! rises by a tenth in every other (AIMD, as TCP's congestion control, but for a ratio on both ways: the
-//! disks differ by orders of magnitude).
+//! What requests take while nothing is copied is measured before a copy begins, and in short rests of it.
+//! Beside copying their 99th percentile may be [`TOLERATED`] times as long; the rate falls by a quarter
+//! in every window in which it was longer, and rises by a tenth in every other (AIMD, as TCP's congestion
+//! control, but by ratios both ways: disks differ by orders of magnitude). The mean would not do: copying
+//! leaves most requests alone and holds up a few for long.
 
+use super::latencies::Latencies;
 use std::time::Duration;
+use trivet_model::geometry::IO_BLOCKS_MAX;
 
 /// Where it begins, in bytes a second; and the bounds within which it moves.
-const RATE_FIRST: u64 = 64 << 20;
-const RATE_MIN: u64 = 16 << 20;
-const RATE_MAX: u64 = 1 << 30;
+const RATE_FIRST: u64 = 16 << 20;
+const RATE_MIN: u64 = 8 << 20;
+const RATE_MAX: u64 = 128 << 20;
 /// So long after an engine's last request, nobody else wants the disk.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long requests are watched before the rate is set anew.
-const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW: Duration = Duration::from_millis(250);
 /// How often copying rests, for how long, and how long what was copied before is still felt.
 const REST_EVERY: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(60);
 const SETTLING: Duration = Duration::from_millis(10);
-/// What a request may take beside copying, in hundredths of what it takes without.
-const TOLERATED: u32 = 140;
-/// What may be copied at once after a pause.
-const BURST_BYTES: i64 = 1 << 20;
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    sum: Duration,
-    count: u32,
-}
-
-impl Mean {
-    fn add(&mut self, sample: Duration) {
-        self.sum += sample;
-        self.count += 1;
-    }
-
-    fn take(&mut self) -> Option<Duration> {
-        let Self { sum, count } = std::mem::take(self);
-        sum.checked_div(count)
-    }
-}
+/// What the slowest requests may take beside copying, in hundredths of what they take without.
+const TOLERATED: u32 = 115;
+/// What may be copied at once after a pause, and in one piece.
+const BURST_BYTES: i64 = 256 << 10;
+const PIECE_BLOCKS: u32 = 32;
 
 /// A token bucket whose rate follows what it does to others. What is taken may exceed what is there: the
 /// debt is waited for.
@@ -52,11 +38,11 @@ pub struct Pace {
     available: i64,
     filled_at: Duration,
     foreground_at: Option<Duration>,
-    /// What requests take while nothing is copied, once known.
-    alone: Option<Duration>,
-    /// What they took in the present rest, and in the present window beside copying.
-    in_rest: Mean,
-    beside: Mean,
+    /// When something was last copied.
+    taken_at: Option<Duration>,
+    /// What requests take while nothing is copied, and beside copying.
+    alone: Latencies,
+    beside: Latencies,
     window_began: Duration,
     rest_began: Duration,
 }
@@ -68,9 +54,9 @@ impl Default for Pace {
             available: BURST_BYTES,
             filled_at: Duration::ZERO,
             foreground_at: None,
-            alone: None,
-            in_rest: Mean::default(),
-            beside: Mean::default(),
+            taken_at: None,
+            alone: Latencies::default(),
+            beside: Latencies::default(),
             window_began: Duration::ZERO,
             rest_began: Duration::ZERO,
         }
@@ -83,7 +69,7 @@ impl Pace {
         if !self.is_limited(now) {
             // First of all, what they take without copying.
             (self.rest_began, self.window_began) = (now, now);
-            (self.in_rest, self.beside) = Default::default();
+            self.beside = Latencies::default();
         }
         self.foreground_at = Some(now);
     }
@@ -91,18 +77,20 @@ impl Pace {
     /// A request of an engine that began then is done.
     pub fn foreground_took(&mut self, began: Duration, now: Duration) {
         let took = now.saturating_sub(began);
-        if began >= self.rest_began + SETTLING && now < self.rest_began + REST {
-            self.in_rest.add(took);
-        } else if began >= self.rest_began + REST {
-            self.beside.add(took);
+        match self.taken_at {
+            Some(taken) if began < taken + SETTLING => self.beside.add(took),
+            _ => self.alone.add(took),
         }
     }
 
     /// Whether so many bytes may be copied now; then they count as copied.
     pub fn take(&mut self, now: Duration, bytes: u64) -> bool {
         let allowed = self.allows(now);
-        if allowed && self.is_limited(now) {
-            self.available = self.available.saturating_sub_unsigned(bytes);
+        if allowed {
+            self.taken_at = Some(now);
+            if self.is_limited(now) {
+                self.available = self.available.saturating_sub_unsigned(bytes);
+            }
         }
         allowed
     }
@@ -117,23 +105,25 @@ impl Pace {
         now >= self.rest_began + REST && self.available > 0
     }
 
+    /// The most blocks to copy in one go: what a server is busy with at once, others wait for.
+    #[must_use]
+    pub fn piece_blocks(&self, now: Duration) -> u32 {
+        if self.is_limited(now) { PIECE_BLOCKS } else { IO_BLOCKS_MAX }
+    }
+
     fn is_limited(&self, now: Duration) -> bool {
         self.foreground_at.is_some_and(|at| now.saturating_sub(at) < QUIET)
     }
 
     fn adjust(&mut self, now: Duration) {
-        if now >= self.rest_began + REST
-            && let Some(found) = self.in_rest.take()
-        {
-            self.alone = Some(self.alone.map_or(found, |alone| (alone * 3 + found) / 4));
-        }
         if now >= self.window_began + WINDOW {
             self.window_began = now;
-            if let (Some(alone), Some(beside)) = (self.alone, self.beside.take()) {
+            if let (Some(alone), Some(beside)) = (self.alone.slowest(), self.beside.slowest()) {
                 let rate = self.bytes_per_second;
                 let slower = beside * 100 > alone * TOLERATED;
                 let rate = if slower { rate - rate / 4 } else { rate + rate / 10 };
                 self.bytes_per_second = rate.clamp(RATE_MIN, RATE_MAX);
+                self.beside.fade();
             }
         }
         if now >= self.rest_began + REST_EVERY {
@@ -189,28 +179,28 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(taken_when_quiet(&mut pace, Duration::from_secs(1)), 4096 * MIB);
         let busy = taken(&mut pace, 2, 1, |rate| if rate > 0 { ALONE * 3 } else { ALONE });
-        assert!(busy < 70 * MIB, "{}", busy / MIB);
+        assert!(busy < 40 * MIB, "{}", busy / MIB);
     }
 
     #[test]
     fn it_rises_while_nobody_feels_it() {
         let mut pace = Pace::default();
-        taken(&mut pace, 1, 10, |_| ALONE);
-        let fast = taken(&mut pace, 11, 2, |_| ALONE);
-        assert!(fast > 2 * 500 * MIB, "{}", fast / MIB);
+        taken(&mut pace, 1, 20, |_| ALONE);
+        let fast = taken(&mut pace, 21, 2, |_| ALONE);
+        assert!(fast > 2 * 110 * MIB, "{}", fast / MIB);
     }
 
     #[test]
     fn it_falls_to_what_is_tolerated_and_no_further_than_its_least() {
         let slowed = |from: u64| move |rate: u64| if rate > from { ALONE * 3 } else { ALONE };
         let mut pace = Pace::default();
-        taken(&mut pace, 1, 10, slowed(100 * MIB));
-        let rate = taken(&mut pace, 11, 10, slowed(100 * MIB)) / 10;
-        assert!((60 * MIB..140 * MIB).contains(&rate), "{}", rate / MIB);
+        taken(&mut pace, 1, 10, slowed(40 * MIB));
+        let rate = taken(&mut pace, 11, 10, slowed(40 * MIB)) / 10;
+        assert!((20 * MIB..60 * MIB).contains(&rate), "{}", rate / MIB);
         let mut pace = Pace::default();
         taken(&mut pace, 1, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE });
         let rate = taken(&mut pace, 11, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE }) / 10;
-        assert!((12 * MIB..20 * MIB).contains(&rate), "{}", rate / MIB);
+        assert!((6 * MIB..14 * MIB).contains(&rate), "{}", rate / MIB);
     }
 
     #[test]
@@ -228,7 +218,7 @@ mod tests {
         };
         busy_from(&mut pace, 0, 100);
         let now = busy(&mut pace, 100);
-        assert!(pace.take(now, 64 * MIB));
+        assert!(pace.take(now, 16 * MIB));
         assert!(!pace.allows(now));
         busy_from(&mut pace, 100, 1000);
         let later = busy(&mut pace, 1000);

@@ -222,7 +222,15 @@ impl Pull {
     }
 
     fn run_errands(&mut self, now: Duration, pace: &mut Pace, out: &mut Vec<Output>) {
+        let most = pace.piece_blocks(now);
         while self.in_flight.len() < IN_FLIGHT_MAX {
+            if let Some(&Errand::Fetch(range)) = self.errands.front()
+                && range.count > most
+            {
+                self.errands.pop_front();
+                let pieces: Vec<Errand> = portions(range, most).map(Errand::Fetch).collect();
+                pieces.into_iter().rev().for_each(|piece| self.errands.push_front(piece));
+            }
             let blocks = match self.errands.front() {
                 Some(Errand::Fetch(range)) => u64::from(range.count),
                 Some(Errand::Tombstones(_)) => 0,

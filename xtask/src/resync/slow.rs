@@ -47,7 +47,7 @@ pub(super) fn measure(text: &mut String) -> Result<(), String> {
 }
 
 /// Of each second the 99th percentile, in milliseconds; a second without an answer has none.
-fn percentiles(log: &str) -> Vec<Option<f64>> {
+pub(super) fn percentiles(log: &str) -> Vec<Option<f64>> {
     let mut seconds: Vec<Vec<f64>> = Vec::new();
     for entry in log.lines() {
         // Milliseconds since the start, nanoseconds, direction, size, offset.
