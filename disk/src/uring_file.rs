@@ -34,7 +34,7 @@ pub struct UringFile {
     ready: Vec<DiskCompletion>,
 }
 
-const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_ATTEMPTS: u32 = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The reactor token of all steps of extensions; other tokens are indices into `Pending`.

@@ -74,3 +74,26 @@ fn a_full_member_is_dropped_while_members_are_made_alike() {
     profile.faults.remove(&Fault::RestartOnFailedDisk);
     assert_eq!(run(12272, &profile, None).failure, None);
 }
+
+/// The engine: a member that was away grew to the volume's size, and the volume grew once more before it
+/// had answered.
+#[test]
+fn a_member_has_the_size_that_it_was_asked_for() {
+    holds(17634, "kill-replica,slow-disk,grow", 8.714);
+    holds(138_522, "clog-link,kill-replica,grow", 12.980);
+}
+
+/// The engine: a member was dropped in favour of others that had been heard of since it went, and had lost
+/// power since then.
+#[test]
+fn who_stays_is_asked_when_a_drop_is_due() {
+    holds(43989, "kill-replica,replica-power", 8.794);
+    holds(79730, "kill-replica,replica-power", 1.407);
+    holds(117_982, "kill-replica,replica-power,crowded-pool,scrub", 3.346);
+}
+
+/// The engine: one hang of ten seconds was held against an idle member for a hundred.
+#[test]
+fn a_hang_long_ago_keeps_no_idle_member_out() {
+    holds(7798, "record-loss,isolation", 34.262);
+}

@@ -12,7 +12,7 @@ use std::process::Command;
 
 const USAGE: &str = "xtask resync
   --fill GIB     written to the volume of 20 GiB before (4)
-  --only TABLE   absence, slow or rebuild
+  --only TABLE   one of absence, slow, rebuild; not with --write
   --write FILE   keep the tables in FILE, between the resync markers";
 
 const MARKS: Marks = Marks {
@@ -31,6 +31,9 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
             "--write" => write = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown option {name}\n{USAGE}")),
         }
+    }
+    if only.is_some() && write.is_some() {
+        return Err(format!("--only leaves tables out: it cannot be kept with --write\n{USAGE}"));
     }
     let mut text = format!("Measured on {}.\n\n", machine(&std::env::temp_dir()));
     match only.as_deref() {
