@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Four for each power of two, from a microsecond on to an hour.
+/// Four for each power of two, from 4 µs on to hours.
 const BUCKETS: usize = 128;
 /// So many samples are kept before all counts are halved.
 const SAMPLES_MAX: u32 = 4096;
