@@ -4,9 +4,11 @@
 //! A range that nobody can answer whole is read block by block: members may have lost different ones.
 //! What a member could not read, it is told to repair (`repair.rs`).
 //!
-//! All in-sync members hold the same, so any may answer: the nearest, which is one on this host, or
-//! else the one with the fewest reads in flight. A read-only volume always asks the first that is
-//! there, since without a writer nobody has made its members alike.
+//! All in-sync members hold the same, so any may answer: one on this host where there is one, and of
+//! several the one at home in that part of the volume, unless it has clearly more reads in flight than
+//! another. Homes alternate, so that a stream is read from all members at once, and each member's device
+//! is asked for a part of the volume that its caches can hold. A read-only volume always asks the first
+//! that is there, since without a writer nobody has made its members alike.
 
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::pieces::check_bounds;
@@ -23,6 +25,11 @@ use trivet_wire::{BlockData, ErrorCode, Extent, Message};
 
 /// Blocks in one allocation query (4 GiB).
 const QUERY_BLOCKS_MAX: u64 = 1 << 20;
+
+/// Consecutive blocks that have the same home (1 MiB).
+const HOME_BLOCKS: u64 = 256;
+/// How many more reads than another member the one at home may have in flight and still be asked.
+const HOME_READS: usize = 8;
 
 /// A read on its way.
 #[derive(Debug)]
@@ -113,7 +120,7 @@ impl VolumeCore {
         }
         let reading = reading_mut(&mut self.operations, id);
         let range = reading.range;
-        match self.nearest(untried.without(self.late_with(id))).filter(|_| serving) {
+        match self.nearest(untried.without(self.late_with(id)), range.start).filter(|_| serving) {
             Some(member) => {
                 let reading = reading_mut(&mut self.operations, id);
                 (reading.from, reading.asked) = (Some(member), Some(now));
@@ -137,7 +144,7 @@ impl VolumeCore {
         let (range, among) =
             (reading.range, reading.among.without(reading.tried).without(MemberSet::of(from)));
         let among = among.intersection(self.readable()).without(self.late_with(id));
-        if let Some(member) = self.nearest(among) {
+        if let Some(member) = self.nearest(among, range.start) {
             reading_mut(&mut self.operations, id).hedge = Some(member);
             self.counters.hedged_reads += 1;
             self.members[member.0].reads_in_flight += 1;
@@ -153,16 +160,20 @@ impl VolumeCore {
         self.in_sync()
     }
 
-    fn nearest(&self, among: MemberSet) -> Option<MemberIndex> {
+    /// Whom to ask for what begins at a block.
+    fn nearest(&self, among: MemberSet, start: u64) -> Option<MemberIndex> {
         let leaving =
             if self.has_planted(Planted::ReadFromLeaving) { MemberSet::EMPTY } else { self.leaving() };
         let ready = among.intersection(self.ready_members()).without(leaving).into_iter();
         if self.options.read_only {
             return ready.into_iter().next();
         }
+        let home = usize::try_from(start / HOME_BLOCKS).unwrap_or(0) % self.members.len();
         ready.min_by_key(|member| {
             let link = &self.members[member.0];
-            (!link.unwanted.is_empty(), !link.local, link.reads_in_flight)
+            let ahead = if member.0 == home { HOME_READS } else { 0 };
+            let reads = link.reads_in_flight.saturating_sub(ahead);
+            (!link.unwanted.is_empty(), !link.local, reads, member.0 != home)
         })
     }
 
@@ -405,7 +416,7 @@ impl VolumeCore {
             return self.query_finished(now, id, Err(error));
         }
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
-        match self.nearest(untried).filter(|_| serving) {
+        match self.nearest(untried, range.start).filter(|_| serving) {
             Some(member) => {
                 querying_mut(&mut self.operations, id).from = Some(member);
                 self.send(now, MemberSet::of(member), id.0, Message::Allocation { range });
