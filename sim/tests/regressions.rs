@@ -97,3 +97,10 @@ fn who_stays_is_asked_when_a_drop_is_due() {
 fn a_hang_long_ago_keeps_no_idle_member_out() {
     holds(7798, "record-loss,isolation", 34.262);
 }
+
+/// The engine: the refusal by which a member said that a newer engine had it was taken for a sign of life,
+/// and what had waited for that was answered.
+#[test]
+fn a_refusal_renews_no_lease() {
+    holds(12352, "contention,isolation", 131.258);
+}

@@ -410,11 +410,12 @@ impl MemberLink {
         self.control.iter().any(|&(_, expected, _)| expected == control)
     }
 
-    /// What a request that is not I/O asked, now that it is answered; renews the lease.
-    pub(super) fn take_control(&mut self, now: Duration, request: u64) -> Option<Control> {
+    /// What a request that is not I/O asked, now that it is answered. Renews the lease, unless it is
+    /// refused: that may be because a newer engine has the member.
+    pub(super) fn take_control(&mut self, now: Duration, request: u64, refused: bool) -> Option<Control> {
         let at = self.control.iter().position(|&(id, ..)| id == request)?;
         let (_, control, sent) = self.control.swap_remove(at);
-        if self.state == MemberState::Ready || control == Control::Open {
+        if !refused && (self.state == MemberState::Ready || control == Control::Open) {
             self.lease = self.lease.max(Some(sent));
         }
         if control == Control::Progress {

@@ -392,7 +392,8 @@ impl VolumeCore {
     /// An answer, to the operation or the control request that it belongs to.
     fn dispatch(&mut self, now: Duration, member: MemberIndex, frame: Frame) -> Result<(), MemberFault> {
         let id = OperationId(frame.request);
-        if let Some(control) = self.members[member.0].take_control(now, frame.request) {
+        let refused = matches!(frame.message, Message::Error { .. });
+        if let Some(control) = self.members[member.0].take_control(now, frame.request, refused) {
             self.release_unleased();
             return self.control_answered(now, member, control, frame.message);
         }
