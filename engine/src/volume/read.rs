@@ -27,9 +27,9 @@ use trivet_wire::{BlockData, ErrorCode, Extent, Message};
 const QUERY_BLOCKS_MAX: u64 = 1 << 20;
 
 /// Consecutive blocks that have the same home (1 MiB).
-const HOME_BLOCKS: u64 = 256;
+pub(super) const HOME_BLOCKS: u64 = 256;
 /// How many more reads than another member the one at home may have in flight and still be asked.
-const HOME_READS: usize = 8;
+pub(super) const HOME_READS: usize = 8;
 
 /// A read on its way.
 #[derive(Debug)]
@@ -161,7 +161,7 @@ impl VolumeCore {
     }
 
     /// Whom to ask for what begins at a block.
-    fn nearest(&self, among: MemberSet, start: u64) -> Option<MemberIndex> {
+    pub(super) fn nearest(&self, among: MemberSet, start: u64) -> Option<MemberIndex> {
         let leaving =
             if self.has_planted(Planted::ReadFromLeaving) { MemberSet::EMPTY } else { self.leaving() };
         let ready = among.intersection(self.ready_members()).without(leaving).into_iter();

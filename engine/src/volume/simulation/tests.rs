@@ -3,6 +3,7 @@
 use super::world::{BLOCKS, Faults, World};
 use crate::volume::PlantedFault;
 use crate::volume::VolumeState;
+use crate::volume::read::{HOME_BLOCKS, HOME_READS};
 use std::time::Duration;
 
 const DEPTH: usize = 12;
@@ -244,4 +245,18 @@ fn planted_faults_are_found() {
     let faults = Faults { planted: Some(PlantedFault::SkipFlush), ..Faults::default() };
     let found = (0..200).filter(|&seed| lose_all_power(seed, faults).is_err()).count();
     assert!(found > 10, "SkipFlush was found in {found} of 200 seeds");
+}
+
+#[test]
+fn reads_go_home_unless_that_is_busy() {
+    let mut world = World::new(1, Faults::default());
+    world.settle();
+    let everyone = world.core.ready_members();
+    assert_eq!(everyone.into_iter().count(), 3);
+    let ask = |world: &World, part: u64| world.core.nearest(everyone, part * HOME_BLOCKS).unwrap().0;
+    assert_eq!([0, 1, 2, 3].map(|part| ask(&world, part)), [0, 1, 2, 0]);
+    world.core.members[1].reads_in_flight = HOME_READS;
+    assert_eq!(ask(&world, 1), 1);
+    world.core.members[1].reads_in_flight = HOME_READS + 1;
+    assert_ne!(ask(&world, 1), 1);
 }
