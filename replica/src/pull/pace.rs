@@ -3,10 +3,11 @@
 //! server: pulls, and what other servers pull from it.
 //!
 //! What requests take while nothing is copied is measured before a copy begins, and in short rests of it.
-//! Beside copying their 99th percentile may be [`TOLERATED`] times as long; the rate falls by a quarter
-//! in every window in which it was longer, and rises by a tenth in every other (AIMD, as TCP's congestion
-//! control, but by ratios both ways: disks differ by orders of magnitude). The mean would not do: copying
-//! leaves most requests alone and holds up a few for long.
+//! Beside copying their 99th percentile may be [`TOLERATED`] times as long: each request that takes longer
+//! than that lowers the rate by a twentieth, each other raises it by a hundredth of a twentieth, so that it
+//! comes to rest where one in a hundred takes longer (stochastic approximation of a quantile: Robbins and
+//! Monro, 1951). No percentile of a short while has to be known, which would be mostly noise. The mean would
+//! not do: copying leaves most requests alone and holds up a few for long.
 
 use super::latencies::Latencies;
 use std::time::Duration;
@@ -18,14 +19,15 @@ const RATE_MIN: u64 = 8 << 20;
 const RATE_MAX: u64 = 128 << 20;
 /// So long after an engine's last request, nobody else wants the disk.
 const QUIET: Duration = Duration::from_millis(100);
-/// How long requests are watched before the rate is set anew.
-const WINDOW: Duration = Duration::from_millis(250);
 /// How often copying rests, for how long, and how long what was copied before is still felt.
 const REST_EVERY: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(60);
 const SETTLING: Duration = Duration::from_millis(10);
-/// What the slowest requests may take beside copying, in hundredths of what they take without.
-const TOLERATED: u32 = 115;
+/// What 99 of 100 requests may take beside copying, in hundredths of what 99 take without.
+const TOLERATED: u32 = 150;
+/// What one request changes of the rate, as divisors.
+const SLOW_LOWERS: u64 = 20;
+const OTHERS_RAISE: u64 = 100 * SLOW_LOWERS;
 /// What may be copied at once after a pause, and in one piece.
 const BURST_BYTES: i64 = 256 << 10;
 const PIECE_BLOCKS: u32 = 32;
@@ -40,10 +42,8 @@ pub struct Pace {
     foreground_at: Option<Duration>,
     /// When something was last copied.
     taken_at: Option<Duration>,
-    /// What requests take while nothing is copied, and beside copying.
+    /// What requests take while nothing is copied.
     alone: Latencies,
-    beside: Latencies,
-    window_began: Duration,
     rest_began: Duration,
 }
 
@@ -56,8 +56,6 @@ impl Default for Pace {
             foreground_at: None,
             taken_at: None,
             alone: Latencies::default(),
-            beside: Latencies::default(),
-            window_began: Duration::ZERO,
             rest_began: Duration::ZERO,
         }
     }
@@ -68,8 +66,7 @@ impl Pace {
     pub fn note_foreground(&mut self, now: Duration) {
         if !self.is_limited(now) {
             // First of all, what they take without copying.
-            (self.rest_began, self.window_began) = (now, now);
-            self.beside = Latencies::default();
+            self.rest_began = now;
         }
         self.foreground_at = Some(now);
     }
@@ -78,7 +75,7 @@ impl Pace {
     pub fn foreground_took(&mut self, began: Duration, now: Duration) {
         let took = now.saturating_sub(began);
         match self.taken_at {
-            Some(taken) if began < taken + SETTLING => self.beside.add(took),
+            Some(taken) if began < taken + SETTLING => self.adjust(took),
             _ => self.alone.add(took),
         }
     }
@@ -101,7 +98,9 @@ impl Pace {
         if !self.is_limited(now) {
             return true;
         }
-        self.adjust(now);
+        if now >= self.rest_began + REST_EVERY {
+            self.rest_began = now;
+        }
         now >= self.rest_began + REST && self.available > 0
     }
 
@@ -115,20 +114,13 @@ impl Pace {
         self.foreground_at.is_some_and(|at| now.saturating_sub(at) < QUIET)
     }
 
-    fn adjust(&mut self, now: Duration) {
-        if now >= self.window_began + WINDOW {
-            self.window_began = now;
-            if let (Some(alone), Some(beside)) = (self.alone.slowest(), self.beside.slowest()) {
-                let rate = self.bytes_per_second;
-                let slower = beside * 100 > alone * TOLERATED;
-                let rate = if slower { rate - rate / 4 } else { rate + rate / 10 };
-                self.bytes_per_second = rate.clamp(RATE_MIN, RATE_MAX);
-                self.beside.fade();
-            }
-        }
-        if now >= self.rest_began + REST_EVERY {
-            self.rest_began = now;
-        }
+    /// A request took so long beside copying.
+    fn adjust(&mut self, took: Duration) {
+        let Some(alone) = self.alone.slowest() else { return };
+        let rate = self.bytes_per_second;
+        let slow = took * 100 > alone * TOLERATED;
+        let rate = if slow { rate - rate / SLOW_LOWERS } else { rate + rate / OTHERS_RAISE };
+        self.bytes_per_second = rate.clamp(RATE_MIN, RATE_MAX);
     }
 
     fn fill(&mut self, now: Duration) {
