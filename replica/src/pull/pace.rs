@@ -1,6 +1,6 @@
 //! How fast copying may be: as fast as it goes while nobody else wants the disk; while somebody does, as
-//! fast as leaves the slowest of their requests about as quick as they are without it. One for the whole
-//! server: pulls, and what other servers pull from it.
+//! fast as leaves the slowest of their requests not much slower than they are without it. One for the
+//! whole server: pulls, and what other servers pull from it.
 //!
 //! What requests take while nothing is copied is measured before a copy begins, and in short rests of it.
 //! Beside copying their 99th percentile may be [`TOLERATED`] times as long: each request that takes longer
@@ -193,6 +193,24 @@ mod tests {
         taken(&mut pace, 1, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE });
         let rate = taken(&mut pace, 11, 10, |rate| if rate > 0 { ALONE * 3 } else { ALONE }) / 10;
         assert!((6 * MIB..14 * MIB).contains(&rate), "{}", rate / MIB);
+    }
+
+    #[test]
+    fn more_than_one_slow_request_in_a_hundred_lowers_it_and_fewer_do_not() {
+        let rate_with_one_slow_in = |every: u64| {
+            let mut pace = Pace::default();
+            let start = Duration::from_secs(1);
+            pace.note_foreground(start);
+            (0..1000).for_each(|_| pace.foreground_took(start, start + ALONE));
+            assert!(pace.take(start + REST, 1));
+            for request in 1..=40_000 {
+                let took = if request % every == 0 { ALONE * 3 } else { ALONE };
+                pace.foreground_took(start + REST, start + REST + took);
+            }
+            pace.bytes_per_second
+        };
+        assert_eq!(rate_with_one_slow_in(50), RATE_MIN);
+        assert!(rate_with_one_slow_in(200) > RATE_MAX / 2);
     }
 
     #[test]
