@@ -100,7 +100,7 @@ impl Replacement {
             let refused =
                 asking.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_some()));
             if refused {
-                asking = command.spawn().ok();
+                asking = Some(command.spawn().expect("trivet starts"));
             }
             cluster.members().contains(&(to.clone(), "syncing".to_owned())).then(patience::now)
         });
@@ -114,7 +114,8 @@ impl Replacement {
         let members = shown["members"].as_array().into_iter().flatten();
         let mut copied = members.filter(|member| member["name"] == self.to.as_str());
         let bytes = copied.find_map(|member| member["sync"]["copied_bytes"].as_f64());
-        let bytes = bytes.ok_or("the copy was whole before the load was over")?;
+        let bytes =
+            bytes.ok_or("no copy is under way at the end of the load: it was whole before, or given up")?;
         Ok(bytes / 1_048_576.0 / took.as_secs_f64())
     }
 
