@@ -52,7 +52,7 @@ pub fn flush_blocking(disk: &mut dyn Disk) -> Result<(), DiskError> {
 /// # Panics
 /// When another operation is in flight.
 pub fn extend_blocking(disk: &mut dyn Disk, length: u64) -> Result<(), DiskError> {
-    run(disk, DiskOp::Extend { length }).map(drop)
+    run(disk, DiskOp::Extend { length, written: true }).map(drop)
 }
 
 fn run(disk: &mut dyn Disk, operation: DiskOp) -> Result<BytesMut, DiskError> {

@@ -27,12 +27,15 @@ pub enum DiskOp {
     },
     /// Make every write completed before this submission stable.
     Flush,
-    /// Grow the device to `length` bytes, the new part allocated and written with zeros, so that
-    /// later writes into it change no file system metadata. Stable when it completes; until then
-    /// the new part is out of reach. Done already if the device is as long.
+    /// Grow the device to `length` bytes. Stable when it completes; until then the new part is out of
+    /// reach. Done already if the device is as long.
     Extend {
         /// The new length in bytes.
         length: u64,
+        /// Whether to write the new part with zeros, at leisure, so that later writes into it change
+        /// no file system metadata. If not, it is only allocated, and extensions under way stop
+        /// writing zeros too: somebody waits for space.
+        written: bool,
     },
 }
 
@@ -121,7 +124,7 @@ impl DiskOp {
                 (*offset, segments.iter().map(|segment| segment.len() as u64).sum())
             }
             Self::Flush => return Ok(()),
-            Self::Extend { length } => {
+            Self::Extend { length, .. } => {
                 assert_eq!(length % BLOCK_SIZE_U64, 0, "a device's length is of whole blocks");
                 return Ok(());
             }

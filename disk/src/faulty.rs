@@ -168,11 +168,11 @@ impl FaultyDisk {
                 self.cache.flush(covers);
                 Ok(BytesMut::new())
             }
-            DiskOp::Extend { length } if length <= self.length() => Ok(BytesMut::new()),
-            DiskOp::Extend { length } if fault == Some(Fault::NoSpace) || length > self.length_max => {
+            DiskOp::Extend { length, .. } if length <= self.length() => Ok(BytesMut::new()),
+            DiskOp::Extend { length, .. } if fault == Some(Fault::NoSpace) || length > self.length_max => {
                 Err(DiskError::NoSpace { length })
             }
-            DiskOp::Extend { length } => {
+            DiskOp::Extend { length, .. } => {
                 self.cache.grow(length);
                 Ok(BytesMut::new())
             }

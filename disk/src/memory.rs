@@ -59,10 +59,10 @@ impl MemoryDisk {
                 }
             }
             DiskOp::Flush => {}
-            DiskOp::Extend { length } if length > self.length_max => {
+            DiskOp::Extend { length, .. } if length > self.length_max => {
                 return Err(DiskError::NoSpace { length });
             }
-            DiskOp::Extend { length } => self.image.set_length(length.max(self.image.length())),
+            DiskOp::Extend { length, .. } => self.image.set_length(length.max(self.image.length())),
         }
         Ok(BytesMut::new())
     }

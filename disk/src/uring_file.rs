@@ -119,14 +119,17 @@ impl UringFile {
                 reactor.sync_data(source, index, &self.file);
             }
             // Where the file system cannot say, the allocation itself will.
-            DiskOp::Extend { length }
+            DiskOp::Extend { length, .. }
                 if self.reserve > 0 && matches!(self.has_room_for(length), Ok(false)) =>
             {
                 let result = Err(DiskError::NoSpace { length });
                 self.ready.push(DiskCompletion { token, result });
             }
-            DiskOp::Extend { length } => {
-                self.extensions.push_back(Extension::new(token, length));
+            DiskOp::Extend { length, written } => {
+                if !written {
+                    self.extensions.iter_mut().for_each(Extension::hurry);
+                }
+                self.extensions.push_back(Extension::new(token, length, written));
                 if self.extensions.len() == 1 {
                     self.continue_extension(None);
                 }

@@ -360,7 +360,7 @@ fn extensions_find_no_space_by_limit_and_by_fault_and_are_stable_at_once() {
 
     let mut survivor = FaultyDisk::new(disk.crash().into_image(), 2);
     survivor.set_completion_order(CompletionOrder::Held);
-    survivor.submit(DiskToken(1), DiskOp::Extend { length: 3 * length });
+    survivor.submit(DiskToken(1), DiskOp::Extend { length: 3 * length, written: true });
     let lengths: HashSet<u64> = (0..50).map(|_| survivor.crash().length()).collect();
     assert_eq!(lengths, HashSet::from([2 * length, 3 * length]));
 }

@@ -60,9 +60,9 @@ fn an_extension_is_allocated_and_lets_other_operations_through() {
     let reactor = reactor();
     let mut file = UringFile::create(&reactor, &path).unwrap();
     extend_blocking(&mut file, MIB).unwrap();
-    file.submit(DiskToken(1), DiskOp::Extend { length: 64 * MIB });
-    file.submit(DiskToken(2), DiskOp::Extend { length: 65 * MIB });
-    file.submit(DiskToken(3), DiskOp::Extend { length: 2 * MIB });
+    file.submit(DiskToken(1), DiskOp::Extend { length: 64 * MIB, written: true });
+    file.submit(DiskToken(2), DiskOp::Extend { length: 65 * MIB, written: true });
+    file.submit(DiskToken(3), DiskOp::Extend { length: 2 * MIB, written: true });
     file.submit(DiskToken(4), DiskOp::Write { offset: 0, segments: vec![block(1)] });
     let mut order = Vec::new();
     while order.len() < 4 {
@@ -131,7 +131,7 @@ fn a_file_dropped_with_operations_in_flight_harms_nobody() {
     for token in 0..64 {
         file.submit(DiskToken(token), DiskOp::Write { offset: 0, segments: vec![block(1)] });
     }
-    file.submit(DiskToken(99), DiskOp::Extend { length: 4 * MIB });
+    file.submit(DiskToken(99), DiskOp::Extend { length: 4 * MIB, written: true });
     drop(file);
     let start = reactor.now();
     reactor.poll(Wait::For(Duration::from_millis(20))).unwrap();

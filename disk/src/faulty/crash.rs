@@ -88,7 +88,7 @@ impl FaultyDisk {
         let survives = random_choice(&mut self.random, &sizes);
         let mut survivor = self.crash_with(&survives);
         for operation in &self.in_flight {
-            if let DiskOp::Extend { length } = operation.operation
+            if let DiskOp::Extend { length, .. } = operation.operation
                 && self.random.coin()
                 && (survivor.length()..=self.length_max).contains(&length)
             {

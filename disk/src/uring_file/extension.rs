@@ -1,11 +1,11 @@
-//! Growing a file: allocate, write zeros, sync.
+//! Growing a file: allocate, write zeros where that is asked for, sync.
 //!
 //! Allocation alone leaves extents that the file system must mark as written at each first write,
 //! which costs a journal transaction there and makes that write about three times slower.
 //!
 //! ```text
 //!   Waiting ──► Allocating ──► Zeroing ──► Syncing ──► over
-//!                    └────────────┴───────────┴──► Failing (until nothing is in flight) ──► over
+//!                    ├────────────┼───────────┴──► Failing (until nothing is in flight) ──► over
 //! ```
 
 use crate::{DiskError, DiskToken};
@@ -14,16 +14,28 @@ use std::io;
 use trivet_model::{BLOCK_SIZE, BlockArena};
 use trivet_reactor::{Handle, Reactor, Source};
 
-const ZEROS_BYTES: usize = 1 << 20;
-/// Writes of zeros in flight: enough to keep a device busy, few enough to let others through.
-const ZEROS_DEPTH: usize = 4;
+/// Written at once, and how many such writes are in flight: few, as whatever else the device is asked
+/// for waits behind them.
+const ZEROS_BYTES: usize = 128 << 10;
+const ZEROS_DEPTH: usize = 2;
 
 pub(super) struct Extension {
     token: DiskToken,
     length: u64,
+    zeros: Zeros,
     old_length: u64,
     state: State,
     in_flight: usize,
+}
+
+/// Whether the new part is written with zeros.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zeros {
+    Wanted,
+    /// Somebody waits for the space.
+    Spared,
+    /// The file system cannot allocate in another way.
+    Required,
 }
 
 enum State {
@@ -61,8 +73,9 @@ impl Request {
 }
 
 impl Extension {
-    pub(super) fn new(token: DiskToken, length: u64) -> Self {
-        Self { token, length, old_length: 0, state: State::Waiting, in_flight: 0 }
+    pub(super) fn new(token: DiskToken, length: u64, written: bool) -> Self {
+        let zeros = if written { Zeros::Wanted } else { Zeros::Spared };
+        Self { token, length, zeros, old_length: 0, state: State::Waiting, in_flight: 0 }
     }
 
     pub(super) fn token(&self) -> DiskToken {
@@ -71,6 +84,13 @@ impl Extension {
 
     pub(super) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// From now on it writes no more zeros than it must.
+    pub(super) fn hurry(&mut self) {
+        if self.zeros == Zeros::Wanted {
+            self.zeros = Zeros::Spared;
+        }
     }
 
     /// Goes on after one of its requests has `ended`; the first call, without one, starts it.
@@ -90,6 +110,7 @@ impl Extension {
         }
         match &mut self.state {
             State::Waiting => unreachable!("no request ends before the first is started"),
+            State::Allocating if self.zeros == Zeros::Spared => self.sync(),
             State::Allocating => {
                 let mut zeros = BlockArena::new().allocate(ZEROS_BYTES / BLOCK_SIZE);
                 zeros.resize(ZEROS_BYTES, 0);
@@ -104,12 +125,12 @@ impl Extension {
     }
 
     /// The first error ends the extension. A file system that cannot allocate ahead (and a block
-    /// device, which need not) is no error: writing allocates.
+    /// device, which need not) is no error: writing zeros allocates.
     fn note(&mut self, result: io::Result<()>) {
         let Err(error) = result else { return };
-        let optional =
-            matches!(self.state, State::Allocating) && error.raw_os_error() == Some(libc::EOPNOTSUPP);
-        if !optional && !matches!(self.state, State::Failing(_)) {
+        if matches!(self.state, State::Allocating) && error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+            self.zeros = Zeros::Required;
+        } else if !matches!(self.state, State::Failing(_)) {
             self.state = State::Failing(self.describe(&error));
         }
     }
@@ -118,18 +139,23 @@ impl Extension {
         let State::Zeroing { next, zeros } = &mut self.state else {
             unreachable!("zeros are written in their own state only")
         };
+        let end = if self.zeros == Zeros::Spared { *next } else { self.length };
         let mut requests = Vec::new();
-        while *next < self.length && self.in_flight + requests.len() < ZEROS_DEPTH {
-            let length = (self.length - *next).min(zeros.len() as u64);
-            let end = usize::try_from(length).expect("at most the buffer");
-            requests.push(Request::Write { offset: *next, zeros: zeros.slice(..end) });
+        while *next < end && self.in_flight + requests.len() < ZEROS_DEPTH {
+            let length = (end - *next).min(zeros.len() as u64);
+            let piece = zeros.slice(..usize::try_from(length).expect("at most the buffer"));
+            requests.push(Request::Write { offset: *next, zeros: piece });
             *next += length;
         }
         if requests.is_empty() && self.in_flight == 0 {
-            self.state = State::Syncing;
-            requests.push(Request::Sync);
+            return self.sync();
         }
         self.run(requests)
+    }
+
+    fn sync(&mut self) -> Step {
+        self.state = State::Syncing;
+        self.run(vec![Request::Sync])
     }
 
     fn run(&mut self, requests: Vec<Request>) -> Step {
@@ -163,7 +189,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn started(length: u64) -> Extension {
-        let mut extension = Extension::new(DiskToken(1), length);
+        let mut extension = Extension::new(DiskToken(1), length, true);
         let Step::Run(first) = extension.advance(4096, None) else { panic!("nothing started") };
         assert!(matches!(first[..], [Request::Allocate { offset: 4096, length: l }] if l == length - 4096));
         extension
@@ -208,20 +234,49 @@ mod tests {
     #[test]
     fn a_failure_waits_for_what_is_in_flight() {
         let mut extension = started(8 * MIB);
-        assert_eq!(run(&mut extension, Ok(())).len(), 4);
+        assert_eq!(run(&mut extension, Ok(())).len(), ZEROS_DEPTH);
         assert_eq!(run(&mut extension, Ok(())).len(), 1);
         assert!(run(&mut extension, full()).is_empty());
-        assert!(run(&mut extension, Ok(())).is_empty());
         // A later error does not replace the first one.
-        assert!(run(&mut extension, Err(io::Error::from_raw_os_error(libc::EIO))).is_empty());
-        let Step::Failed(error) = extension.advance(4096, Some(Ok(()))) else { panic!("not over") };
+        let later = Err(io::Error::from_raw_os_error(libc::EIO));
+        let Step::Failed(error) = extension.advance(4096, Some(later)) else { panic!("not over") };
         assert_eq!(error, DiskError::NoSpace { length: 8 * MIB });
+    }
+
+    #[test]
+    fn one_that_is_hurried_writes_no_more_zeros_unless_it_must() {
+        let mut extension = started(8 * MIB);
+        assert_eq!(run(&mut extension, Ok(())).len(), ZEROS_DEPTH);
+        extension.hurry();
+        assert!(run(&mut extension, Ok(())).is_empty());
+        assert!(matches!(run(&mut extension, Ok(()))[..], [Request::Sync]));
+
+        let mut extension = started(8 * MIB);
+        let unsupported = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        assert_eq!(run(&mut extension, Err(unsupported)).len(), ZEROS_DEPTH);
+        extension.hurry();
+        assert!(matches!(run(&mut extension, Ok(()))[..], [Request::Write { .. }]));
+    }
+
+    #[test]
+    fn what_is_only_allocated_needs_no_zeros_unless_it_cannot_be_allocated() {
+        let begin = |allocated| {
+            let mut extension = Extension::new(DiskToken(1), 4096 + MIB, false);
+            assert!(matches!(extension.advance(4096, None), Step::Run(_)));
+            run(&mut extension, allocated)
+        };
+        assert!(matches!(begin(Ok(()))[..], [Request::Sync]));
+        let unsupported = Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        assert!(begin(unsupported).iter().all(|request| matches!(request, Request::Write { .. })));
     }
 
     #[test]
     fn allocation_may_be_unsupported_but_not_refused() {
         let mut extension = started(MIB);
-        assert_eq!(run(&mut extension, Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))).len(), 1);
+        assert_eq!(
+            run(&mut extension, Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))).len(),
+            ZEROS_DEPTH
+        );
         let mut extension = started(MIB);
         assert!(matches!(extension.advance(4096, Some(full())), Step::Failed(DiskError::NoSpace { .. })));
         let mut extension = started(MIB);

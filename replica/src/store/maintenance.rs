@@ -20,12 +20,15 @@ use super::request::{Action, RequestError};
 use super::token::{Kind, token};
 
 /// The pool file grows by at least this many zones (64 MiB) ...
-const EXTEND_ZONES_MIN: u64 = 16;
+const GROWTH_ZONES_MIN: u64 = 16;
 /// ... and at most this many (256 MiB) at a time.
-const EXTEND_ZONES_MAX: u64 = 64;
+const GROWTH_ZONES_MAX: u64 = 64;
 /// Blocks kept free ahead of the writers (256 MiB), and a quarter of what is in use besides: the
 /// more free space there is, the longer the runs that batches find.
 const FREE_BLOCKS_MIN: u64 = (256 << 20) / BLOCK_SIZE_U64;
+/// With fewer free blocks than this (32 MiB), what is free is given out faster than zeros can be written
+/// ahead: large writes, which lose little where none were written.
+const FREE_BLOCKS_SCARCE: u64 = (32 << 20) / BLOCK_SIZE_U64;
 /// Quiet turns after which changes are checkpointed though nothing presses.
 const QUIET_TURNS: u32 = 20;
 
@@ -39,15 +42,25 @@ pub(super) enum Phase {
     Merging,
 }
 
+/// Growth of the pool file that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    zones: u64,
+    /// Zeros are being written into the new part.
+    written: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
     pub(super) phase: Phase,
     /// Somebody asked for a checkpoint.
     pub(super) requested: bool,
     spare: Option<Memtable>,
-    extending: Option<u64>,
+    growing: Option<Growth>,
+    /// Nobody will write any more: growth ends soon, and no new one starts.
+    closing: bool,
     /// The last growth was refused for want of space; tried again after a quiet turn.
-    extend_refused: bool,
+    growth_refused: bool,
     quiet_turns: u32,
 }
 
@@ -55,7 +68,7 @@ impl Store {
     /// Nothing has been asked of the store for a while: writes what is only lazily written. The
     /// shell calls it every 50 ms or so of quiet.
     pub fn idle(&mut self) {
-        self.maintenance.extend_refused = false;
+        self.maintenance.growth_refused = false;
         if self.failed.is_some() {
             return;
         }
@@ -71,7 +84,14 @@ impl Store {
         }
     }
 
-    /// Checkpoints as soon as possible: before a stop, or to give space back.
+    /// Nobody will write any more: checkpoints, and brings growth that is under way to its end. Once the
+    /// store is quiescent, the device has nothing left to do for it.
+    pub fn close(&mut self) {
+        self.maintenance.closing = true;
+        self.request_checkpoint();
+    }
+
+    /// Checkpoints as soon as possible, to give space back.
     pub fn request_checkpoint(&mut self) {
         self.maintenance.requested = true;
     }
@@ -176,39 +196,53 @@ impl Store {
 
     /// Whether the store has work of its own that the next turn goes on with.
     pub(super) fn maintenance_is_idle(&self) -> bool {
-        matches!(self.maintenance.phase, Phase::Idle) && !self.maintenance.requested
+        let Maintenance { phase, requested, growing, .. } = &self.maintenance;
+        matches!(phase, Phase::Idle) && !requested && growing.is_none()
     }
 
     /// Grows the pool file before it is full, so that writers find space that is already written.
     fn grow_ahead(&mut self) {
+        let free = self.allocator.free();
         let wanted = FREE_BLOCKS_MIN + self.allocator.taken() / 4;
-        if self.allocator.free() + self.allocator.quarantined() < wanted {
-            self.extend();
+        let closing = self.maintenance.closing;
+        match self.maintenance.growing {
+            Some(Growth { zones, written: true }) if closing || free < FREE_BLOCKS_SCARCE => {
+                self.grow_to(Growth { zones, written: false });
+            }
+            None if !closing && free + self.allocator.quarantined() < wanted => {
+                self.grow();
+            }
+            _ => {}
         }
     }
 
-    fn extend(&mut self) -> bool {
-        let geometry = self.superblock.geometry;
+    fn grow(&mut self) -> bool {
         let zones = self.allocator.zones();
-        if self.maintenance.extending.is_some()
-            || self.maintenance.extend_refused
-            || zones >= geometry.zones()
-        {
+        let zones_max = self.superblock.geometry.zones();
+        if self.maintenance.growing.is_some() || self.maintenance.growth_refused || zones >= zones_max {
             return false;
         }
-        let step = (zones / 8).clamp(EXTEND_ZONES_MIN, EXTEND_ZONES_MAX);
-        let target = (zones + step).min(geometry.zones());
-        self.maintenance.extending = Some(target);
-        let length = (geometry.data_start + target * ZONE_BLOCKS) * BLOCK_SIZE_U64;
-        self.submit_disk(token(Kind::Extend, target, 0), DiskOp::Extend { length });
+        let step = (zones / 8).clamp(GROWTH_ZONES_MIN, GROWTH_ZONES_MAX);
+        let written = self.allocator.free() >= FREE_BLOCKS_SCARCE;
+        self.grow_to(Growth { zones: (zones + step).min(zones_max), written });
         true
     }
 
-    pub(super) fn extend_completed(&mut self, result: Result<(), DiskError>) {
-        let Some(target) = self.maintenance.extending.take() else { return };
+    fn grow_to(&mut self, growth: Growth) {
+        let Growth { zones, written } = growth;
+        self.maintenance.growing = Some(growth);
+        let length = (self.superblock.geometry.data_start + zones * ZONE_BLOCKS) * BLOCK_SIZE_U64;
+        self.submit_disk(token(Kind::Extend, zones, 0), DiskOp::Extend { length, written });
+    }
+
+    pub(super) fn extend_completed(&mut self, zones: u64, result: Result<(), DiskError>) {
+        // Growth that was hurried is answered twice; the second time nothing is left to do.
+        if self.maintenance.growing.take_if(|growth| growth.zones == zones).is_none() {
+            return;
+        }
         match result {
-            Ok(()) => self.allocator.extend(target),
-            Err(DiskError::NoSpace { .. }) => self.maintenance.extend_refused = true,
+            Ok(()) => self.allocator.extend(zones),
+            Err(DiskError::NoSpace { .. }) => self.maintenance.growth_refused = true,
             Err(error) => self.fail(&error.to_string()),
         }
     }
@@ -222,10 +256,10 @@ impl Store {
             return;
         }
         // Each of these ends in a completion, after which the write is looked at again.
-        if self.maintenance.extending.is_some()
+        if self.maintenance.growing.is_some()
             || !self.batches.is_empty()
             || !matches!(self.maintenance.phase, Phase::Idle)
-            || self.extend()
+            || self.grow()
         {
             return;
         }
@@ -250,7 +284,7 @@ impl Store {
         if let Some(volume) = self.volumes.get_mut(slot) {
             volume.outstanding = volume.outstanding.saturating_sub(1);
         }
-        self.maintenance.extend_refused = false;
+        self.maintenance.growth_refused = false;
         let total = self.allocator.zones() * ZONE_BLOCKS;
         let used = self.allocator.taken();
         self.complete(id, Err(RequestError::NoSpace { used, total }));

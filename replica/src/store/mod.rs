@@ -138,7 +138,7 @@ impl Store {
         let (kind, number, part) = token::parse(completion.token);
         match kind {
             Some(token::Kind::Read) => self.read_completed(number, part, completion.result),
-            Some(token::Kind::Extend) => self.extend_completed(completion.result.map(drop)),
+            Some(token::Kind::Extend) => self.extend_completed(number, completion.result.map(drop)),
             _ if self.failed.is_some() => {}
             Some(token::Kind::Batch) => match completion.result {
                 Ok(_) => self.batch_completed(number),

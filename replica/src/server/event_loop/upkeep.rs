@@ -137,7 +137,7 @@ impl EventLoop {
         if matches!(self.stage, Stage::Draining { .. }) && self.sessions.is_drained() && self.peers_count == 0
         {
             self.stage = Stage::Checkpointing;
-            self.store.request_checkpoint();
+            self.store.close();
             self.drive_store();
         }
         self.stage == Stage::Checkpointing && self.store.is_quiescent()
