@@ -126,13 +126,14 @@ fn a_pool_of_another_version_is_refused_by_number_and_left_alone() {
 
 /// What the fuzzers have found worth keeping; below `fuzz/corpus`, a folder a target.
 fn corpus(wanted: impl Fn(&str) -> bool) -> Vec<Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-    let folders = fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let root = Path::new("../fuzz/corpus");
+    let folders = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
     let wanted =
         folders.filter(|folder| folder.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
     let files = wanted.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok));
     let mut files: Vec<PathBuf> = files.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     files.sort();
+    assert!(files.len() >= 20, "only {} cases below {}: is the corpus there?", files.len(), root.display());
     files.iter().map(|path| fs::read(path).expect("a corpus file can be read")).collect()
 }
 

@@ -7,7 +7,7 @@ mod table;
 use results::Results;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use table::Row;
 
@@ -16,16 +16,15 @@ const TABLE: &str = "docs/failure-model.md";
 /// Runs it.
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let wanted: Vec<String> = arguments.map(|id| id.to_uppercase()).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path = root.join(TABLE);
-    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(TABLE)
+        .map_err(|e| format!("{TABLE}: {e}; run this at the top of the repository"))?;
     let rows = table::rows(&text);
     if let Some(unknown) = wanted.iter().find(|id| rows.iter().all(|row| row.id != **id)) {
         return Err(format!("{TABLE} has no row {unknown}"));
     }
     let chosen: Vec<Row> =
         rows.into_iter().filter(|row| wanted.is_empty() || wanted.contains(&row.id)).collect();
-    let results = run_tests(&root, &chosen)?;
+    let results = run_tests(&chosen)?;
     let verdicts: BTreeMap<&str, Verdict> =
         chosen.iter().map(|row| (row.id.as_str(), Verdict::of(row, &results))).collect();
     println!("| id | fault | tests | result |\n|---|---|---|---|");
@@ -77,10 +76,10 @@ impl Verdict {
 }
 
 /// Runs the rows' tests, telling of each as it ends.
-fn run_tests(root: &Path, rows: &[Row]) -> Result<Results, String> {
+fn run_tests(rows: &[Row]) -> Result<Results, String> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["test", "--release", "--workspace", "--no-fail-fast"]);
+    command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
     // Doc tests bear no names.
     command.args(["--lib", "--bins", "--tests", "--", "--show-output"]);
     command.args(rows.iter().map(Row::test_prefix));
