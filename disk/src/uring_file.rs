@@ -242,9 +242,14 @@ fn lock(file: &File) -> io::Result<()> {
 }
 
 impl Drop for UringFile {
-    /// What is in flight goes on, and its completions go to nobody.
+    /// What is in flight goes on, and its completions go to nobody; the kernel keeps the lock until then.
+    /// Otherwise the next to open need not wait for its workers, which let go of files when they get to it.
     fn drop(&mut self) {
         self.reactor.close_source(self.source);
+        if !self.is_busy() && !self.pending.abandoned {
+            // SAFETY: takes no memory; the descriptor is open.
+            unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        }
     }
 }
 
@@ -316,5 +321,25 @@ impl Pending {
         self.abandoned = true;
         self.in_flight = 0;
         self.slots.iter_mut().filter_map(Option::take)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use trivet_reactor::Options;
+
+    #[test]
+    fn the_lock_is_given_back_although_the_kernel_still_holds_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool");
+        let reactor = Reactor::new(Options::default()).unwrap();
+        let file = UringFile::create(&reactor, &path).unwrap();
+        let held = file.file.as_fd().try_clone_to_owned().unwrap();
+        drop(file);
+        UringFile::open(&reactor, &path).unwrap();
+        drop(held);
     }
 }
