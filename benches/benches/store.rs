@@ -73,7 +73,7 @@ impl Pool {
 
     fn read_at_random(&mut self) {
         let range = BlockRange::new(self.random_block(), 1);
-        self.submit(Request::Read { volume: VOLUME, range });
+        self.submit(Request::Read { volume: VOLUME, at: None, range });
     }
 
     /// Serves until everything is answered.

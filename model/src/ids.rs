@@ -58,6 +58,10 @@ uuid_id!(
     VolumeId
 );
 uuid_id!(
+    /// Names a snapshot of a volume for ever.
+    SnapshotId
+);
+uuid_id!(
     /// Names a pool: one disk's space, owned by one replica server.
     PoolId
 );

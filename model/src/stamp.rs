@@ -58,6 +58,12 @@ impl Stamp {
         self.0 & SEQUENCE_MAX
     }
 
+    /// The lowest stamp above this one, whether or not a write could have it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The stamp of the `n`th block of a write that begins at `self`.
     ///
     /// # Panics

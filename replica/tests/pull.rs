@@ -177,9 +177,9 @@ impl World {
                 Output::Ask(id, message) => {
                     let request = match message {
                         Message::Changed { since, start } => {
-                            Request::Changed { volume: VOLUME, since, start }
+                            Request::Changed { volume: VOLUME, at: None, since, start }
                         }
-                        Message::Fetch { range } => Request::Fetch { volume: VOLUME, range },
+                        Message::Fetch { range } => Request::Fetch { volume: VOLUME, at: None, range },
                         other => panic!("{other:?}"),
                     };
                     let request = self.source.submit(request);
@@ -326,7 +326,7 @@ fn entries(versions: Vec<TailExtent>) -> Vec<TailEntry> {
 
 /// Stamp and kind of every block that has a version; its contents are right.
 fn versions(pool: &mut Pool, range: BlockRange) -> BTreeMap<u64, (u64, bool)> {
-    let reply = pool.run(Request::Fetch { volume: VOLUME, range }).unwrap();
+    let reply = pool.run(Request::Fetch { volume: VOLUME, at: None, range }).unwrap();
     let Reply::Fetched(FetchedBlocks { versions, segments, .. }) = reply else { panic!("{reply:?}") };
     let data = segments.concat();
     let mut data = data.chunks_exact(4096);

@@ -140,7 +140,8 @@ fn settle_answers(
 
 fn check_allocation(pool: &mut Pool, oracle: &Oracle) {
     let range = BlockRange::new(0, u32::try_from(BLOCKS).unwrap());
-    let Ok(Reply::Allocation(extents)) = pool.run(Request::Allocation { volume: VOLUME, range }) else {
+    let Ok(Reply::Allocation(extents)) = pool.run(Request::Allocation { volume: VOLUME, at: None, range })
+    else {
         panic!("allocation is answered")
     };
     assert!(extents.windows(2).all(|pair| pair[0].allocated != pair[1].allocated));

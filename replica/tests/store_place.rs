@@ -205,7 +205,7 @@ impl World {
                 self.questions.insert(id, Question::Read(range, expected));
             }
             1 if !self.is_busy(range, true) => {
-                let id = self.pool.submit(Request::Fetch { volume: VOLUME, range });
+                let id = self.pool.submit(Request::Fetch { volume: VOLUME, at: None, range });
                 let expected = range.blocks().map(|block| self.newest.get(&block).copied()).collect();
                 self.questions.insert(id, Question::Fetch(range, expected));
             }
@@ -213,7 +213,7 @@ impl World {
                 let since = self.random.below(self.next_stamp);
                 let start = self.random.below(BLOCKS);
                 let (volume, stamp) = (VOLUME, Stamp::from_u64(since));
-                let id = self.pool.submit(Request::Changed { volume, since: stamp, start });
+                let id = self.pool.submit(Request::Changed { volume, at: None, since: stamp, start });
                 let known = self.acknowledged.clone();
                 self.questions.insert(id, Question::Changed { since, start, known });
             }
@@ -330,7 +330,7 @@ impl World {
         assert_eq!(self.pool.store.statistics().blocks_used, used, "blocks leaked");
         for start in (0..BLOCKS).step_by(250) {
             let range = BlockRange::new(start, 250);
-            let reply = self.pool.run(Request::Fetch { volume: VOLUME, range }).unwrap();
+            let reply = self.pool.run(Request::Fetch { volume: VOLUME, at: None, range }).unwrap();
             let expected: Vec<_> = range.blocks().map(|block| self.newest.get(&block).copied()).collect();
             check_fetched(reply, range, &expected);
         }
@@ -399,7 +399,7 @@ fn find(pool: &Pool, contents: &[u8]) -> u64 {
 }
 
 fn verify(pool: &mut Pool, range: BlockRange) -> VerifiedBlocks {
-    match pool.run(Request::Verify { volume: VOLUME, range }) {
+    match pool.run(Request::Verify { volume: VOLUME, at: None, range }) {
         Ok(Reply::Verified(found)) => found,
         other => panic!("{other:?}"),
     }
@@ -423,8 +423,8 @@ fn a_repair_takes_the_place_of_a_block_that_cannot_be_read() {
         let offset = find(&pool, &contents(2, 3));
         pool.disk.flip_bit(offset + 77, 1);
         for request in [
-            Request::Read { volume: VOLUME, range: BlockRange::new(0, 4) },
-            Request::Fetch { volume: VOLUME, range: BlockRange::new(0, 4) },
+            Request::Read { volume: VOLUME, at: None, range: BlockRange::new(0, 4) },
+            Request::Fetch { volume: VOLUME, at: None, range: BlockRange::new(0, 4) },
         ] {
             let damaged = pool.run(request);
             assert!(matches!(damaged, Err(RequestError::Checksum { block: 2, .. })), "{damaged:?}");
@@ -507,7 +507,8 @@ fn a_discard_that_left_no_trace_stands_against_an_older_place() {
     let mut pool = Pool::open(image, meta, 1, 1).unwrap();
     assert_eq!(pool.read_now(10, 1).unwrap(), [contents(10, 0)], "not after a restart either");
     // What another member may hold an older version of has a trace from now on.
-    let changed = pool.run(Request::Changed { volume: VOLUME, since: Stamp::ZERO, start: 0 }).unwrap();
+    let changed =
+        pool.run(Request::Changed { volume: VOLUME, at: None, since: Stamp::ZERO, start: 0 }).unwrap();
     let Reply::Changed(page) = changed else { panic!("{changed:?}") };
     assert_eq!(page.versions, [run(10, 2, 110, true), run(600, 1, 7, false)]);
 }
@@ -523,8 +524,9 @@ fn a_discard_of_what_was_written_since_the_last_checkpoint_leaves_a_trace() {
         pool.settle();
         pool.store.request_checkpoint();
         pool.settle();
-        let changed =
-            pool.run(Request::Changed { volume: VOLUME, since: Stamp::from_u64(1), start: 0 }).unwrap();
+        let changed = pool
+            .run(Request::Changed { volume: VOLUME, at: None, since: Stamp::from_u64(1), start: 0 })
+            .unwrap();
         let Reply::Changed(page) = changed else { panic!("{changed:?}") };
         assert_eq!(page.versions, [run(1, 1, 101, true)]);
     }
@@ -565,7 +567,8 @@ fn regions_that_have_not_changed_are_passed_over() {
         let (mut pages, mut found) = (0, Vec::new());
         while let Some(from) = start {
             let since = Stamp::from_u64(1);
-            let changed = pool.run(Request::Changed { volume: VOLUME, since, start: from }).unwrap();
+            let changed =
+                pool.run(Request::Changed { volume: VOLUME, at: None, since, start: from }).unwrap();
             let Reply::Changed(page) = changed else { panic!("{changed:?}") };
             found.extend(page.versions);
             start = page.next;

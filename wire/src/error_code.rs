@@ -39,6 +39,10 @@ pub enum ErrorCode {
     /// The source of a repair cannot be reached, or does not have what it should; it is not this
     /// replica that failed.
     Source = 17,
+    /// The volume has no such snapshot.
+    NoSuchSnapshot = 18,
+    /// The snapshot cannot be taken.
+    BadSnapshot = 19,
 }
 
 impl ErrorCode {
@@ -69,6 +73,8 @@ impl ErrorCode {
             15 => Self::Stopping,
             16 => Self::TailTooLong,
             17 => Self::Source,
+            18 => Self::NoSuchSnapshot,
+            19 => Self::BadSnapshot,
             _ => return None,
         })
     }

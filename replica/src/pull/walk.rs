@@ -214,7 +214,7 @@ impl Pull {
             }
             Phase::Compare { page, from } => {
                 let id = self.take_id();
-                out.push(Output::Submit(id, Request::Changed { volume, since, start: from }));
+                out.push(Output::Submit(id, Request::Changed { volume, at: None, since, start: from }));
                 Phase::Comparing { page, from }
             }
             other => other,

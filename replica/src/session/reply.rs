@@ -50,6 +50,8 @@ pub(super) fn failure(error: &RequestError) -> Message {
         RequestError::NoSpace { .. } => ErrorCode::NoSpace,
         RequestError::BadSize { .. } => ErrorCode::BadSize,
         RequestError::TailTooLong { .. } => ErrorCode::TailTooLong,
+        RequestError::NoSuchSnapshot(_) => ErrorCode::NoSuchSnapshot,
+        RequestError::BadSnapshot { .. } => ErrorCode::BadSnapshot,
         RequestError::Source(_) => ErrorCode::Source,
         RequestError::PoolFailed(_) => ErrorCode::PoolFailed,
     };

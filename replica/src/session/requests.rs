@@ -281,26 +281,26 @@ impl Sessions {
     ) -> Result<(), CloseReason> {
         let asked = match message {
             Message::Read { range } => Asked {
-                request: Request::Read { volume, range },
+                request: Request::Read { volume, at: None, range },
                 answer: Answer::Blocks,
                 bytes: payload_bytes(range),
             },
             Message::Allocation { range } => {
-                Asked::new(Request::Allocation { volume, range }, Answer::Extents)
+                Asked::new(Request::Allocation { volume, at: None, range }, Answer::Extents)
             }
             Message::Tail { since, skip } => {
                 Asked::new(Request::Tail { volume, since }, Answer::Tail { skip })
             }
             Message::Changed { since, start } => {
-                Asked::new(Request::Changed { volume, since, start }, Answer::Changed)
+                Asked::new(Request::Changed { volume, at: None, since, start }, Answer::Changed)
             }
             Message::Fetch { range } => Asked {
-                request: Request::Fetch { volume, range },
+                request: Request::Fetch { volume, at: None, range },
                 answer: Answer::Fetched,
                 bytes: payload_bytes(range),
             },
             Message::Verify { range } => Asked {
-                request: Request::Verify { volume, range },
+                request: Request::Verify { volume, at: None, range },
                 answer: Answer::Verified,
                 bytes: payload_bytes(range),
             },

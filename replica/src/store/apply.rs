@@ -58,7 +58,8 @@ impl Store {
                 for ((at, physical), crc) in physical.enumerate().zip(crcs) {
                     let key = BlockKey { slot, block: start + at as u64 };
                     let entry = Entry { stamp: stamp.plus(at as u64), physical, crc };
-                    let gone = match self.active.insert(key, Version::new(entry, origin)) {
+                    let version = Version::new(entry, origin);
+                    let gone = match self.active.insert(key, version, &volume.snapshots) {
                         Insertion::Newest { superseded } => superseded,
                         Insertion::Outdated => Some(physical),
                     };
@@ -71,8 +72,9 @@ impl Store {
                 let (allocator, barrier) = (&mut self.allocator, self.reads.next());
                 let quarantine = |gone| allocator.quarantine(gone, sequence, barrier);
                 apply_record(&mut self.volumes, &mut self.active, &record, quarantine);
-                // A deleted volume's space comes back with the next checkpoint.
-                self.maintenance.requested |= matches!(record, Record::Delete { .. });
+                // The space of what is deleted comes back with the next checkpoint.
+                self.maintenance.requested |=
+                    matches!(record, Record::Delete { .. } | Record::DeleteSnapshot { .. });
             }
         }
     }
@@ -92,7 +94,7 @@ pub(super) fn apply_record(
             if let Some(volume) = volumes.get_mut(*slot).filter(|volume| !volume.deleted) {
                 let extent = TailExtent { range: *range, stamp: *stamp, discard: true };
                 let origin = volume.note(extent, Origin::Live);
-                active.discard(*slot, *range, *stamp, origin, superseded);
+                active.discard(*slot, *range, *stamp, origin, &volume.snapshots, superseded);
             }
         }
         Record::PlaceTombstones { slot, range, stamp } => {
@@ -100,7 +102,8 @@ pub(super) fn apply_record(
                 volume.note(TailExtent { range: *range, stamp: *stamp, discard: true }, Origin::Placed);
                 for (at, block) in range.blocks().enumerate() {
                     let tombstone = Version::placed_tombstone(stamp.plus(at as u64));
-                    let outcome = active.insert(BlockKey { slot: *slot, block }, tombstone);
+                    let key = BlockKey { slot: *slot, block };
+                    let outcome = active.insert(key, tombstone, &volume.snapshots);
                     if let Insertion::Newest { superseded: Some(old) } = outcome {
                         superseded(old);
                     }
@@ -132,6 +135,16 @@ pub(super) fn apply_record(
             if let Some(volume) = volumes.get_mut(*slot) {
                 volume.note_progress(*progress);
                 volume.progress_recorded = volume.progress;
+            }
+        }
+        Record::Snapshot { slot, snapshot } => {
+            if let Some(volume) = volumes.get_mut(*slot) {
+                volume.add_snapshot(*snapshot);
+            }
+        }
+        Record::DeleteSnapshot { slot, id } => {
+            if let Some(volume) = volumes.get_mut(*slot) {
+                volume.remove_snapshot(*id);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! second chance (CLOCK; Corbató, 1968).
 
 use hashbrown::HashMap;
+use trivet_model::Stamp;
 
 use super::entry::{BlockKey, Entry};
 use super::record::Slot;
@@ -18,11 +19,17 @@ const WORDS: usize = 4;
 pub(crate) struct LeafKey {
     pub(crate) slot: Slot,
     pub(crate) index: u64,
+    /// As this cut shows them; [`Stamp::MAX`] for the volume as it is now.
+    pub(crate) cut: Stamp,
 }
 
 impl LeafKey {
     pub(crate) fn of(key: BlockKey) -> Self {
-        Self { slot: key.slot, index: key.block / LEAF_BLOCKS }
+        Self::at(key, Stamp::MAX)
+    }
+
+    pub(crate) fn at(key: BlockKey, cut: Stamp) -> Self {
+        Self { slot: key.slot, index: key.block / LEAF_BLOCKS, cut }
     }
 }
 
@@ -173,7 +180,6 @@ impl MapCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trivet_model::Stamp;
 
     fn entry(n: u64) -> Entry {
         Entry { stamp: Stamp::from_u64(n), physical: n + 1, crc: trivet_model::BlockCrc(0) }
@@ -200,13 +206,13 @@ mod tests {
     #[test]
     fn memory_stays_within_the_budget_and_hot_leaves_stay() {
         let mut cache = MapCache::new(64 * 1024);
-        let hot = LeafKey { slot: Slot(0), index: 0 };
+        let hot = LeafKey { slot: Slot(0), index: 0, cut: Stamp::MAX };
         let mut leaf = Leaf::default();
         leaf.push(0, entry(0));
         cache.insert(hot, leaf.clone());
         for index in 1..5000 {
             assert!(cache.get(hot).is_some());
-            cache.insert(LeafKey { slot: Slot(0), index }, leaf.clone());
+            cache.insert(LeafKey { slot: Slot(0), index, cut: Stamp::MAX }, leaf.clone());
             assert!(cache.used_bytes <= 64 * 1024);
         }
         assert!(cache.nodes.len() > 100);

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use trivet_model::{Stamp, VolumeId};
+use trivet_model::{SnapshotId, Stamp, VolumeId};
 
 use super::Store;
 use super::checkpoint::CheckpointError;
@@ -34,6 +34,8 @@ pub struct ChangedScan {
     id: RequestId,
     slot: Slot,
     since: Stamp,
+    at: Option<SnapshotId>,
+    cut: Stamp,
     start: u64,
     until: u64,
     /// Whether the volume goes on behind `until`.
@@ -46,6 +48,8 @@ pub struct ChangedScan {
 #[derive(Debug)]
 pub struct ChangedScanned {
     id: RequestId,
+    slot: Slot,
+    at: Option<SnapshotId>,
     result: Result<ChangedPage, CheckpointError>,
 }
 
@@ -54,7 +58,8 @@ impl ChangedScan {
     #[must_use]
     pub fn run(mut self, meta: &dyn MetaStore) -> ChangedScanned {
         let newer = std::mem::take(&mut self.newer);
-        ChangedScanned { id: self.id, result: self.scan(meta, newer) }
+        let result = self.scan(meta, newer);
+        ChangedScanned { id: self.id, slot: self.slot, at: self.at, result }
     }
 
     fn scan(
@@ -70,7 +75,7 @@ impl ChangedScan {
             }
         };
         let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
-        scan_groups(meta, self.slot, first, end, &mut |group, stored| {
+        scan_groups(meta, self.slot, first, end, self.cut, &mut |group, stored| {
             for (at, entry) in stored.0.into_iter().enumerate() {
                 let block = group * GROUP_BLOCKS + at as u64;
                 let Some(entry) = entry.filter(|_| (self.start..self.until).contains(&block)) else {
@@ -101,10 +106,12 @@ impl Store {
         &mut self,
         id: RequestId,
         volume: VolumeId,
+        at: Option<SnapshotId>,
         since: Stamp,
         start: u64,
     ) -> Result<(), RequestError> {
         let slot = self.find(volume)?;
+        let cut = self.cut(slot, at)?;
         let Some(known) = self.volumes.get(slot) else { return Err(RequestError::NoSuchVolume(volume)) };
         let blocks = known.blocks;
         let Some(start) = known.regions.next_changed(start, since).filter(|start| *start < blocks) else {
@@ -114,14 +121,14 @@ impl Store {
         let until = blocks.min((start / WINDOW_BLOCKS + 1) * WINDOW_BLOCKS);
         let mut newer: BTreeMap<u64, Entry> = BTreeMap::new();
         for table in self.frozen.as_deref().into_iter().chain([&self.active]) {
-            for (block, entry) in table.within(slot, start, until) {
+            for (block, entry) in table.within(slot, start, until, cut) {
                 let place = newer.entry(block).or_insert(entry);
                 if entry.stamp > place.stamp {
                     *place = entry;
                 }
             }
         }
-        let scan = ChangedScan { id, slot, since, start, until, goes_on: until < blocks, newer };
+        let scan = ChangedScan { id, slot, at, since, cut, start, until, goes_on: until < blocks, newer };
         self.scans += 1;
         self.actions.push(Action::ScanChanged(Box::new(scan)));
         Ok(())
@@ -130,7 +137,9 @@ impl Store {
     /// The background thread has looked through what [`Action::ScanChanged`] asked for.
     pub fn changed_scanned(&mut self, scanned: ChangedScanned) {
         self.scans -= 1;
-        let result = scanned.result.map(Reply::Changed);
-        self.complete(scanned.id, result.map_err(|error| RequestError::Medium(error.to_string())));
+        let found = scanned.result.map_err(|error| RequestError::Medium(error.to_string()));
+        // A snapshot that was deleted meanwhile may have been thinned out under the scan.
+        let result = self.cut(scanned.slot, scanned.at).and(found);
+        self.complete(scanned.id, result.map(Reply::Changed));
     }
 }

@@ -5,21 +5,27 @@
 //! - Its commit is atomic: map, free-space bitmaps, volumes and header change together.
 //! - A pool block's bit in the bitmaps is set exactly when an entry of the map names it; the job
 //!   asserts both transitions.
+//! - A state of a group names, of every block, what the cuts of its interval up to the next show. A
+//!   version belongs to the interval that its stamp lies in; states above only repeat it.
 //! - Live changes replace what the map holds; placed ones only what is older (`version.rs`).
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Buf;
+use trivet_model::Stamp;
 
 use super::allocator::{ZoneBits, count_set};
-use super::entry::{BlockKey, Entry, GROUP_BLOCKS, Group, key};
+use super::entry::{BlockKey, Entry, GROUP_BLOCKS, key};
+use super::group_merge::{GroupMerge, Stored};
 use super::header::Header;
 use super::layout::Geometry;
-use super::map_scan::{decode_group, scan_groups};
+use super::map_scan::{decode_group, scan_layers};
 use super::memtable::Memtable;
 use super::record::Slot;
+use super::snapshots::NO_SNAPSHOTS;
+use super::thinning::{self, Thinning};
 use super::version::Version;
 use super::volume::Volume;
 use crate::meta::{MetaCommit, MetaError, MetaStore};
@@ -36,7 +42,7 @@ pub struct CheckpointJob {
 /// A finished checkpoint: give it to `Store::checkpoint_finished`.
 #[derive(Debug)]
 pub struct CheckpointOutcome {
-    pub(super) result: Result<CheckpointDone, CheckpointError>,
+    pub(super) result: Result<Box<CheckpointDone>, CheckpointError>,
 }
 
 #[derive(Debug)]
@@ -50,8 +56,12 @@ pub(super) struct CheckpointDone {
     pub(super) used: Vec<(Slot, u64)>,
     /// Deleted volumes of which nothing is left.
     pub(super) removed: Vec<Slot>,
-    /// What the map got, in the order of blocks; discarded ranges apart.
+    /// What the map got, in the order of blocks; discarded ranges and what only snapshots show apart.
     pub(super) merged: Vec<(BlockKey, Entry)>,
+    /// The lowest stamp that came into the map, by volume: cuts at or above it may show other blocks.
+    pub(super) lowest: BTreeMap<Slot, Stamp>,
+    /// How far the first thinning of each volume is; `None` where it is over.
+    pub(super) thinned: Vec<(Slot, Option<Thinning>)>,
 }
 
 /// Why a checkpoint failed; the pool stops.
@@ -65,8 +75,8 @@ pub enum CheckpointError {
     Corrupt(String),
 }
 
-/// Groups held in memory at once while a long span is walked.
-const PORTION_GROUPS: usize = 4096;
+/// States of groups held in memory at once while a long span is walked, but for the last group's.
+const PORTION_STATES: usize = 4096;
 
 /// Blocks in use by each volume now, and deleted volumes of which nothing is left.
 type VolumeOutcome = (Vec<(Slot, u64)>, Vec<Slot>);
@@ -85,14 +95,32 @@ struct Merge<'a> {
     lost: BTreeMap<u32, ZoneBits>,
     used: BTreeMap<Slot, i64>,
     merged: Vec<(BlockKey, Entry)>,
+    lowest: BTreeMap<Slot, Stamp>,
+    thinned: Vec<(Slot, Option<Thinning>)>,
+    /// Groups that got a state in a layer above the lowest, and those that lost one.
+    layered: BTreeMap<(Slot, Stamp, u64), bool>,
     done: Option<(Slot, u64)>,
 }
+
+/// A group to merge: where its versions stand among all, and the layer to begin at if it is thinned.
+#[derive(Default)]
+struct Due {
+    points: Range<usize>,
+    floor: Option<Stamp>,
+}
+
+type DueGroups = BTreeMap<(Slot, u64), Due>;
 
 impl CheckpointJob {
     /// Merges and commits. Blocks for as long as the map's store takes.
     #[must_use]
     pub fn run(self, meta: &dyn MetaStore) -> CheckpointOutcome {
-        CheckpointOutcome { result: self.merge(meta) }
+        CheckpointOutcome { result: self.merge(meta).map(Box::new) }
+    }
+
+    fn volume(&self, slot: Slot) -> Option<&Volume> {
+        let at = self.volumes.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+        Some(&self.volumes[at].1)
     }
 
     fn merge(&self, meta: &dyn MetaStore) -> Result<CheckpointDone, CheckpointError> {
@@ -104,25 +132,31 @@ impl CheckpointJob {
             lost: BTreeMap::new(),
             used: BTreeMap::new(),
             merged: Vec::new(),
+            lowest: BTreeMap::new(),
+            thinned: Vec::new(),
+            layered: BTreeMap::new(),
             done: None,
         };
         let mut points: Vec<_> = self.frozen.points().collect();
-        points.sort_unstable_by_key(|(key, _)| *key);
+        points.sort_unstable_by_key(|(key, version)| (*key, version.stamp));
         merge.commit.put(key::HEADER, &self.header.encode())?;
         merge.groups(&points)?;
+        merge.layers()?;
         merge.regions()?;
         let (used, removed) = merge.volumes()?;
         let freed = merge.bitmaps()?;
-        let Merge { commit, lost, merged, .. } = merge;
+        let Merge { commit, lost, merged, lowest, thinned, .. } = merge;
         commit.finish()?;
-        Ok(CheckpointDone { header: self.header.clone(), freed, lost, used, removed, merged })
+        let header = self.header.clone();
+        Ok(CheckpointDone { header, freed, lost, used, removed, merged, lowest, thinned })
     }
 }
 
 impl Merge<'_> {
     /// Walks everything that changed, in the map's order. `points` are the memtable's, sorted.
     fn groups(&mut self, points: &[(BlockKey, Version)]) -> Result<(), CheckpointError> {
-        let mut points = points.chunk_by(|(a, _), (b, _)| group_of(*a) == group_of(*b)).peekable();
+        let due = self.due(points)?;
+        let mut due = due.into_iter().peekable();
         let mut spans: Vec<(Slot, u64, u64)> = self
             .job
             .frozen
@@ -133,102 +167,189 @@ impl Merge<'_> {
         spans.extend(deleted.map(|(slot, _)| (*slot, 0, u64::MAX)));
         spans.sort_unstable();
         for (slot, first, end) in spans {
-            while let Some(changed) = points.next_if(|changed| group_of(changed[0].0) < (slot, first)) {
-                self.changed(changed)?;
+            while let Some((at, of_group)) = due.next_if(|(at, _)| *at < (slot, first)) {
+                self.group(at, None, &points[of_group.points], of_group.floor)?;
             }
             let mut from = first;
             loop {
                 let portion = self.stored_groups(slot, from, end)?;
-                let Some((last, _)) = portion.last() else { break };
+                let Some((last, _)) = portion.last_key_value() else { break };
                 from = last + 1;
                 for (group, stored) in portion {
-                    while let Some(changed) = points.next_if(|changed| group_of(changed[0].0) < (slot, group))
-                    {
-                        self.changed(changed)?;
+                    while let Some((at, of_group)) = due.next_if(|(at, _)| *at < (slot, group)) {
+                        self.group(at, None, &points[of_group.points], of_group.floor)?;
                     }
-                    let changed = points.next_if(|changed| group_of(changed[0].0) == (slot, group));
-                    self.group(slot, group, stored, changed.unwrap_or_default())?;
+                    let of_group = due.next_if(|(at, _)| *at == (slot, group));
+                    let of_group = of_group.map(|(_, of_group)| of_group).unwrap_or_default();
+                    self.group((slot, group), Some(stored), &points[of_group.points], of_group.floor)?;
                 }
             }
         }
-        for changed in points {
-            self.changed(changed)?;
+        for (at, of_group) in due {
+            self.group(at, None, &points[of_group.points], of_group.floor)?;
         }
         Ok(())
     }
 
-    /// The changed blocks of one group.
-    fn changed(&mut self, changed: &[(BlockKey, Version)]) -> Result<(), CheckpointError> {
-        let (slot, group) = group_of(changed[0].0);
-        let stored = match self.meta.get(&key::group(slot, group))? {
-            Some(value) => decode_group(slot, group, &value)?,
-            None => Group::default(),
-        };
-        self.group(slot, group, stored, changed)
+    /// The groups that have changed blocks, and those whose turn it is to be thinned.
+    fn due(&mut self, points: &[(BlockKey, Version)]) -> Result<DueGroups, CheckpointError> {
+        let mut due = DueGroups::new();
+        let mut first = 0;
+        for of_group in points.chunk_by(|(a, _), (b, _)| group_of(*a) == group_of(*b)) {
+            let range = first..first + of_group.len();
+            first = range.end;
+            due.insert(group_of(of_group[0].0), Due { points: range, floor: None });
+        }
+        for (slot, volume) in self.job.volumes.iter().filter(|(_, volume)| !volume.deleted) {
+            let Some(begun) = volume.thinning.front() else { continue };
+            let (groups, rest) = thinning::portion(self.meta, *slot, *begun)?;
+            let floor = volume.snapshots.interval_of_layer(begun.from).after;
+            for group in groups {
+                due.entry((*slot, group)).or_default().floor = Some(floor);
+            }
+            self.thinned.push((*slot, rest));
+        }
+        Ok(due)
     }
 
-    /// The first groups that the map holds of a span: a bounded portion.
-    fn stored_groups(&self, slot: Slot, first: u64, end: u64) -> Result<Vec<(u64, Group)>, CheckpointError> {
-        let mut found = Vec::new();
-        scan_groups(self.meta, slot, first, end, &mut |group, stored| {
-            found.push((group, stored));
-            if found.len() < PORTION_GROUPS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// The first groups that the map holds of a span, with all their states: a bounded portion.
+    fn stored_groups(
+        &self,
+        slot: Slot,
+        first: u64,
+        end: u64,
+    ) -> Result<BTreeMap<u64, Vec<Stored>>, CheckpointError> {
+        let mut found: BTreeMap<u64, Vec<Stored>> = BTreeMap::new();
+        let mut states = 0;
+        scan_layers(self.meta, slot, first, end, &mut |group, layer, state| {
+            if states >= PORTION_STATES && !found.contains_key(&group) {
+                return ControlFlow::Break(());
+            }
+            states += 1;
+            found.entry(group).or_default().push(Stored { layer, state });
+            ControlFlow::Continue(())
         })?;
         Ok(found)
     }
 
+    /// The states of a group in the layers from `floor` up, and the next one below.
+    fn states(&self, slot: Slot, group: u64, floor: Stamp) -> Result<Vec<Stored>, CheckpointError> {
+        let mut found = Vec::new();
+        let volume = self.job.volume(slot);
+        if volume.is_none_or(|volume| volume.layer_highest == Stamp::ZERO) {
+            let layer = Stamp::ZERO;
+            if let Some(value) = self.meta.get(&key::group(slot, group, layer))? {
+                found.push(Stored { layer, state: decode_group(slot, group, &value)? });
+            }
+            return Ok(found);
+        }
+        scan_layers(self.meta, slot, group, group + 1, &mut |_, layer, state| {
+            found.push(Stored { layer, state });
+            if layer < floor { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// Merges one group. `stored` are all its states, if they are known.
     fn group(
         &mut self,
-        slot: Slot,
-        group: u64,
-        stored: Group,
+        (slot, group): (Slot, u64),
+        stored: Option<Vec<Stored>>,
         changed: &[(BlockKey, Version)],
+        thinned_from: Option<Stamp>,
     ) -> Result<(), CheckpointError> {
         // Neighbouring spans share the group that lies on their border.
         if self.done.is_some_and(|done| done >= (slot, group)) {
             return Ok(());
         }
         self.done = Some((slot, group));
-        let deleted = self.job.volumes.iter().any(|(at, volume)| *at == slot && volume.deleted);
-        let mut changed = changed.iter().peekable();
-        let mut merged = Group::default();
-        for (at, (place, old)) in merged.0.iter_mut().zip(stored.0).enumerate() {
-            let block = BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 };
-            let point = changed.next_if(|(key, _)| *key == block).map(|(_, version)| *version);
-            let new = if deleted { None } else { point.or_else(|| self.job.frozen.lookup(block)) };
-            *place = if deleted { None } else { standing(new, old) };
-            if let Some(point) = point {
-                self.note_point(block, &point, *place)?;
+        let job = self.job;
+        let volume = job.volume(slot);
+        let deleted = volume.is_none_or(|volume| volume.deleted);
+        let versions = if deleted { Vec::new() } else { versions_of(&job.frozen, slot, group, changed) };
+        let lowest = versions.iter().map(|(_, version)| version.stamp).min();
+        if let Some(lowest) = lowest {
+            let of_volume = self.lowest.entry(slot).or_insert(lowest);
+            *of_volume = lowest.min(*of_volume);
+        }
+        let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
+        let floor =
+            if deleted { Some(Stamp::ZERO) } else { lowest.map(|lowest| snapshots.interval(lowest).after) };
+        let Some(floor) = floor.into_iter().chain(thinned_from).min() else { return Ok(()) };
+        let stored = match stored {
+            Some(stored) => stored,
+            None => self.states(slot, group, floor)?,
+        };
+        let merged = GroupMerge::new(snapshots, floor, &stored, &versions, deleted);
+        for (layer, state) in &merged.changes {
+            let key = key::group(slot, group, *layer);
+            match state {
+                Some(state) => self.commit.put(&key, &state.encode())?,
+                None => self.commit.delete(&key)?,
             }
-            if *place != old {
-                note_change(&self.job.geometry, &mut self.zones, &mut self.used, slot, old, *place)?;
+            let had = stored.iter().any(|stored| stored.layer == *layer);
+            if *layer > Stamp::ZERO && had != state.is_some() {
+                self.layered.insert((slot, *layer, group), state.is_some());
             }
         }
-        if merged == stored {
-            return Ok(());
-        }
-        let key = key::group(slot, group);
-        if merged.is_empty() {
-            self.commit.delete(&key)?
-        } else {
-            self.commit.put(&key, &merged.encode())?
+        self.note_blocks(slot, &merged)?;
+        self.note_versions(slot, group, changed, &merged)
+    }
+
+    /// Counts and marks the pool blocks that a group's states name now and did not before, and those
+    /// that they name no more.
+    fn note_blocks(&mut self, slot: Slot, merged: &GroupMerge) -> Result<(), CheckpointError> {
+        let use_change = self.used.entry(slot).or_default();
+        for (of, other, set) in
+            [(&merged.before, &merged.after, false), (&merged.after, &merged.before, true)]
+        {
+            for physical in of.difference(other) {
+                *use_change += if set { 1 } else { -1 };
+                let (zone, word, bit) = bit_of(&self.job.geometry, *physical)?;
+                let change = self.zones.entry(zone).or_default();
+                let bits = if set { &mut change.set } else { &mut change.clear };
+                if bits[word] & bit != 0 {
+                    return Err(CheckpointError::Corrupt(format!("pool block {physical} has two owners")));
+                }
+                bits[word] |= bit;
+            }
         }
         Ok(())
     }
 
-    /// A changed block's version stands, and the cache is to know it; or its pool block is lost.
-    fn note_point(
+    /// Changed blocks whose newest version has changed, the cache is to know; pool blocks of versions
+    /// that no state names are lost.
+    fn note_versions(
         &mut self,
-        key: BlockKey,
-        point: &Version,
-        standing: Option<Entry>,
+        slot: Slot,
+        group: u64,
+        changed: &[(BlockKey, Version)],
+        merged: &GroupMerge,
     ) -> Result<(), CheckpointError> {
-        let entry = point.entry();
-        if standing == Some(entry) {
-            self.merged.push((key, entry));
-        } else if !entry.is_tombstone() {
-            let (zone, word, bit) = bit_of(&self.job.geometry, entry.physical)?;
-            self.lost.entry(zone).or_default()[word] |= bit;
+        for of_block in changed.chunk_by(|(a, _), (b, _)| a == b) {
+            let key = of_block[0].0;
+            let at = usize::try_from(key.block - group * GROUP_BLOCKS).unwrap_or(usize::MAX);
+            if let Some(entry) = merged.newest.0[at]
+                && merged.newest_before.0[at] != Some(entry)
+            {
+                self.merged.push((BlockKey { slot, block: key.block }, entry));
+            }
+            for (_, version) in of_block.iter().filter(|(_, version)| !version.is_tombstone()) {
+                let physical = version.entry().physical;
+                if !merged.after.contains(&physical) && !merged.before.contains(&physical) {
+                    let (zone, word, bit) = bit_of(&self.job.geometry, physical)?;
+                    self.lost.entry(zone).or_default()[word] |= bit;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes which groups have states above the lowest layer.
+    fn layers(&mut self) -> Result<(), CheckpointError> {
+        for ((slot, layer, group), present) in std::mem::take(&mut self.layered) {
+            let key = key::layered(slot, layer, group);
+            if present { self.commit.put(&key, &[])? } else { self.commit.delete(&key)? }
         }
         Ok(())
     }
@@ -265,7 +386,11 @@ impl Merge<'_> {
                 .checked_add_signed(change)
                 .ok_or_else(|| CheckpointError::Corrupt(format!("blocks in use by volume {}", volume.id)))?;
             used.push((*slot, now));
-            self.commit.put(&key, &Volume { blocks_used: now, ..volume.clone() }.encode())?;
+            let mut image = Volume { blocks_used: now, ..volume.clone() };
+            if let Some((_, rest)) = self.thinned.iter().find(|(thinned, _)| thinned == slot) {
+                image.thinned(*rest);
+            }
+            self.commit.put(&key, &image.encode())?;
         }
         Ok((used, removed))
     }
@@ -305,14 +430,25 @@ fn group_of(key: BlockKey) -> (Slot, u64) {
     (key.slot, key.block / GROUP_BLOCKS)
 }
 
-/// What the map holds after a change.
-fn standing(new: Option<Version>, old: Option<Entry>) -> Option<Entry> {
-    match (new, old) {
-        // A discard of what nobody has written leaves no trace.
-        (Some(new), None) if new.is_tombstone() && !new.leaves_trace => None,
-        (Some(new), old) => Some(new.over(old)),
-        (None, old) => old,
+/// Every version of a group's blocks that the memtable has, by their place in the group, older first.
+fn versions_of(
+    table: &Memtable,
+    slot: Slot,
+    group: u64,
+    changed: &[(BlockKey, Version)],
+) -> Vec<(usize, Version)> {
+    let first = group * GROUP_BLOCKS;
+    let place = |block: u64| usize::try_from(block - first).unwrap_or(usize::MAX);
+    let mut versions: Vec<(usize, Version)> =
+        changed.iter().map(|(key, version)| (place(key.block), *version)).collect();
+    if table.has_ranges() {
+        for block in first..first + GROUP_BLOCKS {
+            let discarded = table.range_versions(BlockKey { slot, block });
+            versions.extend(discarded.map(|version| (place(block), version)));
+        }
     }
+    versions.sort_by_key(|(_, version)| version.stamp);
+    versions
 }
 
 /// Where the bitmaps have a pool block: zone, word and bit.
@@ -323,40 +459,6 @@ fn bit_of(geometry: &Geometry, physical: u64) -> Result<(u32, usize, u64), Check
     let (zone, at) = geometry.zone_of(physical);
     let zone = u32::try_from(zone).or(Err(CheckpointError::Corrupt(format!("zone {zone}"))))?;
     Ok((zone, (at / 64) as usize, 1 << (at % 64)))
-}
-
-fn note_change(
-    geometry: &Geometry,
-    zones: &mut BTreeMap<u32, ZoneChange>,
-    used: &mut BTreeMap<Slot, i64>,
-    slot: Slot,
-    old: Option<Entry>,
-    new: Option<Entry>,
-) -> Result<(), CheckpointError> {
-    let use_change = used.entry(slot).or_default();
-    let mut mark = |physical: u64, set: bool| -> Result<(), CheckpointError> {
-        let (zone, word, bit) = bit_of(geometry, physical)?;
-        let change = zones.entry(zone).or_default();
-        let bits = if set { &mut change.set } else { &mut change.clear };
-        if bits[word] & bit != 0 {
-            return Err(CheckpointError::Corrupt(format!("pool block {physical} has two owners")));
-        }
-        bits[word] |= bit;
-        Ok(())
-    };
-    // The same block in both is the same data under another stamp: nothing moves.
-    if old.map(|entry| entry.physical) == new.map(|entry| entry.physical) {
-        return Ok(());
-    }
-    if let Some(old) = old.filter(|old| !old.is_tombstone()) {
-        mark(old.physical, false)?;
-        *use_change -= 1;
-    }
-    if let Some(new) = new.filter(|new| !new.is_tombstone()) {
-        mark(new.physical, true)?;
-        *use_change += 1;
-    }
-    Ok(())
 }
 
 pub(crate) fn encode_bits(bits: &ZoneBits) -> Vec<u8> {

@@ -102,9 +102,13 @@ impl Group {
 }
 
 /// The checkpointed map's keys. Big-endian, so that byte order is the order of blocks; layers
-/// descend, so that a seek to (volume, group, layer) finds the newest version not above it.
+/// descend, so that a seek to (volume, group, layer) finds the newest state not above it.
+///
+/// A layer is named by the cut that it lies above, zero for the lowest: what was written to a group of
+/// blocks between two cuts is kept, with what it left as it was, as one state of the group. Taking a
+/// snapshot therefore changes no key.
 pub(crate) mod key {
-    use super::{Buf, BufMut, Slot};
+    use super::{Buf, BufMut, Slot, Stamp};
 
     pub(crate) const HEADER: &[u8] = b"c";
     /// The device has failed a write or flush since the pool was opened.
@@ -113,26 +117,47 @@ pub(crate) mod key {
     pub(crate) const VOLUMES: u8 = b'v';
     pub(crate) const ZONES: u8 = b'z';
     const GROUPS: u8 = b'g';
+    const LAYERS: u8 = b'l';
 
-    /// The layer that a volume without snapshots writes.
-    pub(crate) const LAYER_HEAD: u32 = 0;
+    const LAYERED_BYTES: usize = 1 + 4 + 8 + 8;
 
-    pub(crate) fn group(slot: Slot, group: u64) -> [u8; 17] {
-        let mut key = [0; 17];
+    /// A state of a group: the one of this layer, or in a seek, of the highest not above it.
+    pub(crate) fn group(slot: Slot, group: u64, layer: Stamp) -> [u8; LAYERED_BYTES] {
+        let mut key = [0; LAYERED_BYTES];
         let mut out = &mut key[..];
         out.put_u8(GROUPS);
         out.put_u32(slot.0);
         out.put_u64(group);
-        out.put_u32(u32::MAX - LAYER_HEAD);
+        out.put_u64(u64::MAX - layer.as_u64());
         key
     }
 
-    /// The slot and group of a key made by [`group`].
-    pub(crate) fn parse_group(mut key: &[u8]) -> Option<(Slot, u64)> {
-        if key.len() != 17 || key.get_u8() != GROUPS {
+    /// The slot, group and layer of a key made by [`group`].
+    pub(crate) fn parse_group(mut key: &[u8]) -> Option<(Slot, u64, Stamp)> {
+        if key.len() != LAYERED_BYTES || key.get_u8() != GROUPS {
             return None;
         }
-        Some((Slot(key.get_u32()), key.get_u64()))
+        Some((Slot(key.get_u32()), key.get_u64(), Stamp::from_u64(u64::MAX - key.get_u64())))
+    }
+
+    /// Says that a group has a state in a layer above the lowest: the way from a snapshot to what
+    /// changed after it.
+    pub(crate) fn layered(slot: Slot, layer: Stamp, group: u64) -> [u8; LAYERED_BYTES] {
+        let mut key = [0; LAYERED_BYTES];
+        let mut out = &mut key[..];
+        out.put_u8(LAYERS);
+        out.put_u32(slot.0);
+        out.put_u64(layer.as_u64());
+        out.put_u64(group);
+        key
+    }
+
+    /// The slot, layer and group of a key made by [`layered`].
+    pub(crate) fn parse_layered(mut key: &[u8]) -> Option<(Slot, Stamp, u64)> {
+        if key.len() != LAYERED_BYTES || key.get_u8() != LAYERS {
+            return None;
+        }
+        Some((Slot(key.get_u32()), Stamp::from_u64(key.get_u64()), key.get_u64()))
     }
 
     /// A chunk of a volume's regions.
@@ -191,11 +216,15 @@ mod tests {
         let mut group = Group::default();
         group.0[1] = Some(Entry { stamp: Stamp::from_u64(2), physical: 0x0102, crc: BlockCrc(3) });
         assert_eq!(group.encode(), [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 3, 0, 0, 0]);
-        let keys = [key::group(Slot(0), 1), key::group(Slot(0), 256), key::group(Slot(1), 0)];
+        let group = |slot, group, layer| key::group(Slot(slot), group, Stamp::from_u64(layer));
+        let keys = [group(0, 1, 9), group(0, 1, 0), group(0, 256, 0), group(1, 0, u64::MAX)];
         assert!(keys.is_sorted());
-        assert_eq!(key::parse_group(&keys[1]), Some((Slot(0), 256)));
+        assert_eq!(key::parse_group(&keys[0]), Some((Slot(0), 1, Stamp::from_u64(9))));
+        let layered = key::layered(Slot(3), Stamp::from_u64(5), 7);
+        assert_eq!(key::parse_layered(&layered), Some((Slot(3), Stamp::from_u64(5), 7)));
         let chunk = key::regions(Slot(3), 7);
         assert_eq!(key::parse_regions(&chunk), Some((Slot(3), 7)));
-        assert!(keys[2].as_slice() < chunk.as_slice() && chunk[0] < key::VOLUMES && chunk[0] < key::ZONES);
+        assert!(keys[3].as_slice() < layered.as_slice() && layered.as_slice() < chunk.as_slice());
+        assert!(chunk[0] < key::VOLUMES && chunk[0] < key::ZONES);
     }
 }

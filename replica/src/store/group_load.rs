@@ -35,7 +35,8 @@ impl GroupLoad {
 fn load_leaf(meta: &dyn MetaStore, leaf_key: LeafKey) -> Result<Leaf, CheckpointError> {
     let first = leaf_key.index * (LEAF_BLOCKS / GROUP_BLOCKS);
     let mut leaf = Leaf::default();
-    scan_groups(meta, leaf_key.slot, first, first + LEAF_BLOCKS / GROUP_BLOCKS, &mut |group, stored| {
+    let end = first + LEAF_BLOCKS / GROUP_BLOCKS;
+    scan_groups(meta, leaf_key.slot, first, end, leaf_key.cut, &mut |group, stored| {
         for (at, entry) in stored.0.into_iter().enumerate() {
             if let Some(entry) = entry {
                 leaf.push(group * GROUP_BLOCKS + at as u64, entry);

@@ -43,7 +43,7 @@ impl Store {
         let key = BlockKey { slot, block };
         let group = block / GROUP_BLOCKS;
         let mut newest: Option<Entry> = None;
-        scan_groups(meta, slot, group, group + 1, &mut |_, stored| {
+        scan_groups(meta, slot, group, group + 1, Stamp::MAX, &mut |_, stored| {
             newest = usize::try_from(block % GROUP_BLOCKS).ok().and_then(|at| stored.0[at]);
             ControlFlow::Continue(())
         })?;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use trivet_disk::{DiskError, DiskOp};
-use trivet_model::BLOCK_SIZE_U64;
+use trivet_model::{BLOCK_SIZE_U64, Stamp};
 
 use super::Store;
 use super::cache::LEAF_BLOCKS;
@@ -166,6 +166,15 @@ impl Store {
         self.journal.move_tail(self.header.tail);
         self.allocator.quarantine_zones(done.freed, self.reads.next());
         self.allocator.quarantine_zones(done.lost, self.reads.next());
+        for (slot, rest) in done.thinned {
+            if let Some(volume) = self.volumes.get_mut(slot) {
+                volume.thinned(rest);
+                self.maintenance.requested |= !volume.thinning.is_empty();
+            }
+        }
+        self.cache.remove_where(|key| {
+            key.cut < Stamp::MAX && done.lowest.get(&key.slot).is_some_and(|lowest| *lowest <= key.cut)
+        });
         for (slot, used) in done.used {
             if let Some(volume) = self.volumes.get_mut(slot) {
                 volume.blocks_used = used;

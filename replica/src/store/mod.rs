@@ -21,6 +21,7 @@ mod entry;
 mod extents;
 mod flush;
 mod group_load;
+mod group_merge;
 mod header;
 mod inspect;
 mod journal;
@@ -36,6 +37,8 @@ mod record;
 mod recovery;
 mod regions;
 mod request;
+mod snapshots;
+mod thinning;
 mod token;
 mod verified;
 mod verify;
@@ -48,7 +51,7 @@ use std::time::Duration;
 
 use trivet_disk::{DiskCompletion, DiskOp, DiskToken};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockArena, BlockRange, Stamp, VOLUME_BLOCKS_MAX, VolumeId};
+use trivet_model::{BlockArena, BlockRange, SnapshotId, Stamp, VOLUME_BLOCKS_MAX, VolumeId};
 
 use allocator::Allocator;
 use cache::MapCache;
@@ -62,7 +65,7 @@ use memtable::Memtable;
 use place::{Pulled, QueuedPlace};
 use read::{Purpose, Reads};
 use record::{Record, Slot};
-use volume::{TAIL_EXTENTS_MAX, VolumeTable};
+use volume::{TAIL_EXTENTS_MAX, THINNINGS_MAX, VolumeTable};
 use write::{Batch, QueuedRecord, QueuedWrite};
 
 use crate::planted::{self, PlantedFault};
@@ -81,6 +84,7 @@ pub use request::{
     Action, AllocationExtent, ChangedPage, FetchedBlocks, Placement, PoolStatistics, ReadBlocks, Reply,
     Request, RequestError, RequestId, TailExtent, VerifiedBlocks, VolumeProgress, VolumeStatistics,
 };
+pub use snapshots::{SNAPSHOTS_MAX, Snapshot};
 pub use verify::{Finding, VerifyReport, verify};
 pub use volume::VolumeDecodeError;
 
@@ -184,6 +188,13 @@ impl Store {
         self.volumes.get(slot).map(|volume| volume.statistics())
     }
 
+    /// A volume's snapshots, in the order of their cuts.
+    #[must_use]
+    pub fn snapshots(&self, volume: VolumeId) -> Vec<Snapshot> {
+        let known = self.volumes.find(volume).and_then(|slot| self.volumes.get(slot));
+        known.map(|volume| volume.snapshots.iter().collect()).unwrap_or_default()
+    }
+
     /// Every volume's figures.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatistics> {
@@ -249,14 +260,14 @@ impl Store {
                 let slot = self.find(volume)?;
                 self.flush(id, slot);
             }
-            Request::Read { volume, range } => self.read(id, volume, range, Purpose::Read)?,
-            Request::Fetch { volume, range } => self.read(id, volume, range, Purpose::Fetch)?,
-            Request::Verify { volume, range } => self.read(id, volume, range, Purpose::Verify)?,
-            Request::Changed { volume, since, start } => self.changed(id, volume, since, start)?,
+            Request::Read { volume, at, range } => self.read(id, volume, at, range, Purpose::Read)?,
+            Request::Fetch { volume, at, range } => self.read(id, volume, at, range, Purpose::Fetch)?,
+            Request::Verify { volume, at, range } => self.read(id, volume, at, range, Purpose::Verify)?,
+            Request::Changed { volume, at, since, start } => self.changed(id, volume, at, since, start)?,
             Request::Place { volume, placement } => self.accept_place(id, volume, placement)?,
-            Request::Allocation { volume, range } => {
+            Request::Allocation { volume, at, range } => {
                 let slot = self.find_range(volume, range, u32::MAX)?;
-                self.allocation(id, slot, range);
+                self.allocation(id, slot, at, range);
             }
             Request::Tail { volume, since } => {
                 let slot = self.find(volume)?;
@@ -280,6 +291,11 @@ impl Store {
                 None => self.wait_stable(id, self.flushing.content, Reply::Done),
             },
             Request::ResizeVolume { volume, blocks } => self.resize_volume(id, volume, blocks)?,
+            Request::CreateSnapshot { volume, snapshot } => self.create_snapshot(id, volume, snapshot)?,
+            Request::DeleteSnapshot { volume, id: snapshot } => {
+                let slot = self.find(volume)?;
+                self.held.push((id, slot, Record::DeleteSnapshot { slot, id: snapshot }));
+            }
         }
         Ok(())
     }
@@ -320,6 +336,50 @@ impl Store {
         let record = Record::Resize { slot, blocks };
         self.records.push_back(QueuedRecord { id, record, stable: true });
         Ok(())
+    }
+
+    fn create_snapshot(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        snapshot: Snapshot,
+    ) -> Result<(), RequestError> {
+        let slot = self.find(volume)?;
+        let refuse = |reason| Err(RequestError::BadSnapshot { id: snapshot.id, reason });
+        let held = self.held.iter().map(|(_, _, record)| record);
+        let queued = self.records.iter().map(|queued| &queued.record);
+        let written = self.batches.iter().flat_map(|batch| batch.records());
+        let on_its_way = held.chain(queued).chain(written).any(|record| {
+            matches!(record, Record::Snapshot { slot: of, .. } | Record::DeleteSnapshot { slot: of, .. } if *of == slot)
+        });
+        if on_its_way {
+            return refuse("another snapshot of the volume is being taken or deleted; ask again");
+        }
+        let Some(known) = self.volumes.get(slot) else { return Err(RequestError::NoSuchVolume(volume)) };
+        match (known.snapshots.find(snapshot.id), known.snapshots.at(snapshot.cut)) {
+            (Some(present), _) if present == snapshot => {
+                self.wait_stable(id, self.flushing.content, Reply::Done);
+                return Ok(());
+            }
+            (Some(_), _) => return refuse("it is there with another cut"),
+            (None, Some(_)) => return refuse("another snapshot has the same cut"),
+            (None, None) => {}
+        }
+        if snapshot.cut == Stamp::ZERO || snapshot.cut == Stamp::MAX {
+            return refuse("no write has such a stamp");
+        }
+        if known.snapshots.len() >= SNAPSHOTS_MAX || known.thinning.len() >= THINNINGS_MAX {
+            return refuse("the volume has as many snapshots as a pool can keep; delete some first");
+        }
+        self.held.push((id, slot, Record::Snapshot { slot, snapshot }));
+        Ok(())
+    }
+
+    /// The cut of a snapshot, or above all stamps for the volume as it is now.
+    fn cut(&self, slot: Slot, at: Option<SnapshotId>) -> Result<Stamp, RequestError> {
+        let Some(at) = at else { return Ok(Stamp::MAX) };
+        let snapshot = self.volumes.get(slot).and_then(|volume| volume.snapshots.find(at));
+        snapshot.map(|snapshot| snapshot.cut).ok_or(RequestError::NoSuchSnapshot(at))
     }
 
     fn find(&self, volume: VolumeId) -> Result<Slot, RequestError> {

@@ -19,6 +19,7 @@ use super::extents::{append, blocks};
 use super::memtable::Memtable;
 use super::record::{Record, Slot};
 use super::request::{Placement, RequestError, RequestId, TailExtent};
+use super::snapshots::{NO_SNAPSHOTS, Snapshots};
 use super::version::Origin;
 use super::volume::TAIL_EXTENTS_MAX;
 
@@ -58,8 +59,17 @@ pub(super) struct Pulled {
     overflowed: bool,
 }
 
+/// What becomes of a run that is to be placed.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// In the place of the run's blocks, in their order.
+    pub(super) standing: Vec<TailExtent>,
+    /// Tombstones that stand besides: snapshots show what is below them.
+    pub(super) above: Vec<TailExtent>,
+}
+
 impl Pulled {
-    fn note(&mut self, slot: Slot, range: BlockRange, stamp: Stamp) {
+    fn note(&mut self, slot: Slot, range: BlockRange, stamp: Stamp, snapshots: &Snapshots) {
         if stamp < self.floor {
             return;
         }
@@ -67,22 +77,28 @@ impl Pulled {
             self.overflowed = true;
             return;
         }
-        self.discards.discard(slot, range, stamp, Origin::Live, |_| ());
+        self.discards.discard(slot, range, stamp, Origin::Live, snapshots, |_| ());
     }
 
-    /// What stands of a run that is to be placed.
-    pub(super) fn resolve(&self, slot: Slot, run: TailExtent) -> Vec<TailExtent> {
+    /// What stands of a run that is to be placed, and the discards that came over it since a snapshot.
+    pub(super) fn resolve(&self, slot: Slot, run: TailExtent, snapshots: &Snapshots) -> Resolved {
         if self.discards.is_empty() {
-            return vec![run];
+            return Resolved { standing: vec![run], above: Vec::new() };
         }
-        let mut out = Vec::with_capacity(1);
+        let mut resolved = Resolved::default();
         for (block, stamp) in blocks(run) {
-            match self.discards.lookup(BlockKey { slot, block }) {
-                Some(discard) if discard.stamp >= stamp => append(&mut out, block, discard.stamp, true),
-                _ => append(&mut out, block, stamp, run.discard),
+            let interval = snapshots.interval(stamp);
+            let mut standing = (stamp, run.discard);
+            for discard in self.discards.versions_of(BlockKey { slot, block }) {
+                if discard.stamp > interval.until {
+                    append(&mut resolved.above, block, discard.stamp, true);
+                } else if discard.stamp >= standing.0 {
+                    standing = (discard.stamp, true);
+                }
             }
+            append(&mut resolved.standing, block, standing.0, standing.1);
         }
-        out
+        resolved
     }
 }
 
@@ -113,8 +129,9 @@ impl Store {
         }));
         discards.sort_unstable_by_key(|extent| extent.stamp);
         let mut pulled = Pulled { pulls, floor, ..Pulled::default() };
+        let snapshots = self.volumes.get(slot).map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
         for extent in discards {
-            pulled.note(slot, extent.range, extent.stamp);
+            pulled.note(slot, extent.range, extent.stamp, snapshots);
         }
         self.pulled.insert(slot, pulled);
     }
@@ -132,7 +149,8 @@ impl Store {
 
     pub(super) fn note_discard(&mut self, slot: Slot, range: BlockRange, stamp: Stamp) {
         if let Some(pulled) = self.pulled.get_mut(&slot) {
-            pulled.note(slot, range, stamp);
+            let snapshots = self.volumes.get(slot).map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
+            pulled.note(slot, range, stamp, snapshots);
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
 use trivet_disk::{DiskError, DiskOp};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeId, block_crc};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SnapshotId, Stamp, VolumeId, block_crc};
 
 use super::Store;
 use super::cache::{LEAF_BLOCKS, LeafKey};
@@ -43,6 +43,7 @@ pub(super) enum Purpose {
 pub(super) struct PendingLookup {
     id: RequestId,
     slot: Slot,
+    at: Option<SnapshotId>,
     range: BlockRange,
     purpose: Purpose,
 }
@@ -111,20 +112,28 @@ impl Store {
         &mut self,
         id: RequestId,
         volume: VolumeId,
+        at: Option<SnapshotId>,
         range: BlockRange,
         purpose: Purpose,
     ) -> Result<(), RequestError> {
         let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
-        self.lookup(PendingLookup { id, slot, range, purpose });
+        self.lookup(PendingLookup { id, slot, at, range, purpose });
         Ok(())
     }
 
-    pub(super) fn allocation(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
+    pub(super) fn allocation(
+        &mut self,
+        id: RequestId,
+        slot: Slot,
+        at: Option<SnapshotId>,
+        range: BlockRange,
+    ) {
         let until = range.end().min((range.start / LEAF_BLOCKS + 1) * LEAF_BLOCKS + ALLOCATION_BLOCKS_MAX);
         let count = u32::try_from(until - range.start).unwrap_or(u32::MAX);
         self.lookup(PendingLookup {
             id,
             slot,
+            at,
             range: BlockRange::new(range.start, count),
             purpose: Purpose::Allocation,
         });
@@ -132,11 +141,17 @@ impl Store {
 
     /// Goes on with a lookup if everything it needs is in memory; asks for what is not.
     fn lookup(&mut self, lookup: PendingLookup) {
+        // It may have been deleted while a leaf was looked up.
+        let cut = match self.cut(lookup.slot, lookup.at) {
+            Ok(cut) => cut,
+            Err(error) => return self.complete(lookup.id, Err(error)),
+        };
         let mut entries = Vec::with_capacity(lookup.range.count as usize);
         let mut missing = Vec::new();
         for block in lookup.range.blocks() {
             let key = BlockKey { slot: lookup.slot, block };
-            match self.newest(key) {
+            let found = if cut == Stamp::MAX { self.newest(key) } else { self.shown(key, cut) };
+            match found {
                 Ok(entry) => entries.push(entry),
                 Err(leaf) if missing.last() == Some(&leaf) => {}
                 Err(leaf) => missing.push(leaf),
@@ -172,6 +187,18 @@ impl Store {
             }
         };
         Ok(active.map(|version| version.over(below)).or(below))
+    }
+
+    /// What a snapshot shows of a block; the leaf to load when memory does not tell.
+    fn shown(&mut self, key: BlockKey, cut: Stamp) -> Result<Option<Entry>, LeafKey> {
+        let leaf = LeafKey::at(key, cut);
+        let mut found = self.cache.get(leaf).map(|found| found.get(key.block)).ok_or(leaf)?;
+        for table in self.frozen.as_deref().into_iter().chain([&self.active]) {
+            if let Some(version) = table.lookup_at(key, cut) {
+                found = Some(version.over(found));
+            }
+        }
+        Ok(found)
     }
 
     fn looked_up(&mut self, lookup: PendingLookup, entries: Vec<Option<Entry>>) {
@@ -263,8 +290,10 @@ impl Store {
         }
         for lookup in std::mem::take(&mut self.reads.waiting) {
             let leaves = lookup.range.start / LEAF_BLOCKS..=(lookup.range.end() - 1) / LEAF_BLOCKS;
-            let failed =
-                failures.iter().find(|(key, _)| key.slot == lookup.slot && leaves.contains(&key.index));
+            let cut = self.cut(lookup.slot, lookup.at);
+            let failed = failures.iter().find(|(key, _)| {
+                key.slot == lookup.slot && Ok(key.cut) == cut && leaves.contains(&key.index)
+            });
             match failed {
                 Some((_, cause)) => self.complete(lookup.id, Err(RequestError::Medium(cause.clone()))),
                 None => self.lookup(lookup),

@@ -5,9 +5,10 @@
 
 use bytes::{Buf, BufMut, TryGetError};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
 use super::request::VolumeProgress;
+use super::snapshots::Snapshot;
 use super::version::Origin;
 
 /// A volume's number within its pool; never given to another volume.
@@ -58,6 +59,14 @@ pub(crate) enum Record {
         slot: Slot,
         progress: VolumeProgress,
     },
+    Snapshot {
+        slot: Slot,
+        snapshot: Snapshot,
+    },
+    DeleteSnapshot {
+        slot: Slot,
+        id: SnapshotId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +95,8 @@ const KIND_PROGRESS: u8 = 7;
 const KIND_PLACE: u8 = 8;
 const KIND_REPAIR: u8 = 9;
 const KIND_PLACE_TOMBSTONES: u8 = 10;
+const KIND_SNAPSHOT: u8 = 11;
+const KIND_DELETE_SNAPSHOT: u8 = 12;
 
 const PREFIX_BYTES: usize = 1 + 4;
 
@@ -135,6 +146,12 @@ fn put_tombstones(out: &mut Vec<u8>, kind: u8, slot: Slot, range: BlockRange, st
     out.put_u64_le(stamp.as_u64());
 }
 
+fn get_id(input: &mut &[u8]) -> Result<[u8; 16], RecordError> {
+    let mut id = [0; 16];
+    input.try_copy_to_slice(&mut id)?;
+    Ok(id)
+}
+
 impl Record {
     /// The volume it is about.
     pub(crate) fn slot(&self) -> Slot {
@@ -146,7 +163,9 @@ impl Record {
             | Self::Delete { slot }
             | Self::Resize { slot, .. }
             | Self::Promise { slot, .. }
-            | Self::Progress { slot, .. } => *slot,
+            | Self::Progress { slot, .. }
+            | Self::Snapshot { slot, .. }
+            | Self::DeleteSnapshot { slot, .. } => *slot,
         }
     }
 
@@ -179,6 +198,15 @@ impl Record {
                 put_prefix(out, KIND_PROGRESS, *slot);
                 out.put_u64_le(progress.committed.as_u64());
                 out.put_u64_le(progress.stable.as_u64());
+            }
+            Self::Snapshot { slot, snapshot } => {
+                put_prefix(out, KIND_SNAPSHOT, *slot);
+                out.put_slice(snapshot.id.as_bytes());
+                out.put_u64_le(snapshot.cut.as_u64());
+            }
+            Self::DeleteSnapshot { slot, id } => {
+                put_prefix(out, KIND_DELETE_SNAPSHOT, *slot);
+                out.put_slice(id.as_bytes());
             }
         }
     }
@@ -215,12 +243,8 @@ impl Record {
                 }
             }
             KIND_CREATE => {
-                if input.len() < 16 {
-                    return Err(RecordError::Short);
-                }
-                let mut volume = [0; 16];
-                input.copy_to_slice(&mut volume);
-                Self::Create { slot, volume: VolumeId::from_bytes(volume), blocks: input.try_get_u64_le()? }
+                let volume = VolumeId::from_bytes(get_id(input)?);
+                Self::Create { slot, volume, blocks: input.try_get_u64_le()? }
             }
             KIND_DELETE => Self::Delete { slot },
             KIND_RESIZE => Self::Resize { slot, blocks: input.try_get_u64_le()? },
@@ -238,6 +262,14 @@ impl Record {
                     stable: Stamp::from_u64(input.try_get_u64_le()?),
                 },
             },
+            KIND_SNAPSHOT => {
+                let id = SnapshotId::from_bytes(get_id(input)?);
+                Self::Snapshot {
+                    slot,
+                    snapshot: Snapshot { id, cut: Stamp::from_u64(input.try_get_u64_le()?) },
+                }
+            }
+            KIND_DELETE_SNAPSHOT => Self::DeleteSnapshot { slot, id: SnapshotId::from_bytes(get_id(input)?) },
             unknown => return Err(RecordError::Kind(unknown)),
         })
     }
@@ -292,6 +324,12 @@ mod tests {
                     session,
                 }
             ),
+            (slot.clone(), any::<[u8; 16]>(), any::<u64>()).prop_map(|(slot, id, cut)| Record::Snapshot {
+                slot,
+                snapshot: Snapshot { id: SnapshotId::from_bytes(id), cut: Stamp::from_u64(cut) },
+            }),
+            (slot.clone(), any::<[u8; 16]>())
+                .prop_map(|(slot, id)| Record::DeleteSnapshot { slot, id: SnapshotId::from_bytes(id) }),
             (slot, any::<u64>(), any::<u64>()).prop_map(|(slot, committed, stable)| Record::Progress {
                 slot,
                 progress: VolumeProgress {

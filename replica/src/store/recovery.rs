@@ -220,6 +220,6 @@ fn replay_write(
     for (key, entry) in entries {
         let range = BlockRange::new(key.block, 1);
         let origin = volume.note(TailExtent { range, stamp: entry.stamp, discard: false }, origin);
-        loaded.active.insert(key, Version::new(entry, origin));
+        loaded.active.insert(key, Version::new(entry, origin), &volume.snapshots);
     }
 }

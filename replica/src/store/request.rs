@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use trivet_disk::{DiskOp, DiskToken};
-use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
 use super::changed::ChangedScan;
 use super::checkpoint::CheckpointJob;
 use super::group_load::GroupLoad;
+use super::snapshots::Snapshot;
 
 /// Names a request in flight; chosen by the caller, unique among those in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,6 +60,8 @@ pub enum Request {
     Read {
         /// Which volume.
         volume: VolumeId,
+        /// As this snapshot shows them; as they are now without one.
+        at: Option<SnapshotId>,
         /// The blocks.
         range: BlockRange,
     },
@@ -66,6 +69,8 @@ pub enum Request {
     Allocation {
         /// Which volume.
         volume: VolumeId,
+        /// As this snapshot shows them; as they are now without one.
+        at: Option<SnapshotId>,
         /// The blocks; the answer may cover fewer, at least one.
         range: BlockRange,
     },
@@ -81,6 +86,8 @@ pub enum Request {
     Changed {
         /// Which volume.
         volume: VolumeId,
+        /// As this snapshot shows them; as they are now without one.
+        at: Option<SnapshotId>,
         /// Exclusive lower bound of the stamps.
         since: Stamp,
         /// The block to begin at.
@@ -90,6 +97,8 @@ pub enum Request {
     Fetch {
         /// Which volume.
         volume: VolumeId,
+        /// As this snapshot shows them; as they are now without one.
+        at: Option<SnapshotId>,
         /// The blocks.
         range: BlockRange,
     },
@@ -98,6 +107,8 @@ pub enum Request {
     Verify {
         /// Which volume.
         volume: VolumeId,
+        /// As this snapshot shows them; as they are now without one.
+        at: Option<SnapshotId>,
         /// The blocks.
         range: BlockRange,
     },
@@ -141,6 +152,23 @@ pub enum Request {
         volume: VolumeId,
         /// New size.
         blocks: u64,
+    },
+    /// Keep what was written up to a stamp. Stable when complete, and done already if it is there. All
+    /// requests on the volume submitted before have completed by then; whoever asks writes nothing above
+    /// the cut until it is answered.
+    CreateSnapshot {
+        /// Which volume.
+        volume: VolumeId,
+        /// What to keep.
+        snapshot: Snapshot,
+    },
+    /// Let a snapshot go; its space is freed in the background. Stable when complete, and done already if
+    /// it is not there.
+    DeleteSnapshot {
+        /// Which volume.
+        volume: VolumeId,
+        /// Its identity.
+        id: SnapshotId,
     },
 }
 
@@ -307,6 +335,17 @@ pub enum RequestError {
         /// The size asked for.
         asked: u64,
         /// Why not.
+        reason: &'static str,
+    },
+    /// The volume has no such snapshot.
+    #[error("the volume has no snapshot {0}")]
+    NoSuchSnapshot(SnapshotId),
+    /// A snapshot cannot be taken.
+    #[error("snapshot {id} refused: {reason}")]
+    BadSnapshot {
+        /// Which.
+        id: SnapshotId,
+        /// Why.
         reason: &'static str,
     },
     /// The engine lets too much pile up above the volume's stable stamp.

@@ -2,23 +2,25 @@
 //!
 //! Every entry of the map names a data block within the file; no block has two owners; the
 //! free-space bitmaps say exactly what the entries say; every volume's count of blocks in use is
-//! right; no block is newer than its region says; and, when asked for, every block's stored bytes match its checksum.
+//! right; no block is newer than its region says; a group's states agree on what they share; and, when
+//! asked for, every block's stored bytes match its checksum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
 use trivet_disk::{Disk, read_blocking};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, PoolId, VolumeId, block_crc};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, PoolId, Stamp, VolumeId, block_crc};
 
 use super::allocator::{ZoneBits, count_set};
 use super::checkpoint::CheckpointError;
-use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
+use super::entry::{BlockKey, Entry, GROUP_BLOCKS, Group, key};
 use super::layout::ZONE_BLOCKS;
-use super::map_scan::scan_groups;
+use super::map_scan::scan_layers;
 use super::open::{Loaded, load};
 use super::open_error::OpenError;
 use super::record::Slot;
+use super::snapshots::{NO_SNAPSHOTS, Snapshots};
 use crate::meta::{MetaError, MetaStore};
 
 /// Something wrong with a pool.
@@ -71,6 +73,15 @@ pub enum Finding {
         /// The volume's block.
         block: u64,
     },
+    /// A group's states do not agree with each other, or with what lists their layers.
+    Layer {
+        /// Whose.
+        volume: VolumeId,
+        /// Which group of blocks.
+        group: u64,
+        /// The layer, by the cut that it lies above.
+        layer: Stamp,
+    },
     /// A volume's count of blocks in use is wrong.
     Count {
         /// Whose.
@@ -104,6 +115,9 @@ impl fmt::Display for Finding {
             ),
             Self::Region { volume, block } => {
                 write!(f, "map: volume {volume} does not know that the region of block {block} has changed")
+            }
+            Self::Layer { volume, group, layer } => {
+                write!(f, "map: volume {volume} group {group}: the state above {layer} makes no sense")
             }
             Self::Count { volume, recorded, counted } => {
                 write!(f, "volume {volume}: {recorded} blocks in use recorded, {counted} counted")
@@ -165,6 +179,7 @@ pub fn verify(
         owned: BTreeMap::new(),
         journaled: BTreeMap::new(),
         used: BTreeMap::new(),
+        layered: BTreeSet::new(),
         blocks: Vec::new(),
         wants_data: data,
     };
@@ -190,7 +205,9 @@ struct Walk<'a> {
     /// Blocks that an entry of the journal names.
     journaled: BTreeMap<u32, ZoneBits>,
     used: BTreeMap<Slot, u64>,
-    /// The newest version of every block, kept when data is to be verified.
+    /// The groups' states above the lowest layer, of the volume looked at.
+    layered: BTreeSet<(Slot, Stamp, u64)>,
+    /// Every version of a block that is seen, kept when data is to be verified.
     blocks: Vec<(u64, BlockKey, Entry)>,
     wants_data: bool,
 }
@@ -203,44 +220,106 @@ impl Walk<'_> {
     }
 
     fn volume(&mut self, meta: &dyn MetaStore, slot: Slot) -> Result<(), CheckpointError> {
-        let mut stored: Vec<(BlockKey, Entry)> = Vec::new();
-        scan_groups(meta, slot, 0, u64::MAX, &mut |group, entries| {
-            for (at, entry) in entries.0.into_iter().enumerate() {
-                if let Some(entry) = entry {
-                    stored.push((BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 }, entry));
-                }
+        let loaded = self.loaded;
+        let volume = loaded.volumes.get(slot).filter(|volume| !volume.deleted);
+        let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
+        let mut newest: BTreeMap<u64, Entry> = BTreeMap::new();
+        let mut states: Vec<(Stamp, Group)> = Vec::new();
+        let mut of_group = None;
+        scan_layers(meta, slot, 0, u64::MAX, &mut |group, layer, state| {
+            if of_group.is_some_and(|of_group| of_group != group) {
+                self.group(slot, of_group.unwrap_or(group), &states, snapshots, &mut newest);
+                states.clear();
             }
+            of_group = Some(group);
+            states.push((layer, state));
             ControlFlow::Continue(())
         })?;
-        let deleted = self.loaded.volumes.get(slot).is_some_and(|volume| volume.deleted);
-        for (key, entry) in &stored {
-            if !deleted {
-                self.region(*key, *entry);
-            }
-            if entry.is_tombstone() {
-                continue;
-            }
-            self.own(*key, *entry, true);
-            let outdated =
-                self.loaded.active.lookup(*key).is_some_and(|version| version.stands_against(entry));
-            if !deleted && !outdated {
-                self.newest(*key, *entry);
-            }
+        if let Some(group) = of_group {
+            self.group(slot, group, &states, snapshots, &mut newest);
         }
+        self.layers(meta, slot)?;
         // Entries of the journal own blocks that the checkpointed bitmaps do not know yet.
-        let of_volume = self.loaded.active.points().filter(|(key, _)| key.slot == slot);
-        let journaled: Vec<_> = of_volume.collect();
-        for (key, version) in journaled {
+        for (key, version) in loaded.active.points().filter(|(key, _)| key.slot == slot) {
             self.region(key, version.entry());
             if version.is_tombstone() {
                 continue;
             }
             self.own(key, version.entry(), false);
-            let below = stored.binary_search_by_key(&key, |(key, _)| *key).map(|at| stored[at].1);
-            if below.is_ok_and(|below| !version.stands_against(&below)) {
+            let below = newest.get(&key.block).filter(|below| !snapshots.part(version.stamp, below.stamp));
+            if below.is_some_and(|below| !version.stands_against(below)) {
                 continue;
             }
-            self.newest(key, version.entry());
+            self.in_use(key, version.entry());
+        }
+        Ok(())
+    }
+
+    /// One group's states, the highest layer first.
+    fn group(
+        &mut self,
+        slot: Slot,
+        group: u64,
+        states: &[(Stamp, Group)],
+        snapshots: &Snapshots,
+        newest: &mut BTreeMap<u64, Entry>,
+    ) {
+        let volume = self.loaded.volumes.get(slot).filter(|volume| !volume.deleted);
+        let mut owned: BTreeSet<u64> = BTreeSet::new();
+        for (index, (layer, state)) in states.iter().enumerate() {
+            let after = snapshots.interval_of_layer(*layer).after;
+            if volume.is_some_and(|volume| *layer > volume.layer_highest) {
+                self.find(Finding::Layer { volume: self.volume_id(slot), group, layer: *layer });
+            }
+            if index == 0 {
+                let blocks = state.0.iter().enumerate().filter_map(|(at, entry)| Some((at, (*entry)?)));
+                newest.extend(blocks.map(|(at, entry)| (group * GROUP_BLOCKS + at as u64, entry)));
+            }
+            // What it only repeats, the next state below its interval must say as well.
+            let below = states[index..].iter().find(|(layer, _)| *layer < after);
+            for (at, entry) in state.0.iter().enumerate() {
+                let Some(entry) = entry else { continue };
+                let key = BlockKey { slot, block: group * GROUP_BLOCKS + at as u64 };
+                if volume.is_some() {
+                    self.region(key, *entry);
+                }
+                if entry.stamp <= after {
+                    if below.is_none_or(|(_, below)| below.0[at] != Some(*entry)) {
+                        self.find(Finding::Layer { volume: self.volume_id(slot), group, layer: *layer });
+                    }
+                    continue;
+                }
+                if entry.is_tombstone() || !owned.insert(entry.physical) {
+                    continue;
+                }
+                self.own(key, *entry, true);
+                let outdated = self.loaded.active.versions_of(key).any(|version| {
+                    version.stands_against(entry) && !snapshots.part(entry.stamp, version.stamp)
+                });
+                if volume.is_some() && !outdated {
+                    self.in_use(key, *entry);
+                }
+            }
+        }
+        self.layered.extend(
+            states.iter().filter(|(layer, _)| *layer > Stamp::ZERO).map(|(layer, _)| (slot, *layer, group)),
+        );
+    }
+
+    /// What says which groups have states above the lowest layer says so of these and no others.
+    fn layers(&mut self, meta: &dyn MetaStore, slot: Slot) -> Result<(), CheckpointError> {
+        let mut missing = std::mem::take(&mut self.layered);
+        let mut wrong = None;
+        let (from, until) = (key::layered(slot, Stamp::ZERO, 0), key::layered(slot, Stamp::MAX, u64::MAX));
+        meta.scan(&from, &until, &mut |stored, _| {
+            let listed = key::parse_layered(stored);
+            if !listed.is_some_and(|listed| missing.remove(&listed)) {
+                wrong = listed.or(wrong);
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some((_, layer, group)) = wrong.or(missing.first().copied()) {
+            self.find(Finding::Layer { volume: self.volume_id(slot), group, layer });
         }
         Ok(())
     }
@@ -252,7 +331,7 @@ impl Walk<'_> {
         }
     }
 
-    fn newest(&mut self, key: BlockKey, entry: Entry) {
+    fn in_use(&mut self, key: BlockKey, entry: Entry) {
         self.report.blocks_used += 1;
         if self.wants_data {
             self.blocks.push((entry.physical, key, entry));

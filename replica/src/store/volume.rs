@@ -3,21 +3,27 @@
 //! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
 //! (4), epoch (8), session (8), last (8), highest placed (8), committed (8), stable (8), intact limit
 //! (8; all ones for none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
-//! discard (1).
+//! discard (1). Then the highest cut that it ever had (8), its snapshots: count (4) and per snapshot id
+//! (16), cut (8), and what is being thinned out: count (4) and per entry from (8), until (8), group (8).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, TryGetError};
 use hashbrown::HashMap;
-use trivet_model::{BlockRange, Epoch, Generation, Stamp, VolumeId};
+use trivet_model::{BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
 use super::record::Slot;
 use super::regions::Regions;
 use super::request::{TailExtent, VolumeProgress, VolumeStatistics};
+use super::snapshots::{SNAPSHOTS_MAX, Snapshot, Snapshots};
+use super::thinning::{THINNING_BYTES, Thinning};
 use super::version::Origin;
 
 /// Most writes that may be above the volume's stable stamp: what a hostile engine can make us keep.
 pub(crate) const TAIL_EXTENTS_MAX: usize = 1 << 18;
+
+/// Deleted snapshots that may wait to be thinned out.
+pub(crate) const THINNINGS_MAX: usize = 4 * SNAPSHOTS_MAX;
 
 const NO_LIMIT: u64 = u64::MAX;
 
@@ -41,6 +47,11 @@ pub(crate) struct Volume {
     /// Writes and discards above the stable stamp, and above what the others hold for good, in the
     /// order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
+    pub(crate) snapshots: Snapshots,
+    /// The highest cut that a snapshot ever had: no state of a group lies in a layer above it.
+    pub(crate) layer_highest: Stamp,
+    /// What deleted snapshots have left behind; the first is being thinned out.
+    pub(crate) thinning: VecDeque<Thinning>,
     /// What the others hold for good. Not part of the image: a replay lists more, which is harmless.
     pub(crate) stable_elsewhere: Stamp,
     /// Has records of its own in the map. Not part of the image.
@@ -77,6 +88,9 @@ impl Volume {
             intact_limit: None,
             deleted: false,
             tail: VecDeque::new(),
+            snapshots: Snapshots::default(),
+            layer_highest: Stamp::ZERO,
+            thinning: VecDeque::new(),
             stable_elsewhere: Stamp::ZERO,
             regions: Regions::default(),
             progress_recorded: VolumeProgress::default(),
@@ -132,6 +146,29 @@ impl Volume {
         self.tail.push_back(extent);
     }
 
+    pub(crate) fn add_snapshot(&mut self, snapshot: Snapshot) {
+        self.snapshots.insert(snapshot);
+        self.layer_highest = self.layer_highest.max(snapshot.cut);
+    }
+
+    /// Takes a snapshot away; answers its cut.
+    pub(crate) fn remove_snapshot(&mut self, id: SnapshotId) -> Option<Stamp> {
+        let upper = self.snapshots.remove(id)?;
+        self.thinning.push_back(Thinning::of(upper));
+        Some(upper.after)
+    }
+
+    /// So much is left of what was being thinned out.
+    pub(crate) fn thinned(&mut self, rest: Option<Thinning>) {
+        match (self.thinning.front_mut(), rest) {
+            (Some(begun), Some(rest)) => *begun = rest,
+            (Some(_), None) => {
+                self.thinning.pop_front();
+            }
+            (None, _) => {}
+        }
+    }
+
     pub(crate) fn note_progress(&mut self, progress: VolumeProgress) {
         self.progress.committed = self.progress.committed.max(progress.committed);
         self.progress.stable = self.progress.stable.max(progress.stable);
@@ -183,6 +220,10 @@ impl Volume {
             out.put_u64_le(extent.stamp.as_u64());
             out.put_u8(u8::from(extent.discard));
         }
+        out.put_u64_le(self.layer_highest.as_u64());
+        self.snapshots.encode(&mut out);
+        out.put_u32_le(u32::try_from(self.thinning.len()).unwrap_or(u32::MAX));
+        self.thinning.iter().for_each(|thinning| thinning.encode(&mut out));
         out
     }
 
@@ -203,7 +244,7 @@ impl Volume {
         volume.intact_limit = (limit != NO_LIMIT).then_some(Stamp::from_u64(limit));
         volume.deleted = input.try_get_u8()? != 0;
         let count = input.try_get_u32_le()? as usize;
-        if count > TAIL_EXTENTS_MAX || input.len() != count * 21 {
+        if count > TAIL_EXTENTS_MAX || input.len() < count * 21 {
             return Err(VolumeDecodeError("length of the tail"));
         }
         for _ in 0..count {
@@ -212,6 +253,15 @@ impl Volume {
                 stamp: Stamp::from_u64(input.try_get_u64_le()?),
                 discard: input.try_get_u8()? != 0,
             });
+        }
+        volume.layer_highest = Stamp::from_u64(input.try_get_u64_le()?);
+        volume.snapshots = Snapshots::decode(&mut input)?.ok_or(VolumeDecodeError("snapshots"))?;
+        let count = input.try_get_u32_le()? as usize;
+        if count > THINNINGS_MAX || input.len() != count * THINNING_BYTES {
+            return Err(VolumeDecodeError("length of what is thinned out"));
+        }
+        for _ in 0..count {
+            volume.thinning.push_back(Thinning::decode(&mut input)?);
         }
         Ok(volume)
     }
@@ -334,8 +384,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tail_agrees_with_a_stamp_a_block_and_round_trips(extents in extents(), since in 0u64..300) {
+        fn tail_agrees_with_a_stamp_a_block_and_round_trips(
+            extents in extents(), since in 0u64..300, cuts in prop::collection::btree_set(1u64..300, 0..6))
+        {
             let mut volume = Volume::new(VolumeId::from_bytes([3; 16]), 100);
+            for cut in &cuts {
+                let id = SnapshotId::from_bytes(u128::from(*cut).to_le_bytes());
+                volume.add_snapshot(Snapshot { id, cut: Stamp::from_u64(*cut) });
+            }
+            let lowest = volume.snapshots.iter().next();
+            if let Some(snapshot) = lowest {
+                prop_assert_eq!(volume.remove_snapshot(snapshot.id), Some(snapshot.cut));
+            }
             let mut oracle = BTreeMap::new();
             let mut stamp = Stamp::from_u64(1);
             for (start, count, discard) in extents {

@@ -14,9 +14,10 @@ use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockCrc, Stamp};
 
 use super::Store;
 use super::apply::{Change, Runs};
-use super::place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, QueuedPlace};
+use super::place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, QueuedPlace, Resolved};
 use super::record::{OTHER_RECORD_BYTES_MAX, Record, Slot, encode_write, write_record_bytes};
-use super::request::{Reply, RequestError, RequestId};
+use super::request::{Reply, RequestError, RequestId, TailExtent};
+use super::snapshots::NO_SNAPSHOTS;
 use super::token::{Kind, token};
 use super::version::Origin;
 use crate::planted::{self, PlantedFault};
@@ -259,11 +260,15 @@ impl Store {
         let mut segments = Segments::new(segments);
         let mut crcs = crcs.into_iter();
         for run in versions {
-            let pieces = match self.pulled.get(&slot) {
-                Some(pulled) => pulled.resolve(slot, run),
-                None => vec![run],
+            let snapshots = self.volumes.get(slot).map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
+            let resolved = match self.pulled.get(&slot) {
+                Some(pulled) => pulled.resolve(slot, run, snapshots),
+                None => Resolved { standing: vec![run], above: Vec::new() },
             };
-            for piece in pieces {
+            for TailExtent { range, stamp, .. } in resolved.above {
+                self.put_record(making, Record::PlaceTombstones { slot, range, stamp });
+            }
+            for piece in resolved.standing {
                 let count = piece.range.count as usize;
                 let taken: Vec<BlockCrc> =
                     if run.discard { Vec::new() } else { crcs.by_ref().take(count).collect() };

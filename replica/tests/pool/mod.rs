@@ -149,7 +149,7 @@ impl Pool {
     }
 
     pub(crate) fn read(&mut self, start: u64, count: u32) -> RequestId {
-        self.submit(Request::Read { volume: VOLUME, range: BlockRange::new(start, count) })
+        self.submit(Request::Read { volume: VOLUME, at: None, range: BlockRange::new(start, count) })
     }
 
     /// Hands out actions and reaps completions once. Background jobs wait for [`Pool::background`].

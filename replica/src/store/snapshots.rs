@@ -1,0 +1,192 @@
+//! A volume's snapshots, and which versions of a block they keep.
+//!
+//! A snapshot is a *cut*: a stamp. It shows of every block the newest version whose stamp is not
+//! above the cut. The live cuts part the stamps into *intervals*, each above one cut and up to the
+//! next; of several versions of a block in one interval only the newest is ever seen.
+//!
+//! Invariants
+//! - Cuts rise strictly; no two snapshots have the same id or the same cut.
+//! - No stamp above a cut was written before the snapshot was taken (the engine stands still meanwhile),
+//!   so what a snapshot shows changes only by copies of what other members hold.
+
+use bytes::{Buf, BufMut, TryGetError};
+use trivet_model::{SnapshotId, Stamp};
+
+/// Most snapshots that a volume may have.
+pub const SNAPSHOTS_MAX: usize = 4096;
+
+/// A snapshot as a replica knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Its identity.
+    pub id: SnapshotId,
+    /// It shows what was written up to this stamp.
+    pub cut: Stamp,
+}
+
+/// The stamps between two cuts that follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Interval {
+    /// Exclusive: a cut, or zero.
+    pub(crate) after: Stamp,
+    /// Inclusive: a cut, or above all stamps.
+    pub(crate) until: Stamp,
+}
+
+/// The snapshots of a volume, in the order of their cuts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshots(Vec<Snapshot>);
+
+/// What a volume without snapshots has.
+pub(crate) static NO_SNAPSHOTS: Snapshots = Snapshots(Vec::new());
+
+const SNAPSHOT_BYTES: usize = 16 + 8;
+
+impl Snapshots {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Snapshot> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub(crate) fn find(&self, id: SnapshotId) -> Option<Snapshot> {
+        self.0.iter().copied().find(|snapshot| snapshot.id == id)
+    }
+
+    pub(crate) fn at(&self, cut: Stamp) -> Option<Snapshot> {
+        self.0.binary_search_by_key(&cut, |snapshot| snapshot.cut).ok().map(|at| self.0[at])
+    }
+
+    pub(crate) fn insert(&mut self, snapshot: Snapshot) {
+        if let Err(at) = self.0.binary_search_by_key(&snapshot.cut, |other| other.cut) {
+            self.0.insert(at, snapshot);
+        }
+    }
+
+    /// Takes a snapshot away; answers the interval that it cut off from the one below.
+    pub(crate) fn remove(&mut self, id: SnapshotId) -> Option<Interval> {
+        let at = self.0.iter().position(|snapshot| snapshot.id == id)?;
+        let cut = self.0.remove(at).cut;
+        Some(Interval { after: cut, until: self.interval(cut.next()).until })
+    }
+
+    /// The interval that a stamp lies in.
+    pub(crate) fn interval(&self, stamp: Stamp) -> Interval {
+        let at = self.0.partition_point(|snapshot| snapshot.cut < stamp);
+        Interval {
+            after: at.checked_sub(1).map_or(Stamp::ZERO, |below| self.0[below].cut),
+            until: self.0.get(at).map_or(Stamp::MAX, |above| above.cut),
+        }
+    }
+
+    /// The interval that a layer of the map belongs to: layers are named by a cut that they lie above.
+    pub(crate) fn interval_of_layer(&self, layer: Stamp) -> Interval {
+        self.interval(layer.next())
+    }
+
+    /// The intervals from the one that begins `after` a cut, upwards.
+    pub(crate) fn intervals_from(&self, after: Stamp) -> impl Iterator<Item = Interval> + '_ {
+        let first = self.0.partition_point(|snapshot| snapshot.cut <= after);
+        let starts = std::iter::once(after).chain(self.0[first..].iter().map(|snapshot| snapshot.cut));
+        let ends = self.0[first..].iter().map(|snapshot| snapshot.cut).chain([Stamp::MAX]);
+        starts.zip(ends).map(|(after, until)| Interval { after, until })
+    }
+
+    /// Whether a snapshot shows the older of two versions of a block.
+    pub(crate) fn part(&self, older: Stamp, newer: Stamp) -> bool {
+        let at = self.0.partition_point(|snapshot| snapshot.cut < older);
+        self.0.get(at).is_some_and(|snapshot| snapshot.cut < newer)
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32_le(u32::try_from(self.0.len()).unwrap_or(u32::MAX));
+        for snapshot in &self.0 {
+            out.put_slice(snapshot.id.as_bytes());
+            out.put_u64_le(snapshot.cut.as_u64());
+        }
+    }
+
+    /// `None` when there are too many, or they do not rise.
+    pub(crate) fn decode(input: &mut &[u8]) -> Result<Option<Self>, TryGetError> {
+        let count = input.try_get_u32_le()? as usize;
+        if count > SNAPSHOTS_MAX || input.len() < count * SNAPSHOT_BYTES {
+            return Ok(None);
+        }
+        let mut snapshots = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut id = [0; 16];
+            input.try_copy_to_slice(&mut id)?;
+            let cut = Stamp::from_u64(input.try_get_u64_le()?);
+            snapshots.push(Snapshot { id: SnapshotId::from_bytes(id), cut });
+        }
+        let rises = snapshots.is_sorted_by(|a, b| a.cut < b.cut);
+        let apart = rises && snapshots.iter().all(|snapshot| snapshot.cut < Stamp::MAX);
+        Ok(apart.then_some(Self(snapshots)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn with_cuts(cuts: &std::collections::BTreeSet<u64>) -> Snapshots {
+        let snapshot = |cut: &u64| Snapshot {
+            id: SnapshotId::from_bytes(u128::from(*cut).to_le_bytes()),
+            cut: Stamp::from_u64(*cut),
+        };
+        let mut snapshots = Snapshots::default();
+        for cut in cuts.iter().rev() {
+            snapshots.insert(snapshot(cut));
+        }
+        snapshots
+    }
+
+    proptest! {
+        #[test]
+        fn intervals_agree_with_looking_at_every_cut(
+            cuts in prop::collection::btree_set(1u64..40, 0..8), a in 1u64..50, b in 1u64..50)
+        {
+            let snapshots = with_cuts(&cuts);
+            let (older, newer) = (a.min(b), a.max(b));
+            let shown = cuts.iter().any(|cut| (older..newer).contains(cut));
+            prop_assert_eq!(snapshots.part(Stamp::from_u64(older), Stamp::from_u64(newer)), shown);
+            let interval = snapshots.interval(Stamp::from_u64(a));
+            prop_assert_eq!(interval.after.as_u64(), cuts.iter().copied().filter(|cut| *cut < a).max().unwrap_or(0));
+            prop_assert_eq!(interval.until.as_u64(), cuts.iter().copied().find(|cut| *cut >= a).unwrap_or(u64::MAX));
+            let all: Vec<Interval> = snapshots.intervals_from(Stamp::ZERO).collect();
+            prop_assert_eq!(all.len(), cuts.len() + 1);
+            prop_assert!(all.windows(2).all(|pair| pair[0].until == pair[1].after));
+            let from: Vec<Interval> = snapshots.intervals_from(interval.after).collect();
+            prop_assert_eq!(&from[..], &all[all.iter().position(|other| *other == interval).unwrap()..]);
+
+            let mut bytes = Vec::new();
+            snapshots.encode(&mut bytes);
+            prop_assert_eq!(Snapshots::decode(&mut &bytes[..]), Ok(Some(snapshots.clone())));
+            let short = Snapshots::decode(&mut &bytes[..bytes.len() - 1]);
+            prop_assert!(!matches!(short, Ok(Some(_))));
+
+            let mut fewer = snapshots.clone();
+            for snapshot in snapshots.iter() {
+                let cut_off = fewer.remove(snapshot.id).unwrap();
+                prop_assert_eq!(cut_off, Interval { after: snapshot.cut, until: snapshots.interval(snapshot.cut.next()).until });
+            }
+            prop_assert_eq!(fewer, Snapshots::default());
+        }
+    }
+
+    #[test]
+    fn cuts_that_do_not_rise_are_refused() {
+        let mut bytes = Vec::new();
+        with_cuts(&[3, 5].into()).encode(&mut bytes);
+        bytes[4 + 16] = 5;
+        assert_eq!(Snapshots::decode(&mut &bytes[..]), Ok(None));
+        assert_eq!(Snapshots::decode(&mut &u32::MAX.to_le_bytes()[..]), Ok(None));
+    }
+}
