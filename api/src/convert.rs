@@ -1,7 +1,10 @@
 //! Volume records between the model's types and the wire's.
 
 use crate::v1;
-use trivet_model::{Epoch, Generation, Member, MemberState, PoolId, Revision, Stamp, VolumeId, VolumeRecord};
+use trivet_model::{
+    Epoch, Generation, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp, VolumeId,
+    VolumeRecord,
+};
 
 /// A message whose fields do not make a volume record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +39,29 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         epoch: record.epoch.0,
         wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
+        snapshots: record.snapshots.iter().map(snapshot_to_wire).collect(),
     }
+}
+
+fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
+    v1::Snapshot {
+        id: snapshot.id.as_bytes().to_vec(),
+        name: snapshot.name.clone(),
+        cut: snapshot.cut.as_u64(),
+        created: snapshot.created,
+        labels: snapshot.labels.clone().into_iter().collect(),
+    }
+}
+
+fn snapshot_from_wire(snapshot: v1::Snapshot) -> Result<SnapshotRecord, MalformedRecord> {
+    let id = snapshot.id.try_into().map(SnapshotId::from_bytes);
+    Ok(SnapshotRecord {
+        id: id.or(Err(MalformedRecord { field: "snapshot id" }))?,
+        name: snapshot.name,
+        cut: Stamp::from_u64(snapshot.cut),
+        created: snapshot.created,
+        labels: snapshot.labels.into_iter().collect(),
+    })
 }
 
 /// The model's form of a record.
@@ -54,6 +79,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         epoch: Epoch(record.epoch),
         wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
+        snapshots: record.snapshots.into_iter().map(snapshot_from_wire).collect::<Result<_, _>>()?,
     })
 }
 
@@ -108,6 +134,18 @@ mod tests {
     }
 
     prop_compose! {
+        fn snapshot()(
+            id in any::<[u8; 16]>(),
+            name in "[a-z0-9][a-z0-9._-]{0,62}",
+            cut in any::<u64>(),
+            created in any::<u64>(),
+            labels in proptest::collection::btree_map(".{0,5}", ".{0,5}", 0..3),
+        ) -> SnapshotRecord {
+            SnapshotRecord { id: SnapshotId::from_bytes(id), name, cut: Stamp::from_u64(cut), created, labels }
+        }
+    }
+
+    prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
             name in "[a-z0-9][a-z0-9._-]{0,62}",
@@ -117,6 +155,7 @@ mod tests {
             epoch in any::<u64>(),
             wait_owed in any::<bool>(),
             members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
+            snapshots in proptest::collection::vec(snapshot(), 0..4),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -130,6 +169,7 @@ mod tests {
                     .into_iter()
                     .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
                     .collect(),
+                snapshots,
             }
         }
     }
@@ -152,6 +192,7 @@ mod tests {
             epoch: Epoch(0),
             wait_owed: false,
             members: vec![],
+            snapshots: vec![],
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

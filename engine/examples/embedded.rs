@@ -60,6 +60,7 @@ fn run() -> Outcome<()> {
         volume: arguments.volume,
         owner: format!("example, process {}", std::process::id()),
         read_only: false,
+        snapshot: None,
         patience: Some(Duration::from_secs(30)),
         spin: Duration::ZERO,
     })?;
@@ -223,6 +224,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         epoch: Epoch(1),
         wait_owed: false,
         members,
+        snapshots: Vec::new(),
     })
 }
 

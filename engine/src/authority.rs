@@ -68,6 +68,7 @@ mod tests {
             epoch: Epoch(0),
             wait_owed: false,
             members: Vec::new(),
+            snapshots: Vec::new(),
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use trivet_model::{Authority, VolumeId};
+use trivet_model::{Authority, SnapshotId, VolumeId};
 use trivet_reactor::{Options, Reactor, SetupError, SocketError};
 
 /// How to open a volume.
@@ -30,6 +30,8 @@ pub struct OpenOptions {
     /// the volume open is not disturbed. What is read may be taken back while there is such an
     /// engine, or when the last one crashed.
     pub read_only: bool,
+    /// Look at this snapshot instead of the volume as it is; only with `read_only`.
+    pub snapshot: Option<SnapshotId>,
     /// How long [`Volume::open`] waits for members and authority; `None` for ever.
     pub patience: Option<Duration>,
     /// The longest that the volume's thread spins for the next event before it sleeps. Lowers
@@ -43,6 +45,7 @@ impl fmt::Debug for OpenOptions {
             .field("volume", &self.volume)
             .field("owner", &self.owner)
             .field("read_only", &self.read_only)
+            .field("snapshot", &self.snapshot)
             .field("patience", &self.patience)
             .field("spin", &self.spin)
             .finish_non_exhaustive()
@@ -298,8 +301,8 @@ fn prepare(
     let waker = reactor.waker(source, ERRAND_DONE);
     let errands = Errands::start(options.authority, options.volume, waker).map_err(OpenError::Thread)?;
     let frontends = makers.into_iter().map(|make| make(&reactor)).collect::<Result<Vec<_>, _>>()?;
-    let OpenOptions { volume, owner, read_only, .. } = options;
-    let core = CoreOptions { volume, owner, session, read_only };
+    let OpenOptions { volume, owner, read_only, snapshot, .. } = options;
+    let core = CoreOptions { volume, owner, session, read_only, snapshot };
     let handover = (handover, Arc::clone(&shared));
     Ok((EventLoop::new(reactor, source, core, errands, handover, frontends), shared))
 }

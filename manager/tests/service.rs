@@ -67,6 +67,7 @@ fn volume(name: &str) -> VolumeRecord {
             address: "127.0.0.1:1".to_owned(),
             state: MemberState::InSync,
         }],
+        snapshots: Vec::new(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Epoch, Generation, ReplicaId, Stamp, VolumeId};
+use crate::{Epoch, Generation, ReplicaId, SnapshotId, Stamp, VolumeId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A member's standing in a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,7 +55,27 @@ pub struct VolumeRecord {
     pub wait_owed: bool,
     /// Every replica of the volume.
     pub members: Vec<Member>,
+    /// Its snapshots, in the order of their cuts.
+    pub snapshots: Vec<SnapshotRecord>,
 }
+
+/// A snapshot of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Its identity, for ever.
+    pub id: SnapshotId,
+    /// What people call it, by the rules for volumes; no other snapshot of the volume is called so.
+    pub name: String,
+    /// It shows what was written up to this stamp, which no write has.
+    pub cut: Stamp,
+    /// When it was asked for, in seconds since 1970.
+    pub created: u64,
+    /// For people and programs.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Most snapshots that a volume may have.
+pub const SNAPSHOTS_MAX: usize = 1000;
 
 /// The longest volume name, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 63;

@@ -24,6 +24,14 @@ pub enum PlantedFault {
     RetryFailedFlush,
     /// Discards are not told among what has changed.
     ForgetDiscards,
+    /// What a snapshot shows is freed when it is overwritten in memory.
+    ForgetOlderVersions,
+    /// Thinning out frees what an older snapshot still shows.
+    FreeSharedBlocks,
+    /// A pull brings what the volume is now, not what snapshots show.
+    PullHeadOnly,
+    /// Versions below a cut are merged into the state above it.
+    MergeAcrossCut,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -142,13 +142,16 @@ impl World {
 
     fn begin(&mut self) {
         self.target.store.begin_pull(VOLUME, Stamp::from_u64(self.floor));
-        self.pull = Some(Pull::new(PullOrder {
-            volume: VOLUME,
-            blocks: BLOCKS,
-            since: Stamp::from_u64(self.since),
-            floor: Stamp::from_u64(self.floor),
-            generation: Generation::ZERO,
-        }));
+        self.pull = Some(Pull::new(
+            PullOrder {
+                volume: VOLUME,
+                blocks: BLOCKS,
+                since: Stamp::from_u64(self.since),
+                floor: Stamp::from_u64(self.floor),
+                generation: Generation::ZERO,
+            },
+            &self.target.store.snapshots(VOLUME),
+        ));
     }
 
     fn end(&mut self) {

@@ -109,8 +109,16 @@ impl World {
         self.end_copies(index, |running| running == Owner::Pull(owner));
         let Some(process) = &mut self.hosts[index].process else { return };
         process.store.begin_pull(order.volume, order.floor);
+        let snapshots = process.store.snapshots(order.volume);
         let (volume, generation) = (order.volume, order.generation);
-        self.begin_copy(index, Owner::Pull(owner), Job::Pull(Pull::new(order)), volume, generation, from);
+        self.begin_copy(
+            index,
+            Owner::Pull(owner),
+            Job::Pull(Pull::new(order, &snapshots)),
+            volume,
+            generation,
+            from,
+        );
     }
 
     pub(crate) fn begin_repair(

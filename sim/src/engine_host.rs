@@ -116,8 +116,13 @@ impl World {
         host.incarnation += 1;
         let incarnation = host.incarnation;
         let session = self.random.next();
-        let options =
-            CoreOptions { volume: VOLUME, owner: format!("engine-{index}"), session, read_only: false };
+        let options = CoreOptions {
+            volume: VOLUME,
+            owner: format!("engine-{index}"),
+            session,
+            read_only: false,
+            snapshot: None,
+        };
         let core = VolumeCore::new(options, now);
         #[cfg(feature = "planted-faults")]
         let core = {

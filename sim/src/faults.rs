@@ -145,6 +145,11 @@ impl World {
                     self.ask_to_grow(engine, random.below(4));
                 }
             }
+            Fault::Snapshot => {
+                if self.engines[engine].held.is_none() {
+                    self.ask_to_snapshot(engine, random);
+                }
+            }
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {

@@ -64,11 +64,25 @@ pub enum Planted {
     TrustFirstComparison,
     /// A scrub only counts what it should repair.
     SkipScrubRepair,
+    /// The engine goes on writing while members are told of a snapshot.
+    WriteWhileCutting,
+    /// The engine records a snapshot before every member keeps it.
+    RecordSnapshotEarly,
+    /// The engine does not tell a returning member of the snapshots taken meanwhile.
+    ForgetSnapshotsOfReturning,
+    /// A replica frees what a snapshot shows when it is overwritten in memory.
+    ForgetOlderVersions,
+    /// A replica, thinning out, frees what an older snapshot still shows.
+    FreeSharedBlocks,
+    /// A replica that pulls brings what the volume is now, not what snapshots show.
+    PullHeadOnly,
+    /// A replica merges versions below a cut into the state above it.
+    MergeAcrossCut,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 36] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -98,6 +112,13 @@ impl Planted {
         Self::ForgetDiscards,
         Self::TrustFirstComparison,
         Self::SkipScrubRepair,
+        Self::WriteWhileCutting,
+        Self::RecordSnapshotEarly,
+        Self::ForgetSnapshotsOfReturning,
+        Self::ForgetOlderVersions,
+        Self::FreeSharedBlocks,
+        Self::PullHeadOnly,
+        Self::MergeAcrossCut,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -136,6 +157,9 @@ impl Planted {
             Self::ForgetWait => Some(PlantedFault::ForgetWait),
             Self::TrustFirstComparison => Some(PlantedFault::TrustFirstComparison),
             Self::SkipScrubRepair => Some(PlantedFault::SkipScrubRepair),
+            Self::WriteWhileCutting => Some(PlantedFault::WriteWhileCutting),
+            Self::RecordSnapshotEarly => Some(PlantedFault::RecordSnapshotEarly),
+            Self::ForgetSnapshotsOfReturning => Some(PlantedFault::ForgetSnapshotsOfReturning),
             _ => None,
         }
     }
@@ -154,6 +178,10 @@ impl Planted {
             Self::SkipReplayChecksum => Some(PlantedFault::SkipReplayChecksum),
             Self::RetryFailedFlush => Some(PlantedFault::RetryFailedFlush),
             Self::ForgetDiscards => Some(PlantedFault::ForgetDiscards),
+            Self::ForgetOlderVersions => Some(PlantedFault::ForgetOlderVersions),
+            Self::FreeSharedBlocks => Some(PlantedFault::FreeSharedBlocks),
+            Self::PullHeadOnly => Some(PlantedFault::PullHeadOnly),
+            Self::MergeAcrossCut => Some(PlantedFault::MergeAcrossCut),
             _ => None,
         }
     }

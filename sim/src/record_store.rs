@@ -58,6 +58,7 @@ impl RecordStore {
             epoch: Epoch(1),
             wait_owed: false,
             members: members.collect(),
+            snapshots: Vec::new(),
         };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }

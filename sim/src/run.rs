@@ -39,6 +39,8 @@ pub enum Check {
     Liveness,
     /// The product's own assertions.
     Panic,
+    /// A snapshot is kept by every member, shows the same on all, and never changes.
+    Snapshots,
 }
 
 /// A run's failure.

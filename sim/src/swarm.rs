@@ -67,6 +67,8 @@ pub enum Fault {
     /// An engine and one replica's host are cut off from everybody else, the record store too, while
     /// another engine opens the volume.
     Isolation,
+    /// A snapshot is taken, or one is deleted.
+    Snapshot,
     /// Reads of the device return another place's blocks now and then. No seed draws this and what
     /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
@@ -81,7 +83,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -110,6 +112,7 @@ impl Fault {
         // Last, so that the others keep their random numbers.
         Self::Scrub,
         Self::Isolation,
+        Self::Snapshot,
         Self::MisdirectedRead,
         Self::RottenData,
         Self::RottenMetadata,
@@ -133,7 +136,8 @@ impl Fault {
 
     /// Whether it is drawn with the others.
     pub(crate) const fn is_drawn(self) -> bool {
-        let apart = matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation);
+        let apart =
+            matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::Snapshot);
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
         !apart && !own_test
@@ -258,9 +262,13 @@ impl Profile {
         if Random::stream(seed, 5).one_in(3) {
             faults.insert(Fault::Scrub);
         }
+        let snapshots = Random::stream(seed, 13).one_in(2);
         let mut apart = Random::stream(seed, 11);
         if let Some(theme) = [ISOLATED, RETURNING].get(apart.index(10)) {
             faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
+        }
+        if snapshots {
+            faults.insert(Fault::Snapshot);
         }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 use trivet_engine::volume::Tag;
 use trivet_engine::{IoError, IoReply, IoRequest};
-use trivet_model::SECTOR_SIZE;
+use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotRecord, Stamp};
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -22,6 +22,8 @@ enum Kind {
     Change { write: WriteId, sectors: Range<usize>, zeros: bool, stable: bool },
     Flush,
     Grow,
+    Snapshot(SnapshotId),
+    DeleteSnapshot,
     Other,
 }
 
@@ -130,6 +132,26 @@ impl World {
         }
     }
 
+    /// Takes a snapshot, or deletes one that is recorded.
+    pub(crate) fn ask_to_snapshot(&mut self, engine: usize, random: &mut Random) {
+        let recorded: Vec<SnapshotId> = self.records.record.snapshots.iter().map(|known| known.id).collect();
+        if recorded.len() > 1 && random.one_in(2) {
+            let id = random.pick(&recorded);
+            if let Some(tag) = self.note_request(engine, Kind::DeleteSnapshot) {
+                self.with_core(engine, |core, now| core.delete_snapshot(now, tag, id));
+            }
+            return;
+        }
+        let mut bytes = [7; 16];
+        bytes[..8].copy_from_slice(&random.next().to_le_bytes());
+        let (id, name) = (SnapshotId::from_bytes(bytes), format!("s{}", random.next()));
+        if let Some(tag) = self.note_request(engine, Kind::Snapshot(id)) {
+            let (cut, created, labels) = (Stamp::ZERO, 0, Default::default());
+            let snapshot = SnapshotRecord { id, name, cut, created, labels };
+            self.with_core(engine, |core, now| core.create_snapshot(now, tag, snapshot));
+        }
+    }
+
     fn opening_of(&self, engine: usize) -> Option<OpeningId> {
         self.engines[engine].engine.as_ref().map(|engine| engine.opening)
     }
@@ -176,6 +198,8 @@ impl World {
             Kind::Change { sectors, .. } => ("zeros", sectors.clone(), 0),
             Kind::Flush => ("flush", 0..0, 0),
             Kind::Grow => ("grow", 0..0, 0),
+            Kind::Snapshot(_) => ("snapshot", 0..0, 0),
+            Kind::DeleteSnapshot => ("delete snapshot", 0..0, 0),
             Kind::Other => ("query", 0..0, 0),
         };
         let (sector, sectors) = (sectors.start, sectors.len());
@@ -203,7 +227,7 @@ impl World {
         let reply = match result {
             Ok(reply) => reply,
             // One at a time, and not while the volume is opened.
-            Err(_) if matches!(asked.kind, Kind::Grow) => return,
+            Err(_) if matches!(asked.kind, Kind::Grow | Kind::Snapshot(_) | Kind::DeleteSnapshot) => return,
             // It may have happened or not, now or later.
             Err(IoError::Fenced | IoError::Closed) => return,
             Err(IoError::NoSpace) if self.profile.has(Fault::CrowdedPool) => return,
@@ -227,7 +251,8 @@ impl World {
                 let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));
                 self.oracle.write_ended(write, self.now, stable, holders);
             }
-            (Kind::Grow, IoReply::Done) => {}
+            (Kind::Grow | Kind::DeleteSnapshot, IoReply::Done) => {}
+            (Kind::Snapshot(id), IoReply::Done) => self.snapshot_taken(id, during),
             (Kind::Flush, IoReply::Done) => self.oracle.flushed(asked.opening, asked.begin),
             (Kind::Other, IoReply::Allocation(extents)) if !extents.is_empty() => {}
             (kind, reply) => self.fail(Check::Answers, format!("{kind:?} was answered {reply:?}")),

@@ -207,6 +207,9 @@ pub(crate) struct World {
     pub(crate) desired: usize,
     pub(crate) network: Network,
     pub(crate) records: RecordStore,
+    /// What each snapshot showed when it was taken.
+    pub(crate) snapshots:
+        std::collections::BTreeMap<trivet_model::SnapshotId, std::collections::BTreeMap<usize, u64>>,
     pub(crate) oracle: Oracle,
     pub(crate) clients: Clients,
     pub(crate) trace: Trace,
@@ -241,6 +244,7 @@ impl World {
             hosts,
             engines,
             desired: 0,
+            snapshots: Default::default(),
             oracle: Oracle::new(profile.blocks),
             clients: Clients::default(),
             trace: Trace::new(print),

@@ -148,10 +148,16 @@ fn f28_writes_go_on_during_rebuilds() {
     holds(&[Fault::PauseReplica, Fault::KillReplica], 60, 20);
 }
 
-/// Snapshots and clones are not there yet, and the simulator deletes nothing.
 #[test]
 fn f29_a_volume_grows_during_failures() {
     holds(&[Fault::Grow, Fault::KillReplica, Fault::KillEngine, Fault::RecordOutage], 60, 20);
+}
+
+/// Clones are not there yet.
+#[test]
+fn f29_snapshots_come_and_go_during_failures() {
+    holds(&[Fault::Snapshot, Fault::KillReplica, Fault::KillEngine, Fault::RecordOutage], 60, 20);
+    holds(&[Fault::Snapshot, Fault::ReplicaPower, Fault::TotalPower, Fault::RecordLoss], 60, 20);
 }
 
 #[test]

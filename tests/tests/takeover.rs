@@ -71,6 +71,7 @@ impl Site {
                 volume: record.id,
                 owner: "the second engine".to_owned(),
                 read_only: false,
+                snapshot: None,
                 patience: None,
                 spin: Duration::ZERO,
             },

@@ -10,21 +10,24 @@ use crate::error_code::ErrorCode;
 use crate::fields::Fields;
 use crate::frame::{
     DETAIL_BYTES_MAX, DISCARD_BLOCKS_MAX, FlushReply, Hello, HelloReply, Message, OpenReply, PoolReport,
-    Progress, PullReport, TailEntry,
+    Progress, PullReport, SNAPSHOTS_MAX, SnapshotEntry, TailEntry,
 };
 use crate::header::{Flags, Header};
-use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, TAIL_ENTRY, VOLUME_REPORT};
+use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAIL_ENTRY, VOLUME_REPORT};
 use bytes::{BufMut, Bytes, BytesMut};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId, SnapshotId};
 
 /// In place of the block to go on from: the volume's end.
 const NO_NEXT: u64 = u64::MAX;
+/// In place of a snapshot: the volume as it is.
+const NO_SNAPSHOT: SnapshotId = SnapshotId::from_bytes([0; 16]);
 
 /// How long the fixed part of a message will be.
 pub(crate) fn length(message: &Message) -> usize {
     let least = *message.kind().fixed_bytes().start();
     match message {
+        Message::OpenReply(reply) => least + reply.snapshots.len() * SNAPSHOT_ENTRY,
         Message::Write { data, .. } => least + data.crcs.len().saturating_sub(1) * CRC,
         Message::ReadReply { present, data } => present.len() + data.crcs.len() * CRC,
         Message::AllocationReply { extents } => extents.len() * EXTENT,
@@ -81,7 +84,7 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::Flush { progress } | Message::Close { progress } | Message::Progress(progress) => {
             encode_progress(progress, out);
         }
-        Message::Done | Message::PoolStatus => {}
+        Message::Done | Message::PoolStatus | Message::Reset => {}
         Message::PullStatus { stable } => out.put_u64_le(stable.as_u64()),
         Message::FlushReply(reply) => out.put_u64_le(reply.stable.as_u64()),
         Message::Read { range }
@@ -134,6 +137,9 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
             out.put_slice(source.as_bytes());
             out.put_slice(address.as_bytes());
         }
+        Message::CreateSnapshot { id, cut } => encode_snapshot(SnapshotEntry { id: *id, cut: *cut }, out),
+        Message::DeleteSnapshot { id } => out.put_slice(id.as_bytes()),
+        Message::View { at } => out.put_slice(at.unwrap_or(NO_SNAPSHOT).as_bytes()),
         Message::CreateVolume { volume, blocks } | Message::ResizeVolume { volume, blocks } => {
             out.put_slice(volume.as_bytes());
             out.put_u64_le(*blocks);
@@ -153,6 +159,13 @@ fn encode_open_reply(reply: &OpenReply, out: &mut BytesMut) {
     out.put_u64_le(reply.intact.as_u64());
     encode_progress(&reply.progress, out);
     out.put_slice(reply.boot.as_bytes());
+    assert!(reply.snapshots.len() <= SNAPSHOTS_MAX, "{} snapshots", reply.snapshots.len());
+    reply.snapshots.iter().for_each(|snapshot| encode_snapshot(*snapshot, out));
+}
+
+fn encode_snapshot(snapshot: SnapshotEntry, out: &mut BytesMut) {
+    out.put_slice(snapshot.id.as_bytes());
+    out.put_u64_le(snapshot.cut.as_u64());
 }
 
 fn encode_pool_report(report: &PoolReport, out: &mut BytesMut) {
@@ -241,6 +254,7 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
             intact: fields.stamp()?,
             progress: fields.progress()?,
             boot: BootId::from_bytes(fields.array()?),
+            snapshots: fields.snapshots()?,
         }),
         Kind::Close => Message::Close { progress: fields.progress()? },
         Kind::Progress => Message::Progress(fields.progress()?),
@@ -291,6 +305,16 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
             source: PoolId::from_bytes(fields.array()?),
             address: fields.address()?,
         },
+        Kind::CreateSnapshot => {
+            let SnapshotEntry { id, cut } = fields.snapshot()?;
+            Message::CreateSnapshot { id, cut }
+        }
+        Kind::DeleteSnapshot => Message::DeleteSnapshot { id: SnapshotId::from_bytes(fields.array()?) },
+        Kind::Reset => Message::Reset,
+        Kind::View => {
+            let at = SnapshotId::from_bytes(fields.array()?);
+            Message::View { at: (at != NO_SNAPSHOT).then_some(at) }
+        }
         Kind::CreateVolume => Message::CreateVolume { volume: fields.volume()?, blocks: fields.u64()? },
         Kind::DeleteVolume => Message::DeleteVolume { volume: fields.volume()? },
         Kind::ResizeVolume => Message::ResizeVolume { volume: fields.volume()?, blocks: fields.u64()? },

@@ -2,13 +2,13 @@
 
 use crate::decode::DecodeError;
 use crate::frame::{
-    DETAIL_BYTES_MAX, DIVERGED_MAX, Extent, PoolReport, Progress, PullReport, PullState, TailEntry,
-    VOLUMES_MAX, VolumeReport,
+    DETAIL_BYTES_MAX, DIVERGED_MAX, Extent, PoolReport, Progress, PullReport, PullState, SnapshotEntry,
+    TailEntry, VOLUMES_MAX, VolumeReport,
 };
-use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, TAIL_ENTRY, VOLUME_REPORT};
+use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAIL_ENTRY, VOLUME_REPORT};
 use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::stamp::SEQUENCE_MAX;
-use trivet_model::{BlockCrc, BlockRange, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 
 /// What is left to read of a fixed part.
 pub(crate) struct Fields<'a> {
@@ -80,6 +80,20 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn progress(&mut self) -> Result<Progress, DecodeError> {
         Ok(Progress { committed: self.stamp()?, stable: self.stamp()? })
+    }
+
+    pub(crate) fn snapshot(&mut self) -> Result<SnapshotEntry, DecodeError> {
+        Ok(SnapshotEntry { id: SnapshotId::from_bytes(self.array()?), cut: self.stamp()? })
+    }
+
+    /// Their cuts rise.
+    pub(crate) fn snapshots(&mut self) -> Result<Vec<SnapshotEntry>, DecodeError> {
+        let count = self.entries(SNAPSHOT_ENTRY)?;
+        let snapshots = (0..count).map(|_| self.snapshot()).collect::<Result<Vec<_>, _>>()?;
+        if !snapshots.is_sorted_by(|a, b| a.cut < b.cut) {
+            return Err(self.wrong("snapshots"));
+        }
+        Ok(snapshots)
     }
 
     pub(crate) fn crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {

@@ -3,7 +3,7 @@
 use crate::blocks::BlockData;
 use crate::error_code::ErrorCode;
 use bytes::Bytes;
-use trivet_model::{BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 
 /// A message with the header fields that every message carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,8 +73,8 @@ pub enum Message {
     },
     /// Tell progress when nothing else is said; also the keep-alive.
     Progress(Progress),
-    /// `Write`, `Discard`, `Progress`, `Close`, `Repair`, `CreateVolume`, `DeleteVolume` and
-    /// `ResizeVolume` were carried out; `Pull` has begun.
+    /// `Write`, `Discard`, `Progress`, `Close`, `Repair`, `CreateSnapshot`, `DeleteSnapshot`, `Reset`, `View`,
+    /// `CreateVolume`, `DeleteVolume` and `ResizeVolume` were carried out; `Pull` has begun.
     Done,
     /// `Flush` was carried out.
     FlushReply(FlushReply),
@@ -197,6 +197,28 @@ pub enum Message {
         /// Where its server listens, as in `Pull`.
         address: String,
     },
+    /// Keep what was written up to a stamp. All of the session's earlier requests are carried out before;
+    /// whoever asks writes nothing above the cut until the answer.
+    CreateSnapshot {
+        /// Its identity; done already if it is there with the same cut.
+        id: SnapshotId,
+        /// A stamp that no write has.
+        cut: Stamp,
+    },
+    /// Let a snapshot go; done already if it is not there.
+    DeleteSnapshot {
+        /// Its identity.
+        id: SnapshotId,
+    },
+    /// Begin anew with an empty replica: what is here cannot be brought up to the others. What this session
+    /// asked before is carried out before, and gone.
+    Reset,
+    /// From here on `Read`, `Allocation`, `Changed`, `Fetch` and `Verify` on this connection see the volume
+    /// as a snapshot shows it.
+    View {
+        /// Which; `None` for the volume as it is.
+        at: Option<SnapshotId>,
+    },
     /// End the session in good order.
     Close {
         /// The volume's final progress.
@@ -280,6 +302,17 @@ pub struct OpenReply {
     pub progress: Progress,
     /// The host's boot.
     pub boot: BootId,
+    /// Its snapshots, in the order of their cuts; at most [`SNAPSHOTS_MAX`].
+    pub snapshots: Vec<SnapshotEntry>,
+}
+
+/// A snapshot that a replica keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotEntry {
+    /// Its identity.
+    pub id: SnapshotId,
+    /// It shows what was written up to this stamp.
+    pub cut: Stamp,
 }
 
 /// Answers `Flush`.
@@ -335,6 +368,8 @@ pub enum PullState {
     Finished = 2,
     /// It has ended early; what was placed stays. Also the answer where no pull was begun.
     Failed = 3,
+    /// As failed; and no other will do better before this replica has begun anew ([`Message::Reset`]).
+    Hopeless = 4,
 }
 
 impl PullState {
@@ -351,6 +386,7 @@ impl PullState {
             1 => Self::Running,
             2 => Self::Finished,
             3 => Self::Failed,
+            4 => Self::Hopeless,
             _ => return None,
         })
     }
@@ -394,6 +430,8 @@ pub const EXTENTS_MAX: usize = 4096;
 pub const TAIL_ENTRIES_MAX: usize = 4096;
 /// Most volumes in a `PoolReport`.
 pub const VOLUMES_MAX: usize = 4096;
+/// Most snapshots that a volume may have.
+pub const SNAPSHOTS_MAX: usize = 4096;
 /// Longest detail of an error, in bytes.
 pub const DETAIL_BYTES_MAX: usize = 1024;
 /// Most blocks in one `Discard` (4 GiB).

@@ -1,7 +1,8 @@
 //! The messages' numbers on the wire, and for each what a frame of it may carry.
 
 use crate::frame::{
-    ADDRESS_BYTES_MAX, DETAIL_BYTES_MAX, DIVERGED_MAX, EXTENTS_MAX, Message, TAIL_ENTRIES_MAX, VOLUMES_MAX,
+    ADDRESS_BYTES_MAX, DETAIL_BYTES_MAX, DIVERGED_MAX, EXTENTS_MAX, Message, SNAPSHOTS_MAX, TAIL_ENTRIES_MAX,
+    VOLUMES_MAX,
 };
 use crate::header::Flags;
 use std::ops::RangeInclusive;
@@ -27,7 +28,9 @@ pub(crate) const VOLUME_REPORT: usize = ID + U64 + U64 + U32 + STAMP;
 const HELLO: usize = U16 + U16;
 const HELLO_REPLY: usize = U16 + ID;
 const OPEN: usize = ID + U64;
+pub(crate) const SNAPSHOT_ENTRY: usize = ID + STAMP;
 const OPEN_REPLY: usize = U64 + STAMP + STAMP + PROGRESS + ID;
+const OPEN_REPLY_MAX: usize = OPEN_REPLY + SNAPSHOTS_MAX * SNAPSHOT_ENTRY;
 const WRITE: usize = U64 + STAMP + PROGRESS;
 const DISCARD: usize = RANGE + STAMP + PROGRESS;
 const PRESENT_MAX: usize = BLOCKS_MAX.div_ceil(8);
@@ -48,6 +51,7 @@ const ERROR: usize = U16;
 
 const _: () = assert!(WRITE == 32 && OPEN_REPLY == 56 && DISCARD == 36);
 const _: () = assert!(TAIL_ENTRY == 21 && VOLUME_REPORT == 44);
+const _: () = assert!(OPEN_REPLY_MAX <= POOL_REPORT_MAX);
 const _: () = assert!(POOL_REPORT_MAX <= 256 * 1024, "the most a decoder holds of a fixed part");
 
 macro_rules! kinds {
@@ -95,7 +99,7 @@ kinds! {
     Error = 3, fixed ERROR..=ERROR + DETAIL_BYTES_MAX, blocks 0, flags Flags::NONE;
     Done = 4, fixed exactly(0), blocks 0, flags Flags::NONE;
     Open = 16, fixed exactly(OPEN), blocks 0, flags Flags::WRITABLE;
-    OpenReply = 17, fixed exactly(OPEN_REPLY), blocks 0, flags Flags::NONE;
+    OpenReply = 17, fixed OPEN_REPLY..=OPEN_REPLY_MAX, blocks 0, flags Flags::NONE;
     Close = 18, fixed exactly(PROGRESS), blocks 0, flags Flags::NONE;
     Progress = 19, fixed exactly(PROGRESS), blocks 0, flags Flags::NONE;
     Write = 32, fixed WRITE + CRC..=WRITE + BLOCKS_MAX * CRC, blocks BLOCKS_MAX, flags Flags::FORCE_UNIT_ACCESS;
@@ -118,6 +122,10 @@ kinds! {
     PullStatus = 49, fixed exactly(STAMP), blocks 0, flags Flags::NONE;
     PullReport = 50, fixed PULL_REPORT..=PULL_REPORT_MAX, blocks 0, flags Flags::NONE;
     Repair = 51, fixed REPAIR + 1..=REPAIR + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
+    CreateSnapshot = 52, fixed exactly(SNAPSHOT_ENTRY), blocks 0, flags Flags::NONE;
+    DeleteSnapshot = 53, fixed exactly(ID), blocks 0, flags Flags::NONE;
+    View = 54, fixed exactly(ID), blocks 0, flags Flags::NONE;
+    Reset = 55, fixed exactly(0), blocks 0, flags Flags::NONE;
     CreateVolume = 64, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
     DeleteVolume = 65, fixed exactly(ID), blocks 0, flags Flags::NONE;
     ResizeVolume = 66, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
@@ -156,6 +164,10 @@ impl Message {
             Self::PullStatus { .. } => Kind::PullStatus,
             Self::PullReport(_) => Kind::PullReport,
             Self::Repair { .. } => Kind::Repair,
+            Self::CreateSnapshot { .. } => Kind::CreateSnapshot,
+            Self::DeleteSnapshot { .. } => Kind::DeleteSnapshot,
+            Self::View { .. } => Kind::View,
+            Self::Reset => Kind::Reset,
             Self::Close { .. } => Kind::Close,
             Self::CreateVolume { .. } => Kind::CreateVolume,
             Self::DeleteVolume { .. } => Kind::DeleteVolume,

@@ -21,6 +21,6 @@ pub use encode::{Encoder, Envelope, encode};
 pub use error_code::ErrorCode;
 pub use frame::{
     Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION, PoolReport, Progress,
-    PullReport, PullState, TailEntry, VolumeReport,
+    PullReport, PullState, SnapshotEntry, TailEntry, VolumeReport,
 };
 pub use kind::Kind;

@@ -112,6 +112,7 @@ fn open(address: &ManagerAddress, volume: VolumeId, read_only: bool) -> Result<V
         volume,
         owner: format!("trivet bench, process {}", std::process::id()),
         read_only,
+        snapshot: None,
         patience: Some(OPEN_PATIENCE),
         spin: Duration::ZERO,
     };

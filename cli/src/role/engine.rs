@@ -15,6 +15,7 @@ use std::time::Duration;
 use trivet_api::{Layout, ManagerAuthority};
 use trivet_engine::{Engine, EngineError, EngineOptions, OpenOptions};
 use trivet_manager::control::ENGINE_OWNER;
+use trivet_model::SnapshotId;
 
 /// Time for what is in flight when the engine is told to stop; shorter than the supervisor's
 /// patience, so that it is never killed over a member that is away.
@@ -34,6 +35,9 @@ pub(crate) struct EngineArgs {
     /// Serve it for reading only
     #[arg(long)]
     read_only: bool,
+    /// Look at this snapshot of the volume (its id) instead of the volume as it is
+    #[arg(long, requires = "read_only")]
+    snapshot: Option<SnapshotId>,
     /// The file by which the supervisor knows this process
     #[arg(long, hide = true)]
     lock: Option<PathBuf>,
@@ -76,6 +80,7 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
             volume: record.id,
             owner: format!("{ENGINE_OWNER} {}", std::process::id()),
             read_only: arguments.read_only,
+            snapshot: arguments.snapshot,
             patience: None,
             // Cores are shared with replica servers here: sleep at once.
             spin: Duration::ZERO,

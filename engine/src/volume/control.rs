@@ -5,7 +5,7 @@ use super::{Action, MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, Volume
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
 use trivet_model::{AuthorityError, MemberState as Recorded, Revision, VOLUME_BLOCKS_MAX, VolumeRecord};
-use trivet_wire::frame::Progress;
+use trivet_wire::frame::{Progress, SnapshotEntry};
 use trivet_wire::{ErrorCode, Message};
 
 /// How long nothing is written before members are told progress by itself.
@@ -28,6 +28,8 @@ pub(super) enum Purpose {
     Members,
     /// Record the new size.
     Grow,
+    /// Record a snapshot taken or deleted.
+    Snapshots,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -188,7 +190,22 @@ impl VolumeCore {
                 self.member_grown(now, member, blocks);
                 Ok(())
             }
-            (Control::Pull, Message::Done) => Ok(()),
+            (Control::CreateSnapshot { id, cut }, Message::Done) => {
+                self.snapshot_kept(now, member, SnapshotEntry { id, cut });
+                Ok(())
+            }
+            (Control::CreateSnapshot { .. }, Message::Error { code, detail }) => {
+                self.snapshot_refused(now, member, code, detail)
+            }
+            (Control::DeleteSnapshot { id }, Message::Done) => {
+                self.snapshot_let_go(now, member, id);
+                Ok(())
+            }
+            (Control::Pull | Control::View, Message::Done) => Ok(()),
+            (Control::Reset, Message::Done) => {
+                self.end_attempt(now, member, "it begins anew, empty");
+                Ok(())
+            }
             (Control::Repair, Message::Done) => {
                 self.repaired(now, member, None);
                 Ok(())
@@ -309,6 +326,8 @@ impl VolumeCore {
             }
         } else if self.growing.as_ref().is_some_and(|growing| growing.awaiting.is_empty()) {
             self.run_errand(Purpose::Grow);
+        } else if self.awaits_snapshot_record() {
+            self.run_errand(Purpose::Snapshots);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -359,6 +378,16 @@ impl VolumeCore {
                         self.swap(now, revision, record);
                     }
                     None => self.errand = None,
+                }
+            }
+            (Purpose::Snapshots, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_snapshots(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.snapshots_recorded(now);
+                    }
                 }
             }
             (Purpose::Release, Ok((mut record, revision))) => {
@@ -433,6 +462,7 @@ impl VolumeCore {
                 self.check_closing(now);
             }
             Purpose::Members => self.record_learnt(now, *swapped, revision),
+            Purpose::Snapshots => self.snapshots_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -447,7 +477,7 @@ impl VolumeCore {
         self.authority_failed_at = Some(now);
         match purpose {
             Purpose::Refresh => self.errand = None,
-            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Release => {
+            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Snapshots | Purpose::Release => {
                 self.read_record_again(now, false);
             }
         }

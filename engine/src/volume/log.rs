@@ -79,6 +79,12 @@ impl WriteLog {
         (LogSlot(self.removed + self.entries.len() as u64 - 1), first)
     }
 
+    /// Hands out a stamp that no write will have.
+    pub(super) fn take_cut(&mut self) -> Stamp {
+        self.sequence += 1;
+        self.last()
+    }
+
     /// Every in-sync member holds this write, or none does.
     pub(super) fn settle(&mut self, slot: LogSlot, fate: Fate) {
         let index = usize::try_from(slot.0 - self.removed).expect("slots in use are in memory");

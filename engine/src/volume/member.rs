@@ -20,9 +20,9 @@ use super::slow::Latency;
 use super::sync::Attempt;
 use std::fmt;
 use std::time::Duration;
-use trivet_model::{BootId, PoolId, Stamp};
+use trivet_model::{BootId, PoolId, SnapshotId, Stamp};
 use trivet_wire::ErrorCode;
-use trivet_wire::frame::Progress;
+use trivet_wire::frame::{Progress, SnapshotEntry};
 
 /// Names a member within one opening of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -160,6 +160,9 @@ pub enum MemberFault {
     /// It did not answer.
     #[error("no answer for {} s", .0.as_secs())]
     Silent(Duration),
+    /// Its replica lacks a snapshot.
+    #[error("its replica lacks snapshot {0}, which every copy in sync has")]
+    LacksSnapshot(SnapshotId),
     /// It came back without writes that it had acknowledged.
     #[error(
         "its host lost power: of the acknowledged writes up to {acknowledged} it is sure only of those up \
@@ -241,6 +244,18 @@ pub(super) enum Control {
     Repair,
     /// What it has, for a scrub.
     Verify,
+    /// To keep a snapshot, and to let one go.
+    CreateSnapshot {
+        id: SnapshotId,
+        cut: Stamp,
+    },
+    DeleteSnapshot {
+        id: SnapshotId,
+    },
+    /// To be looked at as a snapshot.
+    View,
+    /// To begin anew, empty.
+    Reset,
     JoinFlush,
 }
 
@@ -276,6 +291,8 @@ pub(super) struct MemberLink {
     /// Whether it is on this host: read from first.
     pub(super) local: bool,
     pub(super) boot: Option<BootId>,
+    /// Its snapshots, in the order of their cuts.
+    pub(super) snapshots: Vec<SnapshotEntry>,
     /// The highest stamp that it answered for: it must still have it when it comes back.
     pub(super) held: Stamp,
     pub(super) intact: Stamp,
@@ -312,6 +329,7 @@ impl MemberLink {
             last: Stamp::ZERO,
             local,
             boot: None,
+            snapshots: Vec::new(),
             held: Stamp::ZERO,
             intact: Stamp::ZERO,
             known: Progress::default(),
@@ -325,6 +343,14 @@ impl MemberLink {
             heard: Duration::ZERO,
             spoken: Duration::ZERO,
         }
+    }
+
+    /// Whether it owes an answer about a snapshot.
+    pub(super) fn expects_snapshots(&self) -> bool {
+        let about = |control: &Control| {
+            matches!(control, Control::CreateSnapshot { .. } | Control::DeleteSnapshot { .. })
+        };
+        self.control.iter().any(|(_, control, _)| about(control))
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -343,6 +343,7 @@ impl VolumeCore {
                 self.settle_writes(now);
                 self.settle_flush(now);
                 self.settle_grow();
+                self.settle_taking(now);
                 self.release_held_writes(now);
                 self.retry_reads(now);
                 self.begin_flush(now);

@@ -38,6 +38,7 @@ mod segments;
 #[cfg(test)]
 mod simulation;
 mod slow;
+mod snapshots;
 mod state;
 mod status;
 mod sync;
@@ -63,7 +64,7 @@ use reconcile::Reconcile;
 use state::Failure;
 use std::collections::VecDeque;
 use std::time::Duration;
-use trivet_model::{Epoch, Generation, Revision, VolumeId, VolumeRecord};
+use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord};
 use trivet_wire::{Frame, Message};
 
 /// Names a consumer's request; chosen by the consumer and handed back with its completion.
@@ -135,6 +136,8 @@ pub struct CoreOptions {
     /// Look without promising: no generation is claimed and writes are refused. While a writer has
     /// the volume open, or after it crashed, what is read may be taken back.
     pub read_only: bool,
+    /// Look at this snapshot instead of the volume as it is; only with `read_only`.
+    pub snapshot: Option<SnapshotId>,
 }
 
 /// A volume as its engine sees it. See the module's documentation.
@@ -179,6 +182,8 @@ pub struct VolumeCore {
     repairs: repair::Repairs,
     scrub: Option<scrub::Scrub>,
     growing: Option<control::Growing>,
+    taking: Option<snapshots::Taking>,
+    deleting: Option<snapshots::Deleting>,
     refresh_at: Duration,
     authority_trouble: Option<String>,
     /// When it last did not answer.
@@ -232,6 +237,8 @@ impl VolumeCore {
             repairs: repair::Repairs::default(),
             scrub: None,
             growing: None,
+            taking: None,
+            deleting: None,
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,

@@ -118,6 +118,10 @@ impl VolumeCore {
         let (volume, session) = (self.options.volume, self.options.session);
         let open = Message::Open { volume, writable: !self.options.read_only, session };
         self.ask(now, member, Control::Open, open);
+        if let Some(at) = self.options.snapshot {
+            // Answered after the opening and before all that is read.
+            self.ask(now, member, Control::View, Message::View { at: Some(at) });
+        }
     }
 
     /// A member has promised our generation.
@@ -136,6 +140,14 @@ impl VolumeCore {
         if reply.blocks < self.blocks && in_sync {
             return Err(MemberFault::TooSmall { expected: self.blocks, found: reply.blocks });
         }
+        if counts
+            && !self.options.read_only
+            && let Some(lacking) = self.lacks_snapshot(&reply.snapshots)
+        {
+            return Err(MemberFault::LacksSnapshot(lacking));
+        }
+        let link = &mut self.members[member.0];
+        link.snapshots.clone_from(&reply.snapshots);
         link.promised = true;
         (link.blocks, link.last) = (reply.blocks, reply.last);
         // On the same boot nothing that the device accepted is lost, whatever `intact` still says of an
@@ -180,6 +192,8 @@ impl VolumeCore {
         self.resend_writes(now, member);
         self.resend_flush(now, member);
         self.resend_grow(now, member);
+        self.resend_taking(now, member);
+        self.let_go_everywhere(now);
         self.members_changed(now);
         self.review_members(now);
     }
@@ -197,6 +211,7 @@ impl VolumeCore {
         }
         self.pump(now);
         self.begin_flush(now);
+        self.let_go_everywhere(now);
     }
 
     /// The core finds fault with a member's connection.
@@ -260,7 +275,8 @@ impl VolumeCore {
     /// The stamps of this generation run out: once nothing is in flight, begin the next.
     pub(super) fn renew_when_drained(&mut self, now: Duration) {
         let drained = self.renewing && self.log.is_empty() && !self.flushing.is_running();
-        if !drained || self.state != VolumeState::Open || self.growing.is_some() || self.errand.is_some() {
+        let busy = self.growing.is_some() || self.has_snapshot_under_way() || self.errand.is_some();
+        if !drained || self.state != VolumeState::Open || busy {
             return;
         }
         self.renewing = false;

@@ -47,6 +47,12 @@ pub enum PlantedFault {
     TrustFirstComparison,
     /// A scrub only counts what it should repair.
     SkipScrubRepair,
+    /// Writes go on while members are told of a snapshot.
+    WriteWhileCutting,
+    /// A snapshot is recorded before every member keeps it.
+    RecordSnapshotEarly,
+    /// A member that comes back is not told of the snapshots that were taken meanwhile.
+    ForgetSnapshotsOfReturning,
 }
 
 impl VolumeCore {

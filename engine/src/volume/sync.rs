@@ -82,7 +82,8 @@ impl VolumeCore {
 
     /// Begins with every member that the record calls syncing and that is ready.
     pub(super) fn begin_attempts(&mut self, now: Duration) {
-        if self.state != VolumeState::Open || self.renewing || self.growing.is_some() {
+        let busy = self.growing.is_some() || self.has_snapshot_under_way();
+        if self.state != VolumeState::Open || self.renewing || busy {
             return;
         }
         for index in 0..self.members.len() {
@@ -98,6 +99,9 @@ impl VolumeCore {
                 if !link.expects(Control::Resize { blocks }) {
                     self.ask_to_grow(now, member, blocks);
                 }
+                continue;
+            }
+            if !self.agrees_on_snapshots(now, member) {
                 continue;
             }
             let before = self.log.last();
@@ -146,9 +150,9 @@ impl VolumeCore {
             }
             Step::Pulling { finished: false } if now >= attempt.polled + POLL => {
                 attempt.polled = now;
-                if !self.members[member.0].expects(Control::PullStatus)
-                    && !self.members[member.0].expects(Control::Pull)
-                {
+                let link = &self.members[member.0];
+                let answers = [Control::PullStatus, Control::Pull, Control::Reset];
+                if !answers.into_iter().any(|control| link.expects(control)) {
                     self.ask(now, member, Control::PullStatus, Message::PullStatus { stable });
                 }
             }
@@ -212,6 +216,12 @@ impl VolumeCore {
         match report.state {
             PullState::Running => {}
             PullState::Failed => self.end_attempt(now, member, &report.detail),
+            PullState::Hopeless => {
+                let link = &self.members[member.0];
+                tracing::warn!(volume = %self.options.volume, member = %link.replica, why = report.detail,
+                    "a copy is of no use, and begins anew");
+                self.ask(now, member, Control::Reset, Message::Reset);
+            }
             PullState::Finished => {
                 if let Some(attempt) = self.attempt(member) {
                     attempt.step = Step::Pulling { finished: true };

@@ -95,7 +95,7 @@ impl VolumeCore {
     pub(super) fn may_write(&self) -> bool {
         let serving =
             matches!(self.state, VolumeState::Open | VolumeState::Closing | VolumeState::Reconciling);
-        serving && !self.renewing && self.required_are_ready()
+        serving && !self.renewing && !self.is_cutting() && self.required_are_ready()
     }
 
     /// Gives a write its stamps and sends it to everyone, or holds it until everyone is there.
@@ -283,6 +283,7 @@ impl VolumeCore {
         self.finish(now, id, outcome);
         self.copied(now);
         self.advance_attempts(now);
+        self.record_taken();
         self.renew_when_drained(now);
     }
 

@@ -53,6 +53,7 @@ impl Servers {
             epoch: Epoch(1),
             wait_owed: false,
             members: members.collect(),
+            snapshots: Vec::new(),
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();
@@ -66,6 +67,7 @@ impl Servers {
             volume: VOLUME,
             owner: "a test".to_owned(),
             read_only,
+            snapshot: None,
             patience: Some(PATIENCE),
             spin: Duration::ZERO,
         }

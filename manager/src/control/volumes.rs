@@ -72,6 +72,7 @@ impl Control {
             epoch: Epoch(0),
             wait_owed: false,
             members: chosen.iter().map(member).collect(),
+            snapshots: Vec::new(),
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[

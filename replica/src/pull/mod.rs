@@ -12,6 +12,8 @@
 //! source and hands requests to the store.
 //!
 //! Invariants
+//! - What a pass asks of the source it is answered as the pass sees it: the next begins when all of the
+//!   last has been asked for, and answers come in order.
 //! - Memory is bounded: a page of the source's, one of our own, what is in flight, and the diverged
 //!   ranges not told yet; the walk waits for these to be taken.
 //! - Nothing is placed that was not asked for, does not match its checksum, or has a stamp of a
@@ -33,7 +35,7 @@ pub use walk::{Pull, PullOrder};
 
 use crate::store::{Placement, Reply, Request, RequestError, TailExtent};
 use std::time::Duration;
-use trivet_model::{BlockRange, Generation, VolumeId};
+use trivet_model::{BlockRange, Generation, SnapshotId, VolumeId};
 use trivet_wire::{BlockData, Message, TailEntry};
 
 /// What the shell must do. Ids are the job's own; answers bring them back.
@@ -62,6 +64,14 @@ pub enum PullError {
     /// The source is of another mind about the protocol.
     #[error("the source answers what was not asked: {0}")]
     Nonsense(&'static str),
+    /// We have written what nobody acknowledged, and a snapshot shows it: it cannot be written anew.
+    #[error("snapshot {snapshot} shows {range} here as they were never acknowledged")]
+    Diverged {
+        /// The first such snapshot.
+        snapshot: SnapshotId,
+        /// The first such blocks.
+        range: BlockRange,
+    },
     /// Our own store.
     #[error("{0}")]
     Store(RequestError),

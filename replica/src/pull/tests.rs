@@ -36,7 +36,7 @@ struct Driven {
 
 impl Driven {
     fn new() -> Self {
-        let mut driven = Self { pull: Pull::new(order()), asked: Vec::new(), submitted: Vec::new() };
+        let mut driven = Self { pull: Pull::new(order(), &[]), asked: Vec::new(), submitted: Vec::new() };
         driven.poll();
         driven
     }
@@ -130,7 +130,7 @@ fn what_is_in_flight_is_bounded() {
     // Blocks apart from each other, and as many as fit.
     driven.listed((0..500).map(|at| entry(at * 2, 1, stamp(2, at + 1), false)).collect());
     assert_eq!(driven.asked.len(), 128, "requests");
-    let (mut pull, mut out) = (Pull::new(PullOrder { blocks: 1 << 20, ..order() }), Vec::new());
+    let (mut pull, mut out) = (Pull::new(PullOrder { blocks: 1 << 20, ..order() }, &[]), Vec::new());
     let mut pace = Pace::default();
     pull.poll(Duration::ZERO, &mut pace, &mut out);
     pull.source_answered(
@@ -146,7 +146,7 @@ fn what_is_in_flight_is_bounded() {
 
 #[test]
 fn the_walk_waits_for_diverged_ranges_to_be_told() {
-    let mut pull = Pull::new(PullOrder { blocks: 1 << 20, ..order() });
+    let mut pull = Pull::new(PullOrder { blocks: 1 << 20, ..order() }, &[]);
     let (mut out, mut pace) = (Vec::new(), Pace::default());
     let mut told = 0;
     for at in 0..40u64 {

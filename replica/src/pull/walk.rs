@@ -1,14 +1,20 @@
 //! The walk of a member that comes back, over all blocks that changed on either side.
+//!
+//! It goes over the volume once for each snapshot taken since, the oldest first, and then over the volume
+//! itself: each time it brings what the cut shows and the one before does not. Both sides have the same
+//! snapshots when it begins.
 
 use super::compare::compare;
 use super::{Output, Pace, PullError, blocks_of, extents, placement};
+use crate::planted::{self, PlantedFault};
 use crate::store::{
-    ChangedPage, PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, Placement, Reply, Request, RequestError, TailExtent,
+    ChangedPage, PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, Placement, Reply, Request, RequestError, Snapshot,
+    TailExtent,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
+use trivet_model::{BlockRange, Generation, SnapshotId, Stamp, VolumeId};
 use trivet_wire::frame::DIVERGED_MAX;
 use trivet_wire::{Message, PullReport, PullState};
 
@@ -34,9 +40,23 @@ pub struct PullOrder {
     pub generation: Generation,
 }
 
+/// One time over the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pass {
+    /// As what it is seen.
+    at: Option<SnapshotId>,
+    /// What was written up to here is there: as the order says, or by the pass before.
+    since: Stamp,
+}
+
 /// Where the walk is.
 #[derive(Debug)]
 enum Phase {
+    /// The source is to be told how the pass sees the volume.
+    Look,
+    Looking {
+        id: u64,
+    },
     /// The source is to be asked from this block on.
     List {
         start: u64,
@@ -96,6 +116,10 @@ struct InFlight {
 #[derive(Debug)]
 pub struct Pull {
     order: PullOrder,
+    pass: Pass,
+    /// Those to come.
+    passes: VecDeque<Pass>,
+    passes_done: u64,
     phase: Phase,
     errands: VecDeque<Errand>,
     /// Fetched, to be handed to the store.
@@ -109,12 +133,28 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// A pull that has asked nothing yet.
+    /// A pull that has asked nothing yet, by a member with these snapshots.
     #[must_use]
-    pub const fn new(order: PullOrder) -> Self {
+    pub fn new(order: PullOrder, snapshots: &[Snapshot]) -> Self {
+        let mut passes = VecDeque::new();
+        let mut since = order.since;
+        let missed =
+            |snapshot: &&Snapshot| snapshot.cut > order.since && !planted::is(PlantedFault::PullHeadOnly);
+        for snapshot in snapshots.iter().filter(missed) {
+            passes.push_back(Pass { at: Some(snapshot.id), since });
+            since = snapshot.cut;
+        }
+        let head = Pass { at: None, since };
+        let pass = passes.pop_front();
+        if pass.is_some() {
+            passes.push_back(head);
+        }
         Self {
             order,
-            phase: Phase::List { start: 0 },
+            pass: pass.unwrap_or(head),
+            passes,
+            passes_done: 0,
+            phase: if pass.is_some() { Phase::Look } else { Phase::List { start: 0 } },
             errands: VecDeque::new(),
             fetched: Vec::new(),
             in_flight: BTreeMap::new(),
@@ -163,6 +203,7 @@ impl Pull {
         let told = self.diverged.len().min(DIVERGED_MAX);
         let diverged: Vec<BlockRange> = self.diverged.drain(..told).collect();
         let state = match &self.failure {
+            Some(PullError::Diverged { .. }) => PullState::Hopeless,
             Some(_) => PullState::Failed,
             None if self.is_placed() && self.diverged.is_empty() => PullState::Finished,
             None => PullState::Running,
@@ -179,13 +220,17 @@ impl Pull {
     /// Everything before this block is placed.
     fn position(&self) -> u64 {
         let reached = match &self.phase {
+            Phase::Look | Phase::Looking { .. } => 0,
             Phase::List { start } | Phase::Listing { start, .. } => *start,
             Phase::Compare { from, .. } | Phase::Comparing { from, .. } => *from,
             Phase::Walked => self.order.blocks,
         };
         let waiting = self.errands.iter().map(Errand::start);
         let under_way = self.in_flight.values().map(|in_flight| in_flight.range.start);
-        waiting.chain(under_way).fold(reached, u64::min)
+        let of_pass = waiting.chain(under_way).fold(reached, u64::min);
+        // Each pass is an equal part of the whole.
+        let (done, all) = (self.passes_done, self.passes_done + 1 + self.passes.len() as u64);
+        (self.order.blocks * done + of_pass) / all
     }
 
     /// What is to be done next; asked again after every answer, and when the pace allows more.
@@ -205,8 +250,14 @@ impl Pull {
         if !self.errands.is_empty() || self.diverged.len() >= DIVERGED_HELD_MAX {
             return;
         }
-        let (volume, since) = (self.order.volume, self.order.since);
+        let Pass { at, since } = self.pass;
+        let volume = self.order.volume;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Walked) {
+            Phase::Look => {
+                let id = self.take_id();
+                out.push(Output::Ask(id, Message::View { at }));
+                Phase::Looking { id }
+            }
             Phase::List { start } => {
                 let id = self.take_id();
                 out.push(Output::Ask(id, Message::Changed { since, start }));
@@ -214,7 +265,7 @@ impl Pull {
             }
             Phase::Compare { page, from } => {
                 let id = self.take_id();
-                out.push(Output::Submit(id, Request::Changed { volume, at: None, since, start: from }));
+                out.push(Output::Submit(id, Request::Changed { volume, at, since, start: from }));
                 Phase::Comparing { page, from }
             }
             other => other,
@@ -267,10 +318,22 @@ impl Pull {
         }
         let outcome = match self.phase {
             Phase::Listing { start, id: listing } if listing == id => self.listed(start, message),
+            Phase::Looking { id: looking } if looking == id => self.looked(message),
             _ => self.was_fetched(id, message),
         };
         if let Err(error) = outcome {
             self.failure = Some(error);
+        }
+    }
+
+    fn looked(&mut self, message: Message) -> Result<(), PullError> {
+        match message {
+            Message::Done => {
+                self.phase = Phase::List { start: 0 };
+                Ok(())
+            }
+            Message::Error { code, detail } => Err(PullError::Refused { code, detail }),
+            _ => Err(PullError::Nonsense("not what View is answered by")),
         }
     }
 
@@ -284,7 +347,7 @@ impl Pull {
         let end = next.unwrap_or(self.order.blocks);
         let mut at = start;
         for run in &versions {
-            if run.range.start < at || run.stamp <= self.order.since {
+            if run.range.start < at || run.stamp <= self.pass.since {
                 return Err(PullError::Nonsense("changes out of order"));
             }
             at = run.range.end();
@@ -340,6 +403,10 @@ impl Pull {
             self.errands.extend(portions(range, IO_BLOCKS_MAX).map(Errand::Fetch));
         }
         self.queue_tombstones(findings.tombstones);
+        if let (Some(snapshot), Some(range)) = (self.pass.at, findings.diverged.first()) {
+            self.failure = Some(PullError::Diverged { snapshot, range: *range });
+            return;
+        }
         for range in findings.diverged {
             match self.diverged.back_mut() {
                 Some(last) if last.end() == range.start && last.count < u32::MAX - range.count => {
@@ -350,6 +417,12 @@ impl Pull {
         }
         self.phase = if until < page.end {
             Phase::Compare { page, from: until }
+        } else if page.is_last
+            && let Some(next) = self.passes.pop_front()
+        {
+            self.pass = next;
+            self.passes_done += 1;
+            Phase::Look
         } else if page.is_last {
             Phase::Walked
         } else {

@@ -86,7 +86,8 @@ impl Copying {
         tracing::info!(volume = %order.volume, source = %from.address, since = %order.since, "pulling");
         store.begin_pull(order.volume, order.floor);
         let owner = Owner::Pull(connection);
-        self.start(owner, Job::Pull(Pull::new(order)), order.generation, from, background, thread);
+        let pull = Pull::new(order, &store.snapshots(order.volume));
+        self.start(owner, Job::Pull(pull), order.generation, from, background, thread);
     }
 
     #[allow(clippy::too_many_arguments, reason = "an order, who gave it, and what it is done with")]

@@ -14,7 +14,7 @@ use super::copying::{self, Copying};
 use super::peer::{Operation, Peer, Phase, Verdict};
 use super::source_link::Thread;
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
-use crate::store::{Action, PoolStatistics, Store, VolumeStatistics};
+use crate::store::{Action, PoolStatistics, Snapshot, Store, VolumeStatistics};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -50,6 +50,10 @@ pub(super) mod token {
 impl PoolFacts for Store {
     fn volume(&self, volume: VolumeId) -> Option<VolumeStatistics> {
         Self::volume(self, volume)
+    }
+
+    fn snapshots(&self, volume: VolumeId) -> Vec<Snapshot> {
+        Self::snapshots(self, volume)
     }
 
     fn volumes(&self) -> Vec<VolumeStatistics> {

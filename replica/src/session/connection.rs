@@ -1,7 +1,7 @@
 //! One connection's state, and the table of all connections.
 
 use super::Output;
-use trivet_model::{Epoch, Generation, VolumeId};
+use trivet_model::{Epoch, Generation, SnapshotId, VolumeId};
 use trivet_wire::{ErrorCode, Frame, Message, Progress};
 
 /// Most requests of a connection in flight; one more closes it. From half of it on
@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) writable: bool,
     pub(super) generation: Generation,
     pub(super) epoch: Epoch,
+    /// What is read is seen as this snapshot shows it.
+    pub(super) at: Option<SnapshotId>,
     /// As told to the store last.
     pub(super) progress: Progress,
 }

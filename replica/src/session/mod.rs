@@ -25,7 +25,7 @@ pub use writers::Fenced;
 
 use crate::pull::{PullOrder, RepairOrder};
 use crate::store::{
-    PoolStatistics, Reply, Request, RequestError, RequestId, VolumeProgress, VolumeStatistics,
+    PoolStatistics, Reply, Request, RequestError, RequestId, Snapshot, VolumeProgress, VolumeStatistics,
 };
 use connection::{Connection, Connections, State};
 use in_flight::InFlight;
@@ -37,6 +37,8 @@ use writers::Writers;
 pub trait PoolFacts {
     /// A volume's figures and promises, if the pool has a replica of it.
     fn volume(&self, volume: VolumeId) -> Option<VolumeStatistics>;
+    /// A volume's snapshots, in the order of their cuts.
+    fn snapshots(&self, volume: VolumeId) -> Vec<Snapshot>;
     /// Those of every volume.
     fn volumes(&self) -> Vec<VolumeStatistics>;
     /// The pool's own.

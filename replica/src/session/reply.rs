@@ -10,8 +10,8 @@ use bytes::Bytes;
 use trivet_model::{BootId, PoolId, VolumeId};
 use trivet_wire::frame::{EXTENTS_MAX, TAIL_ENTRIES_MAX, VOLUMES_MAX};
 use trivet_wire::{
-    BlockData, ErrorCode, Extent, FlushReply, Message, OpenReply, PoolReport, Progress, TailEntry,
-    VolumeReport,
+    BlockData, ErrorCode, Extent, FlushReply, Message, OpenReply, PoolReport, Progress, SnapshotEntry,
+    TailEntry, VolumeReport,
 };
 
 /// The message for a success.
@@ -70,6 +70,11 @@ pub(super) fn opened(volume: VolumeId, boot: BootId, pool: &dyn PoolFacts) -> Me
         intact: known.intact,
         progress: Progress { committed, stable },
         boot,
+        snapshots: pool
+            .snapshots(volume)
+            .iter()
+            .map(|known| SnapshotEntry { id: known.id, cut: known.cut })
+            .collect(),
     })
 }
 

@@ -6,7 +6,7 @@ use super::writers::Promise;
 use super::{CloseReason, ConnectionId, Output, PoolFacts, Sessions, SourceAddress, reply};
 use crate::planted::{self, PlantedFault};
 use crate::pull::{PullOrder, RepairOrder};
-use crate::store::{Request, RequestError, VolumeProgress};
+use crate::store::{Request, RequestError, Snapshot, VolumeProgress};
 use trivet_model::geometry::BLOCK_SIZE;
 use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
 use trivet_wire::{ErrorCode, Frame, Hello, HelloReply, Message, PROTOCOL_VERSION, Progress};
@@ -66,6 +66,7 @@ impl Sessions {
                         writable: false,
                         generation: frame.generation,
                         epoch: frame.epoch,
+                        at: None,
                         progress: Progress::default(),
                     }));
                 }
@@ -92,10 +93,7 @@ impl Sessions {
                 session.epoch = frame.epoch;
                 self.write(from, message, pool, out)
             }
-            (State::Open(session), message) => {
-                let volume = session.volume;
-                self.read(from, volume, message, out)
-            }
+            (State::Open(_), message) => self.read(from, message, pool, out),
             (State::Opening(_), _) => Err(unexpected("the volume is still being opened")),
             (State::Closing { .. }, _) => Err(unexpected("the volume is being closed")),
             (State::Closed, _) => Ok(()),
@@ -157,6 +155,7 @@ impl Sessions {
                 writable: true,
                 generation: asked.generation,
                 epoch: asked.epoch,
+                at: None,
                 progress: Progress::default(),
             }));
         }
@@ -226,6 +225,17 @@ impl Sessions {
                 Asked::new(Request::Discard { volume, range, stamp, stable }, Answer::Done)
             }
             Message::Flush { .. } => Asked::new(Request::Flush { volume }, Answer::Flushed),
+            Message::CreateSnapshot { cut, .. } if cut.generation() > session.generation => {
+                return Err(malformed("a cut of a generation to come"));
+            }
+            Message::CreateSnapshot { id, cut } => {
+                let snapshot = Snapshot { id, cut };
+                Asked::new(Request::CreateSnapshot { volume, snapshot }, Answer::Done)
+            }
+            Message::Reset => Asked::new(Request::ResetVolume { volume }, Answer::Done),
+            Message::DeleteSnapshot { id } => {
+                Asked::new(Request::DeleteSnapshot { volume, id }, Answer::Done)
+            }
             // The writer grows its own volume under its generation.
             Message::ResizeVolume { volume: named, blocks } if named == volume => {
                 Asked::new(Request::ResizeVolume { volume, blocks }, Answer::Done)
@@ -234,7 +244,7 @@ impl Sessions {
                 self.copy(from, copy, pool, out);
                 return Ok(());
             }
-            other => return self.read(from, volume, other, out),
+            other => return self.read(from, other, pool, out),
         };
         self.submit(from, asked, out);
         Ok(())
@@ -275,32 +285,47 @@ impl Sessions {
     fn read(
         &mut self,
         from: From,
-        volume: VolumeId,
         message: Message,
+        pool: &dyn PoolFacts,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
+        let Some(known) = self.connections.get_mut(from.connection) else { return Ok(()) };
+        let State::Open(session) = &mut known.state else { return Ok(()) };
+        let (volume, at) = (session.volume, session.at);
         let asked = match message {
+            Message::View { at } => {
+                let missing = at.filter(|at| pool.snapshots(volume).iter().all(|known| known.id != *at));
+                let answer = match missing {
+                    Some(missing) => reply::failure(&RequestError::NoSuchSnapshot(missing)),
+                    None => {
+                        session.at = at;
+                        Message::Done
+                    }
+                };
+                self.answer(from, answer, out);
+                return Ok(());
+            }
             Message::Read { range } => Asked {
-                request: Request::Read { volume, at: None, range },
+                request: Request::Read { volume, at, range },
                 answer: Answer::Blocks,
                 bytes: payload_bytes(range),
             },
             Message::Allocation { range } => {
-                Asked::new(Request::Allocation { volume, at: None, range }, Answer::Extents)
+                Asked::new(Request::Allocation { volume, at, range }, Answer::Extents)
             }
             Message::Tail { since, skip } => {
                 Asked::new(Request::Tail { volume, since }, Answer::Tail { skip })
             }
             Message::Changed { since, start } => {
-                Asked::new(Request::Changed { volume, at: None, since, start }, Answer::Changed)
+                Asked::new(Request::Changed { volume, at, since, start }, Answer::Changed)
             }
             Message::Fetch { range } => Asked {
-                request: Request::Fetch { volume, at: None, range },
+                request: Request::Fetch { volume, at, range },
                 answer: Answer::Fetched,
                 bytes: payload_bytes(range),
             },
             Message::Verify { range } => Asked {
-                request: Request::Verify { volume, at: None, range },
+                request: Request::Verify { volume, at, range },
                 answer: Answer::Verified,
                 bytes: payload_bytes(range),
             },

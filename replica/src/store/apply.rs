@@ -73,8 +73,10 @@ impl Store {
                 let quarantine = |gone| allocator.quarantine(gone, sequence, barrier);
                 apply_record(&mut self.volumes, &mut self.active, &record, quarantine);
                 // The space of what is deleted comes back with the next checkpoint.
-                self.maintenance.requested |=
-                    matches!(record, Record::Delete { .. } | Record::DeleteSnapshot { .. });
+                self.maintenance.requested |= matches!(
+                    record,
+                    Record::Delete { .. } | Record::DeleteSnapshot { .. } | Record::Reset { .. }
+                );
             }
         }
     }
@@ -141,6 +143,10 @@ pub(super) fn apply_record(
             if let Some(volume) = volumes.get_mut(*slot) {
                 volume.add_snapshot(*snapshot);
             }
+        }
+        Record::Reset { slot, next } => {
+            volumes.reset(*slot, *next);
+            active.remove_volume(*slot, superseded);
         }
         Record::DeleteSnapshot { slot, id } => {
             if let Some(volume) = volumes.get_mut(*slot) {

@@ -17,6 +17,7 @@ use trivet_model::Stamp;
 use super::entry::{Entry, Group};
 use super::snapshots::Snapshots;
 use super::version::Version;
+use crate::planted::{self, PlantedFault};
 
 /// A state of a group in the map.
 #[derive(Clone, Debug)]
@@ -68,6 +69,7 @@ impl GroupMerge {
         let mut own = stored[..own].iter().rev().peekable();
         let mut versions = versions.iter().peekable();
         let mut state = base.unwrap_or_default();
+        let across = planted::is(PlantedFault::MergeAcrossCut);
         for interval in snapshots.intervals_from(floor) {
             let mut present: Option<&Stored> = None;
             while let Some(higher) = own.next_if(|stored| stored.layer < interval.until) {
@@ -81,7 +83,9 @@ impl GroupMerge {
                     *place = newer(own, *place);
                 }
             }
-            while let Some((at, version)) = versions.next_if(|(_, version)| version.stamp <= interval.until) {
+            while let Some((at, version)) = versions.next_if(|(_, version)| {
+                version.stamp <= interval.until && !(across && interval.until < Stamp::MAX)
+            }) {
                 next.0[*at] = standing(*version, next.0[*at]);
             }
             match present {
@@ -103,7 +107,9 @@ impl GroupMerge {
 
 /// The pool blocks of the versions that belong to the interval above `after`.
 fn owned(state: &Group, after: Stamp) -> impl Iterator<Item = u64> + '_ {
-    let data = state.0.iter().flatten().filter(move |entry| !entry.is_tombstone() && entry.stamp > after);
+    let all = planted::is(PlantedFault::FreeSharedBlocks);
+    let belongs = move |entry: &&Entry| !entry.is_tombstone() && (entry.stamp > after || all);
+    let data = state.0.iter().flatten().filter(belongs);
     data.map(|entry| entry.physical)
 }
 

@@ -28,8 +28,8 @@ impl Store {
         self.journal.live_offsets()
     }
 
-    /// The newest completed version of a block; `None` when it was never written, or the pool has no
-    /// replica of the volume. `meta` is the pool's map.
+    /// The newest completed version of a block that a cut shows ([`Stamp::MAX`]: of all); `None` when it was
+    /// never written, or the pool has no replica of the volume. `meta` is the pool's map.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -38,17 +38,18 @@ impl Store {
         meta: &dyn MetaStore,
         volume: VolumeId,
         block: u64,
+        cut: Stamp,
     ) -> Result<Option<BlockVersion>, CheckpointError> {
         let Some(slot) = self.volumes.find(volume) else { return Ok(None) };
         let key = BlockKey { slot, block };
         let group = block / GROUP_BLOCKS;
         let mut newest: Option<Entry> = None;
-        scan_groups(meta, slot, group, group + 1, Stamp::MAX, &mut |_, stored| {
+        scan_groups(meta, slot, group, group + 1, cut, &mut |_, stored| {
             newest = usize::try_from(block % GROUP_BLOCKS).ok().and_then(|at| stored.0[at]);
             ControlFlow::Continue(())
         })?;
         let tables = self.frozen.as_deref().into_iter().chain([&self.active]);
-        for version in tables.filter_map(|table| table.lookup(key)) {
+        for version in tables.filter_map(|table| table.lookup_at(key, cut)) {
             newest = Some(version.over(newest));
         }
         Ok(newest.map(|entry| BlockVersion {

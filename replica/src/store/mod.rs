@@ -292,6 +292,10 @@ impl Store {
             },
             Request::ResizeVolume { volume, blocks } => self.resize_volume(id, volume, blocks)?,
             Request::CreateSnapshot { volume, snapshot } => self.create_snapshot(id, volume, snapshot)?,
+            Request::ResetVolume { volume } => {
+                let (slot, next) = (self.find(volume)?, self.volumes.take_slot());
+                self.held.push((id, slot, Record::Reset { slot, next }));
+            }
             Request::DeleteSnapshot { volume, id: snapshot } => {
                 let slot = self.find(volume)?;
                 self.held.push((id, slot, Record::DeleteSnapshot { slot, id: snapshot }));

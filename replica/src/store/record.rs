@@ -67,6 +67,11 @@ pub(crate) enum Record {
         slot: Slot,
         id: SnapshotId,
     },
+    /// The volume begins anew, empty, under another slot; its promise stays.
+    Reset {
+        slot: Slot,
+        next: Slot,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +102,7 @@ const KIND_REPAIR: u8 = 9;
 const KIND_PLACE_TOMBSTONES: u8 = 10;
 const KIND_SNAPSHOT: u8 = 11;
 const KIND_DELETE_SNAPSHOT: u8 = 12;
+const KIND_RESET: u8 = 13;
 
 const PREFIX_BYTES: usize = 1 + 4;
 
@@ -165,7 +171,8 @@ impl Record {
             | Self::Promise { slot, .. }
             | Self::Progress { slot, .. }
             | Self::Snapshot { slot, .. }
-            | Self::DeleteSnapshot { slot, .. } => *slot,
+            | Self::DeleteSnapshot { slot, .. }
+            | Self::Reset { slot, .. } => *slot,
         }
     }
 
@@ -207,6 +214,10 @@ impl Record {
             Self::DeleteSnapshot { slot, id } => {
                 put_prefix(out, KIND_DELETE_SNAPSHOT, *slot);
                 out.put_slice(id.as_bytes());
+            }
+            Self::Reset { slot, next } => {
+                put_prefix(out, KIND_RESET, *slot);
+                out.put_u32_le(next.0);
             }
         }
     }
@@ -270,6 +281,7 @@ impl Record {
                 }
             }
             KIND_DELETE_SNAPSHOT => Self::DeleteSnapshot { slot, id: SnapshotId::from_bytes(get_id(input)?) },
+            KIND_RESET => Self::Reset { slot, next: Slot(input.try_get_u32_le()?) },
             unknown => return Err(RecordError::Kind(unknown)),
         })
     }
@@ -328,6 +340,7 @@ mod tests {
                 slot,
                 snapshot: Snapshot { id: SnapshotId::from_bytes(id), cut: Stamp::from_u64(cut) },
             }),
+            (slot.clone(), any::<u32>()).prop_map(|(slot, next)| Record::Reset { slot, next: Slot(next) }),
             (slot.clone(), any::<[u8; 16]>())
                 .prop_map(|(slot, id)| Record::DeleteSnapshot { slot, id: SnapshotId::from_bytes(id) }),
             (slot, any::<u64>(), any::<u64>()).prop_map(|(slot, committed, stable)| Record::Progress {

@@ -153,6 +153,13 @@ pub enum Request {
         /// New size.
         blocks: u64,
     },
+    /// Begin anew with an empty replica of the same size and promise; the space of what it had, snapshots
+    /// included, is freed in the background. Stable when complete. What was submitted before is carried
+    /// out before, and gone; what comes before the answer may be gone too.
+    ResetVolume {
+        /// Which volume.
+        volume: VolumeId,
+    },
     /// Keep what was written up to a stamp. Stable when complete, and done already if it is there. All
     /// requests on the volume submitted before have completed by then; whoever asks writes nothing above
     /// the cut until it is answered.

@@ -12,6 +12,8 @@
 use bytes::{Buf, BufMut, TryGetError};
 use trivet_model::{SnapshotId, Stamp};
 
+use crate::planted::{self, PlantedFault};
+
 /// Most snapshots that a volume may have.
 pub const SNAPSHOTS_MAX: usize = 4096;
 
@@ -100,6 +102,9 @@ impl Snapshots {
 
     /// Whether a snapshot shows the older of two versions of a block.
     pub(crate) fn part(&self, older: Stamp, newer: Stamp) -> bool {
+        if planted::is(PlantedFault::ForgetOlderVersions) {
+            return false;
+        }
         let at = self.0.partition_point(|snapshot| snapshot.cut < older);
         self.0.get(at).is_some_and(|snapshot| snapshot.cut < newer)
     }

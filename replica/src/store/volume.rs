@@ -348,6 +348,15 @@ impl VolumeTable {
         }
     }
 
+    /// Puts an empty volume with the same promise in the place of one, which is deleted.
+    pub(crate) fn reset(&mut self, slot: Slot, next: Slot) {
+        let Some(old) = self.by_slot.get(&slot).filter(|old| !old.deleted) else { return };
+        let mut empty = Volume::new(old.id, old.blocks);
+        (empty.generation, empty.epoch, empty.session) = (old.generation, old.epoch, old.session);
+        self.mark_deleted(slot);
+        self.insert(next, empty);
+    }
+
     pub(crate) fn remove(&mut self, slot: Slot) {
         self.by_slot.remove(&slot);
     }

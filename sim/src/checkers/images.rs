@@ -6,10 +6,11 @@ use crate::Check;
 use crate::scrubbing::ROTTEN;
 use crate::swarm::Fault;
 use crate::world::{VOLUME, World};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 use trivet_disk::MemoryDisk;
-use trivet_model::{BLOCK_SIZE, Generation, SECTOR_SIZE, Stamp, block_crc};
+use trivet_model::{BLOCK_SIZE, Generation, SECTOR_SIZE, SnapshotId, Stamp, block_crc};
 use trivet_replica::store::verify;
 
 /// A block as a member holds it; without bytes for a hole. A hole's stamp does not count: members
@@ -17,13 +18,13 @@ use trivet_replica::store::verify;
 type Held = Option<(Stamp, Vec<u8>)>;
 
 impl World {
-    /// What a running replica holds of a block.
-    fn held(&self, host: usize, block: u64) -> Result<Held, String> {
+    /// What a running replica holds of a block, as a cut shows it.
+    fn held(&self, host: usize, block: u64, cut: Stamp) -> Result<Held, String> {
         let host_ = &self.hosts[host];
         let Some(process) = &host_.process else { return Err(format!("host {host} does not run")) };
         let version = process
             .store
-            .version(&*host_.meta, VOLUME, block)
+            .version(&*host_.meta, VOLUME, block, cut)
             .map_err(|error| format!("host {host}: {error}"))?;
         let Some((version, offset)) = version.and_then(|version| Some((version, version.offset?))) else {
             return Ok(None);
@@ -46,13 +47,13 @@ impl World {
     /// Where a running replica's device holds a block's data.
     pub(crate) fn place_of(&self, host: usize, block: u64) -> Option<u64> {
         let host = &self.hosts[host];
-        host.process.as_ref()?.store.version(&*host.meta, VOLUME, block).ok()??.offset
+        host.process.as_ref()?.store.version(&*host.meta, VOLUME, block, Stamp::MAX).ok()??.offset
     }
 
     fn sector_value(&self, host: usize, sector: usize) -> Result<u64, String> {
         let block = (sector / SECTORS) as u64;
         let at = sector % SECTORS * SECTOR_SIZE;
-        match self.held(host, block)? {
+        match self.held(host, block, Stamp::MAX)? {
             None => Ok(0),
             Some((_, bytes)) => read_sector(&bytes[at..at + SECTOR_SIZE], sector),
         }
@@ -109,7 +110,7 @@ impl World {
         for block in blocks {
             let mut first: Option<(usize, Held)> = None;
             for host in who {
-                match (self.held(*host, block), &first) {
+                match (self.held(*host, block, Stamp::MAX), &first) {
                     (Err(why), _) => return self.fail(check, why),
                     (Ok(held), None) => first = Some((*host, held)),
                     (Ok(held), Some((other, known))) if held != *known => {
@@ -161,6 +162,89 @@ impl World {
     pub(crate) fn check_rest(&mut self) {
         let touched = self.oracle.touched.iter().copied().collect();
         self.check_alike(&self.records.in_sync(), touched, Check::Alike);
+        self.check_snapshots();
+    }
+
+    /// Every member in sync has the snapshots that are recorded, and no others; each shows the same on all,
+    /// and what it showed when it was taken.
+    fn check_snapshots(&mut self) {
+        let recorded: Vec<(SnapshotId, Stamp)> =
+            self.records.record.snapshots.iter().map(|snapshot| (snapshot.id, snapshot.cut)).collect();
+        for host in self.records.in_sync() {
+            let Some(process) = &self.hosts[host].process else { continue };
+            let kept: Vec<(SnapshotId, Stamp)> =
+                process.store.snapshots(VOLUME).iter().map(|snapshot| (snapshot.id, snapshot.cut)).collect();
+            if kept != recorded {
+                return self.fail(Check::Snapshots, format!("host {host} keeps {kept:?}, not {recorded:?}"));
+            }
+        }
+        for (id, cut) in recorded {
+            match self.shown(cut) {
+                Ok(shown) => {
+                    let taken = self.snapshots.get(&id).filter(|taken| **taken != shown);
+                    let differs =
+                        taken.and_then(|taken| taken.iter().find(|(at, was)| shown.get(at) != Some(was)));
+                    if let Some((sector, was)) = differs {
+                        let now = shown.get(sector);
+                        let detail = format!("snapshot {id}: sector {sector} was {was:x?}, and is {now:x?}");
+                        return self.fail(Check::Snapshots, detail);
+                    }
+                }
+                Err(why) => return self.fail(Check::Snapshots, format!("snapshot {id}: {why}")),
+            }
+        }
+    }
+
+    /// The values that a cut shows of all sectors touched, the same on every member in sync that runs.
+    fn shown(&self, cut: Stamp) -> Result<BTreeMap<usize, u64>, String> {
+        let mut shown = BTreeMap::new();
+        for block in self.oracle.touched.iter().copied() {
+            let mut first: Option<(usize, Held)> = None;
+            for host in self.records.in_sync() {
+                if self.hosts[host].process.is_none() {
+                    continue;
+                }
+                let held = self.held(host, block, cut)?;
+                match &first {
+                    None => first = Some((host, held)),
+                    Some((other, known)) if *known != held => {
+                        let stamps = (known.as_ref().map(|held| held.0), held.map(|held| held.0));
+                        return Err(format!("block {block} differs on hosts {other} and {host}: {stamps:?}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let Some((_, held)) = first else { continue };
+            for index in 0..SECTORS {
+                let sector = usize::try_from(block).unwrap_or(usize::MAX) * SECTORS + index;
+                let value = match &held {
+                    None => 0,
+                    Some((_, bytes)) => read_sector(&bytes[index * SECTOR_SIZE..][..SECTOR_SIZE], sector)?,
+                };
+                shown.insert(sector, value);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// A snapshot has been taken: it shows what could be read at some moment while it was, and keeps that.
+    pub(crate) fn snapshot_taken(&mut self, id: SnapshotId, during: Interval) {
+        let recorded = self.records.record.snapshots.iter().find(|snapshot| snapshot.id == id);
+        let Some(cut) = recorded.map(|snapshot| snapshot.cut) else {
+            // A newer engine may have deleted it already.
+            return;
+        };
+        let shown = match self.shown(cut) {
+            Ok(shown) => shown,
+            Err(why) => return self.fail(Check::Snapshots, format!("snapshot {id}: {why}")),
+        };
+        let holders = self.in_sync_mask();
+        for (sector, value) in &shown {
+            if let Err(why) = self.oracle.read(*sector, *value, during, holders) {
+                return self.fail(Check::Snapshots, format!("snapshot {id} shows: {why}"));
+            }
+        }
+        self.snapshots.insert(id, shown);
     }
 
     /// An engine has taken a member back that was away: where nothing is going on, it must be like the

@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use bytes::Bytes;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{
+    BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, SnapshotId, Stamp, VolumeId,
+};
 use trivet_wire::{
     BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
-    PoolReport, Progress, PullReport, PullState, TailEntry, VolumeReport,
+    PoolReport, Progress, PullReport, PullState, SnapshotEntry, TailEntry, VolumeReport,
 };
 
 pub(crate) fn generation(value: u32) -> Generation {
@@ -46,6 +48,10 @@ pub(crate) fn frames() -> Vec<Frame> {
             intact: stamp(7, 3),
             progress,
             boot: BootId::from_bytes([0x33; 16]),
+            snapshots: vec![
+                SnapshotEntry { id: SnapshotId::from_bytes([4; 16]), cut: stamp(6, 9) },
+                SnapshotEntry { id: SnapshotId::from_bytes([5; 16]), cut: stamp(7, 10) },
+            ],
         }),
         Message::Close { progress },
         Message::Progress(progress),
@@ -111,6 +117,11 @@ pub(crate) fn frames() -> Vec<Frame> {
             detail: "é".into(),
         }),
         Message::Repair { range: BlockRange::new(5, 2), source: pool, address: "[::1]:7001".into() },
+        Message::CreateSnapshot { id: SnapshotId::from_bytes([5; 16]), cut: stamp(7, 10) },
+        Message::DeleteSnapshot { id: SnapshotId::from_bytes([5; 16]) },
+        Message::View { at: Some(SnapshotId::from_bytes([5; 16])) },
+        Message::View { at: None },
+        Message::Reset,
         Message::CreateVolume { volume, blocks: 1 << 18 },
         Message::DeleteVolume { volume },
         Message::ResizeVolume { volume, blocks: 1 << 19 },

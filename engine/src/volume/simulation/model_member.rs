@@ -4,11 +4,11 @@ use super::Random;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use trivet_model::checksum::block_crc;
-use trivet_model::{BlockRange, BootId, Generation, PoolId, Stamp};
+use trivet_model::{BlockRange, BootId, Generation, PoolId, SnapshotId, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{
     BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, PullReport, PullState,
-    TailEntry,
+    SnapshotEntry, TailEntry,
 };
 
 /// A block's version; no data for a tombstone.
@@ -50,6 +50,8 @@ pub(super) struct ModelMember {
     orphans: Vec<Frame>,
     /// A copy from a peer, bound to the session.
     pull: Option<Pull>,
+    /// By their cuts: stable at once. What they show is the whole simulator's to check.
+    pub(super) snapshots: BTreeMap<Stamp, SnapshotId>,
     pub(super) full: bool,
     /// Reads fail, or answer changed data, once in so many times.
     pub(super) bad_read: u32,
@@ -72,6 +74,7 @@ impl ModelMember {
             pending: Vec::new(),
             orphans: Vec::new(),
             pull: None,
+            snapshots: BTreeMap::new(),
             full: false,
             bad_read: 0,
         }
@@ -211,6 +214,14 @@ impl ModelMember {
                 self.note(progress);
                 Message::Done
             }
+            Message::CreateSnapshot { id, cut } => {
+                self.snapshots.insert(cut, id);
+                Message::Done
+            }
+            Message::DeleteSnapshot { id } => {
+                self.snapshots.retain(|_, known| *known != id);
+                Message::Done
+            }
             Message::ResizeVolume { blocks, .. } => {
                 self.size = self.size.max(blocks);
                 Message::Done
@@ -265,6 +276,7 @@ impl ModelMember {
             intact: self.intact.unwrap_or(Stamp::MAX),
             progress: self.progress,
             boot: BootId::from_bytes([self.boot; 16]),
+            snapshots: self.snapshots.iter().map(|(cut, id)| SnapshotEntry { id: *id, cut: *cut }).collect(),
         })
     }
 

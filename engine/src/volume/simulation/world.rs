@@ -93,6 +93,7 @@ impl World {
             epoch: Epoch(1),
             wait_owed: false,
             members: recorded.collect(),
+            snapshots: Vec::new(),
         };
         let mut world = Self {
             random: Random(seed),
@@ -521,5 +522,11 @@ impl World {
 }
 
 fn options(session: u64) -> CoreOptions {
-    CoreOptions { volume: VolumeId::from_bytes([9; 16]), owner: "test".to_owned(), session, read_only: false }
+    CoreOptions {
+        volume: VolumeId::from_bytes([9; 16]),
+        owner: "test".to_owned(),
+        session,
+        read_only: false,
+        snapshot: None,
+    }
 }

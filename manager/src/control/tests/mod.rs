@@ -68,6 +68,7 @@ impl World {
             epoch: Epoch(0),
             wait_owed: false,
             members: members.collect(),
+            snapshots: Vec::new(),
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();

@@ -13,11 +13,15 @@ use trivet_wire::{BlockData, Hello, PROTOCOL_VERSION, Progress};
 
 /// What the store would say of its volumes.
 #[derive(Default)]
-struct Facts(BTreeMap<VolumeId, VolumeStatistics>);
+struct Facts(BTreeMap<VolumeId, VolumeStatistics>, Vec<Snapshot>);
 
 impl PoolFacts for Facts {
     fn volume(&self, volume: VolumeId) -> Option<VolumeStatistics> {
         self.0.get(&volume).cloned()
+    }
+
+    fn snapshots(&self, _volume: VolumeId) -> Vec<Snapshot> {
+        self.1.clone()
     }
 
     fn volumes(&self) -> Vec<VolumeStatistics> {

@@ -68,6 +68,7 @@ fn the_answer_to_open_comes_only_when_the_promise_is_durable() {
         intact: stamp(1, 4),
         progress: Progress { committed: stamp(1, 3), stable: stamp(1, 2) },
         boot: BootId::from_bytes([9; 16]),
+        snapshots: Vec::new(),
     };
     assert_eq!(reply, expected);
 }

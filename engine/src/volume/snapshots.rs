@@ -1,0 +1,295 @@
+//! Taking and deleting snapshots, and making members agree on which there are.
+//!
+//! ```text
+//!  taking:    writes held, a stamp taken as the cut ─► every member keeps it ─► writes go on
+//!             all before the cut settled ─► the record
+//!  deleting:  the record ─► every member lets it go
+//! ```
+//!
+//! What is on its way when a snapshot is taken was sent before the cut, and each member carries it out
+//! before it answers; what comes later waits for the last answer. So the cut is the same on all.
+//!
+//! The record decides which snapshots there are. A member with another one is told to let it go: the
+//! engine that took it did not live to record it, or the member was away when it was deleted. One that
+//! comes back is told of those that it lacks before it is sent any write, and copies what they show
+//! (`replica/src/pull`).
+
+use super::control::Purpose;
+use super::member::Control;
+use super::planted::PlantedFault as Planted;
+use super::{MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
+use crate::request::{IoError, IoReply};
+use std::time::Duration;
+use trivet_model::record::is_volume_name;
+use trivet_model::{SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, VolumeRecord};
+use trivet_wire::frame::SnapshotEntry;
+use trivet_wire::{ErrorCode, Message};
+
+/// A snapshot being taken.
+#[derive(Debug)]
+pub(super) struct Taking {
+    pub(super) tag: Tag,
+    snapshot: SnapshotRecord,
+    /// Who has not answered yet; once nobody, it is to be recorded.
+    awaiting: MemberSet,
+}
+
+/// A snapshot being deleted.
+#[derive(Debug)]
+pub(super) struct Deleting {
+    pub(super) tag: Tag,
+    id: SnapshotId,
+}
+
+impl VolumeCore {
+    /// Takes a snapshot; its cut is set here. Answered by an [`Action::Complete`](super::Action::Complete)
+    /// once it is recorded; taken already if one with its id is. Waits for members that are away.
+    pub fn create_snapshot(&mut self, now: Duration, tag: Tag, mut snapshot: SnapshotRecord) {
+        self.now = now;
+        let recorded = self.recorded_snapshots();
+        let refused = match self.state {
+            VolumeState::Fenced => Some(IoError::Fenced),
+            VolumeState::Open if self.options.read_only => {
+                Some(IoError::Invalid("the volume is open for reading only"))
+            }
+            VolumeState::Open if recorded.iter().any(|known| known.id == snapshot.id) => {
+                return self.complete(tag, Ok(IoReply::Done));
+            }
+            VolumeState::Open if !is_volume_name(&snapshot.name) => {
+                Some(IoError::Invalid("not a name that a snapshot can have"))
+            }
+            VolumeState::Open if recorded.iter().any(|known| known.name == snapshot.name) => {
+                Some(IoError::Invalid("the volume has a snapshot of this name"))
+            }
+            VolumeState::Open if recorded.len() >= SNAPSHOTS_MAX => {
+                Some(IoError::Invalid("the volume has as many snapshots as it may have"))
+            }
+            VolumeState::Open if self.taking.is_some() || self.deleting.is_some() => {
+                Some(IoError::Invalid("another snapshot of the volume is being taken or deleted"))
+            }
+            VolumeState::Open if self.renewing => {
+                Some(IoError::Invalid("the volume is being opened anew; try again"))
+            }
+            VolumeState::Open => None,
+            _ => Some(IoError::Closed),
+        };
+        if let Some(error) = refused {
+            return self.complete(tag, Err(error));
+        }
+        snapshot.cut = self.log.take_cut();
+        let awaiting = self.required().union(self.receiving());
+        self.taking = Some(Taking { tag, snapshot, awaiting });
+        for member in self.ready_members() {
+            self.resend_taking(now, member);
+        }
+    }
+
+    /// Deletes a snapshot; its space comes back in the background. Answered once the record says so; done
+    /// already if there is none.
+    pub fn delete_snapshot(&mut self, now: Duration, tag: Tag, id: SnapshotId) {
+        self.now = now;
+        let refused = match self.state {
+            VolumeState::Fenced => Some(IoError::Fenced),
+            VolumeState::Open if self.options.read_only => {
+                Some(IoError::Invalid("the volume is open for reading only"))
+            }
+            VolumeState::Open if self.taking.is_some() || self.deleting.is_some() => {
+                Some(IoError::Invalid("another snapshot of the volume is being taken or deleted"))
+            }
+            VolumeState::Open => None,
+            _ => Some(IoError::Closed),
+        };
+        if let Some(error) = refused {
+            return self.complete(tag, Err(error));
+        }
+        self.deleting = Some(Deleting { tag, id });
+        self.run_errand(Purpose::Snapshots);
+    }
+
+    fn recorded_snapshots(&self) -> &[SnapshotRecord] {
+        self.record.as_ref().map_or(&[], |(record, _)| &record.snapshots)
+    }
+
+    /// Whether writes wait for members to keep a snapshot.
+    pub(super) fn is_cutting(&self) -> bool {
+        let cutting = self.taking.as_ref().is_some_and(|taking| !taking.awaiting.is_empty());
+        cutting && !self.has_planted(Planted::WriteWhileCutting)
+    }
+
+    /// Whether a snapshot is being taken or deleted.
+    pub(super) fn has_snapshot_under_way(&self) -> bool {
+        self.taking.is_some() || self.deleting.is_some()
+    }
+
+    pub(super) fn take_snapshot_tags(&mut self) -> impl Iterator<Item = Tag> + use<> {
+        let taking = self.taking.take().map(|taking| taking.tag);
+        taking.into_iter().chain(self.deleting.take().map(|deleting| deleting.tag))
+    }
+
+    /// Whether nothing is missing of a snapshot under way but the record.
+    pub(super) fn awaits_snapshot_record(&self) -> bool {
+        self.deleting.is_some() || self.taken().is_some()
+    }
+
+    /// The snapshot being taken, if every member keeps it and it is the same on all: what was written
+    /// before it is settled. (One that had no space for a write keeps the snapshot, too, but without that;
+    /// it is in sync no more before the write is settled.)
+    fn taken(&self) -> Option<&Taking> {
+        let early = self.has_planted(Planted::RecordSnapshotEarly);
+        let settled = |taking: &&Taking| self.log.is_settled_to(taking.snapshot.cut) || early;
+        self.taking.as_ref().filter(|taking| taking.awaiting.is_empty()).filter(settled)
+    }
+
+    /// A write is settled, or a member keeps a snapshot: it may be time to record it.
+    pub(super) fn record_taken(&mut self) {
+        if self.taken().is_some() {
+            self.run_errand(Purpose::Snapshots);
+        }
+    }
+
+    /// Asks a member that has not answered to keep the snapshot.
+    pub(super) fn resend_taking(&mut self, now: Duration, member: MemberIndex) {
+        let Some(taking) = self.taking.as_ref().filter(|taking| taking.awaiting.contains(member)) else {
+            return;
+        };
+        let (id, cut) = (taking.snapshot.id, taking.snapshot.cut);
+        self.ask(now, member, Control::CreateSnapshot { id, cut }, Message::CreateSnapshot { id, cut });
+    }
+
+    /// Those who have left need not keep it.
+    pub(super) fn settle_taking(&mut self, now: Duration) {
+        let taking_part = self.required().union(self.receiving());
+        self.await_no_more(now, MemberSet::ALL.without(taking_part));
+    }
+
+    /// These need not be waited for.
+    fn await_no_more(&mut self, now: Duration, these: MemberSet) {
+        let early = self.has_planted(Planted::RecordSnapshotEarly);
+        let Some(taking) = self.taking.as_mut().filter(|taking| !taking.awaiting.is_empty()) else { return };
+        taking.awaiting = if early { MemberSet::EMPTY } else { taking.awaiting.without(these) };
+        if taking.awaiting.is_empty() {
+            self.record_taken();
+            self.release_held_writes(now);
+        }
+    }
+
+    /// A member keeps a snapshot.
+    pub(super) fn snapshot_kept(&mut self, now: Duration, member: MemberIndex, kept: SnapshotEntry) {
+        let known = &mut self.members[member.0].snapshots;
+        if let Err(at) = known.binary_search_by_key(&kept.cut, |known| known.cut) {
+            known.insert(at, kept);
+        }
+        match &self.taking {
+            Some(taking) if taking.snapshot.id == kept.id => self.await_no_more(now, MemberSet::of(member)),
+            // One that was away when it was taken.
+            _ => self.begin_attempts(now),
+        }
+    }
+
+    /// A member does not take the snapshot: then it is not taken at all.
+    pub(super) fn snapshot_refused(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        code: ErrorCode,
+        detail: String,
+    ) -> Result<(), MemberFault> {
+        let asked = self.taking.as_ref().is_some_and(|taking| taking.awaiting.contains(member));
+        if !asked || code != ErrorCode::BadSnapshot {
+            return Err(MemberFault::Refused { code, detail });
+        }
+        if let Some(taking) = self.taking.take() {
+            tracing::warn!(volume = %self.options.volume, %detail, "a member refuses a snapshot");
+            self.complete(taking.tag, Err(IoError::Invalid("a member refuses the snapshot")));
+        }
+        self.release_held_writes(now);
+        self.let_go_everywhere(now);
+        Ok(())
+    }
+
+    pub(super) fn snapshot_let_go(&mut self, now: Duration, member: MemberIndex, id: SnapshotId) {
+        self.members[member.0].snapshots.retain(|known| known.id != id);
+        self.let_go(now, member);
+        self.begin_attempts(now);
+    }
+
+    /// The record with what is under way; `None` when it says so already.
+    pub(super) fn with_snapshots(&self, record: &VolumeRecord) -> Option<VolumeRecord> {
+        let mut wanted = record.clone();
+        if let Some(taking) = self.taken()
+            && record.snapshots.iter().all(|known| known.id != taking.snapshot.id)
+        {
+            wanted.snapshots.push(taking.snapshot.clone());
+        }
+        if let Some(deleting) = &self.deleting {
+            wanted.snapshots.retain(|known| known.id != deleting.id);
+        }
+        (wanted != *record).then_some(wanted)
+    }
+
+    /// The record says what was under way.
+    pub(super) fn snapshots_recorded(&mut self, now: Duration) {
+        let is_recorded = |id| self.recorded_snapshots().iter().any(|known| known.id == id);
+        if self.taking.as_ref().is_some_and(|taking| is_recorded(taking.snapshot.id))
+            && let Some(taking) = self.taking.take()
+        {
+            self.complete(taking.tag, Ok(IoReply::Done));
+        }
+        if let Some(deleting) = self.deleting.take() {
+            self.complete(deleting.tag, Ok(IoReply::Done));
+        }
+        self.let_go_everywhere(now);
+        self.begin_attempts(now);
+        self.check_closing(now);
+    }
+
+    /// Whether a member that must have all that is recorded lacks a snapshot.
+    pub(super) fn lacks_snapshot(&self, known: &[SnapshotEntry]) -> Option<SnapshotId> {
+        let lacking = |recorded: &&SnapshotRecord| known.iter().all(|known| known.id != recorded.id);
+        self.recorded_snapshots().iter().find(lacking).map(|recorded| recorded.id)
+    }
+
+    /// Tells every member that is ready to let go what the record does not have.
+    pub(super) fn let_go_everywhere(&mut self, now: Duration) {
+        for member in self.ready_members() {
+            self.let_go(now, member);
+        }
+    }
+
+    /// One at a time: a member that has many is to answer others meanwhile.
+    fn let_go(&mut self, now: Duration, member: MemberIndex) {
+        let Some((record, _)) = &self.record else { return };
+        let wanted = |id| {
+            let taken = self.taking.as_ref().is_some_and(|taking| taking.snapshot.id == id);
+            taken || record.snapshots.iter().any(|recorded| recorded.id == id)
+        };
+        let link = &self.members[member.0];
+        let surplus = link.snapshots.iter().map(|known| known.id).find(|id| !wanted(*id));
+        let serving = self.state == VolumeState::Open && !self.options.read_only;
+        if let Some(id) = surplus.filter(|_| serving && link.is_ready() && !link.expects_snapshots()) {
+            self.ask(now, member, Control::DeleteSnapshot { id }, Message::DeleteSnapshot { id });
+        }
+    }
+
+    /// Tells a member that is to be brought back of the next snapshot that it lacks, or to let go one that
+    /// there is no more. Whether it has just those that are recorded.
+    pub(super) fn agrees_on_snapshots(&mut self, now: Duration, member: MemberIndex) -> bool {
+        if self.has_planted(Planted::ForgetSnapshotsOfReturning) {
+            return true;
+        }
+        let known = &self.members[member.0].snapshots;
+        let next = self
+            .recorded_snapshots()
+            .iter()
+            .find(|recorded| known.iter().all(|known| (known.id, known.cut) != (recorded.id, recorded.cut)));
+        let next = next.map(|recorded| (recorded.id, recorded.cut));
+        let agrees = next.is_none() && known.len() == self.recorded_snapshots().len();
+        self.let_go(now, member);
+        if let Some((id, cut)) = next
+            && !self.members[member.0].expects_snapshots()
+        {
+            self.ask(now, member, Control::CreateSnapshot { id, cut }, Message::CreateSnapshot { id, cut });
+        }
+        agrees
+    }
+}
