@@ -106,6 +106,10 @@ calls! {
     salvage_volume(SalvageVolumeRequest) -> VolumeStatus;
     /// Begins, ends or schedules scrubs.
     scrub_volume(ScrubVolumeRequest) -> VolumeStatus;
+    /// Takes a snapshot.
+    create_snapshot(CreateSnapshotRequest) -> VolumeStatus;
+    /// Deletes a snapshot, or says whether that could be.
+    delete_snapshot(DeleteSnapshotRequest) -> VolumeStatus;
     /// Gives a volume one more copy.
     add_replica(AddReplicaRequest) -> ReplicaChange;
     /// Takes a copy away, or says whether that could be.

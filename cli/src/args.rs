@@ -1,7 +1,7 @@
 //! The command line's shape.
 
 use crate::failure::EXIT_CODES;
-use crate::{bench, check, completion, down, replica, role, status, up, volume};
+use crate::{bench, check, completion, down, replica, role, snapshot, status, up, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use trivet_model::size::ByteSize;
@@ -19,6 +19,7 @@ Cluster:
   status      Show the processes, pools and volumes of a cluster
 Volumes:
   volume      Make, list, show, delete, attach, detach, resize, scrub and salvage volumes
+  snapshot    Take, list, show and delete snapshots of volumes
   replica     Add, remove and replace the copies of a volume; or serve one disk's pool
   bench       Measure a volume
 Care:
@@ -53,6 +54,7 @@ pub(crate) enum Command {
     Down(down::DownArgs),
     Status(status::StatusArgs),
     Volume(volume::VolumeArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Bench(bench::BenchArgs),
     Check(check::CheckArgs),
     Completion(completion::CompletionArgs),

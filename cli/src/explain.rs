@@ -58,7 +58,13 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::Replica if message.contains("has room for one") => {
             ("start the servers that are down, or free space: trivet status shows them", Exit::Failed)
         }
+        FailureKind::NotFound if message.contains("has no snapshot") => {
+            ("see what there is: trivet snapshot list NAME", Exit::NotFound)
+        }
         FailureKind::NotFound => ("see what there is: trivet volume list", Exit::NotFound),
+        FailureKind::Exists if message.contains("has a snapshot") => {
+            ("choose another name, or delete it: trivet snapshot list NAME", Exit::Conflict)
+        }
         FailureKind::Exists => ("choose another name, or see it: trivet volume show NAME", Exit::Conflict),
         FailureKind::InUse if message.contains("is not attached for writing") => {
             ("attach it first: trivet volume attach NAME", Exit::Conflict)

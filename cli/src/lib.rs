@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod check;
+mod clock;
 mod cluster;
 mod completion;
 mod down;
@@ -16,6 +17,7 @@ mod progress;
 mod replica;
 mod role;
 mod scrub_view;
+mod snapshot;
 mod status;
 mod up;
 mod view;
@@ -63,6 +65,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Command::Down(arguments) => down::run(&arguments).await,
             Command::Status(arguments) => status::run(&arguments).await,
             Command::Volume(arguments) => volume::run(&arguments).await,
+            Command::Snapshot(arguments) => snapshot::run(&arguments).await,
             Command::Replica(replica::ReplicaArgs { command: Some(command), .. }) => {
                 replica::run(&command).await
             }

@@ -4,11 +4,12 @@ use crate::failure::Failure;
 use crate::nbd::uri::unix_uri;
 use crate::scrub_view::ScrubView;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, SnapshotRecord, Stamp};
 
 #[derive(Serialize, Debug)]
 pub(crate) struct ClusterView {
@@ -73,6 +74,7 @@ pub(crate) struct VolumeView {
     pub(crate) members: Vec<MemberView>,
     pub(crate) replacement: Option<ReplacementView>,
     pub(crate) scrub: Option<ScrubView>,
+    pub(crate) snapshots: Vec<SnapshotView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -102,6 +104,18 @@ pub(crate) struct MemberView {
     pub(crate) trouble: String,
     #[serde(skip)]
     pub(crate) stamps: Stamps,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub(crate) struct SnapshotView {
+    pub(crate) volume: String,
+    pub(crate) name: String,
+    pub(crate) id: String,
+    /// In seconds since 1970.
+    pub(crate) created: u64,
+    /// It shows what was written up to this stamp.
+    pub(crate) stamp: String,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// Stamps as they compare.
@@ -278,9 +292,21 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             asked: replacement.asked,
         }),
         scrub: status.scrub.map(ScrubView::from),
+        snapshots: record.snapshots.iter().map(|taken| snapshot(&record.name, taken)).collect(),
         engine: process,
         name: record.name,
     })
+}
+
+fn snapshot(volume: &str, taken: &SnapshotRecord) -> SnapshotView {
+    SnapshotView {
+        volume: volume.to_owned(),
+        name: taken.name.clone(),
+        id: taken.id.to_string(),
+        created: taken.created,
+        stamp: taken.cut.to_string(),
+        labels: taken.labels.clone(),
+    }
 }
 
 fn member(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use trivet_model::{PoolId, ScrubCounts, ScrubOrder};
+use trivet_model::{PoolId, ScrubCounts, ScrubOrder, SnapshotOrder};
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,6 +101,52 @@ pub async fn want(path: &Path, scrub: Option<&ScrubOrder>) -> Option<EngineRepor
         answer(stream).await
     };
     tokio::time::timeout(REPORT_TIMEOUT, asking).await.ok().flatten()
+}
+
+/// What an engine made of an order.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+struct Outcome {
+    error: Option<String>,
+}
+
+/// How long an order may take: a member that is away keeps a snapshot waiting until it is dropped.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why an order was not carried out, as far as is known.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The engine says no.
+    #[error("its engine refuses: {0}")]
+    Refused(String),
+    /// It may have been carried out, or be yet.
+    #[error("its engine has not answered within {} s", ORDER_TIMEOUT.as_secs())]
+    Silent,
+    /// Nobody is there, or it hung up.
+    #[error("its engine cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Has the engine that has its control socket at `path` take or delete a snapshot, and waits for that.
+///
+/// # Errors
+/// [`OrderError`]; it may be ordered again.
+pub async fn order(path: &Path, order: &SnapshotOrder) -> Result<(), OrderError> {
+    let mut line = match serde_json::to_vec(&serde_json::json!({ "snapshot": order })) {
+        Ok(line) => line,
+        Err(error) => unreachable!("an order is always JSON: {error}"),
+    };
+    line.push(b'\n');
+    let ordering = async {
+        let unreachable = |error: std::io::Error| OrderError::Unreachable(error.to_string());
+        let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
+        stream.write_all(&line).await.map_err(unreachable)?;
+        let mut text = Vec::new();
+        stream.take(REPORT_BYTES_MAX).read_to_end(&mut text).await.map_err(unreachable)?;
+        serde_json::from_slice::<Outcome>(&text)
+            .map_err(|_nothing_or_half| OrderError::Unreachable("it hung up".to_owned()))
+    };
+    let outcome = tokio::time::timeout(ORDER_TIMEOUT, ordering).await.or(Err(OrderError::Silent))??;
+    outcome.error.map_or(Ok(()), |error| Err(OrderError::Refused(error)))
 }
 
 async fn answer(stream: UnixStream) -> Option<EngineReport> {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use trivet_model::{Epoch, Generation, PoolId, VolumeId};
+use trivet_model::{Epoch, Generation, PoolId, SnapshotId, VolumeId};
 use trivet_wire::{
     DecodeError, Decoder, ErrorCode, Frame, Hello, Message, PROTOCOL_VERSION, PoolReport, encode,
 };
@@ -136,6 +136,17 @@ impl ReplicaConnection {
     /// [`ReplicaError`].
     pub async fn resize_volume(&mut self, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
         self.change(Message::ResizeVolume { volume, blocks }).await
+    }
+
+    /// The snapshots that a replica keeps; nothing else can be asked on this connection afterwards.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn snapshots(&mut self, volume: VolumeId) -> Result<Vec<SnapshotId>, ReplicaError> {
+        match self.request(Message::Open { volume, writable: false, session: 0 }).await? {
+            Message::OpenReply(reply) => Ok(reply.snapshots.into_iter().map(|known| known.id).collect()),
+            _ => Err(self.unexpected()),
+        }
     }
 
     /// The pool's state.

@@ -74,6 +74,16 @@ pub struct SnapshotRecord {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What an engine is told to do about snapshots. It may be said again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotOrder {
+    /// Take this one; the engine sets its cut.
+    Create(SnapshotRecord),
+    /// Delete it.
+    Delete(SnapshotId),
+}
+
 /// Most snapshots that a volume may have.
 pub const SNAPSHOTS_MAX: usize = 1000;
 

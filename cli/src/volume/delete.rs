@@ -34,10 +34,15 @@ pub(super) async fn run(arguments: &DeleteArgs) -> Result<(), Failure> {
 
 fn describe(volume: &VolumeView) -> String {
     format!(
-        "volume '{}' of {}, with {} of data in {} copies",
+        "volume '{}' of {}, with {} of data in {} copies{}",
         volume.name,
         ByteSize(volume.size_bytes),
         size(volume.used_bytes),
-        volume.members.len()
+        volume.members.len(),
+        match volume.snapshots.len() {
+            0 => String::new(),
+            1 => ", and its snapshot".to_owned(),
+            count => format!(", and its {count} snapshots"),
+        }
     )
 }

@@ -2,6 +2,7 @@
 
 use super::{ListArgs, NameArgs};
 use crate::args::Format;
+use crate::clock::unix_seconds;
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
@@ -62,12 +63,6 @@ fn scrubs(volume: &VolumeView) -> Vec<(&'static str, String)> {
     facts
 }
 
-#[allow(clippy::disallowed_methods, reason = "people are told how long ago something was")]
-fn unix_seconds() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 fn as_text(volume: &VolumeView) -> String {
     let mut facts = vec![
         ("name", volume.name.clone()),
@@ -88,6 +83,9 @@ fn as_text(volume: &VolumeView) -> String {
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
     facts.extend(scrubs(volume));
+    if !volume.snapshots.is_empty() {
+        facts.push(("snapshots", volume.snapshots.len().to_string()));
+    }
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }

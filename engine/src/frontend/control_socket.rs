@@ -1,18 +1,20 @@
 //! A unix socket by which the manager says what an engine shall do beside serving: one JSON object on a
-//! line, answered with the engine's report as on the status socket, and the end.
+//! line, answered by one, and the end.
 //!
-//! What is said is the whole of what is wanted, so that it may be said again at any time: after a restart
-//! on either side, or when an answer was lost.
+//! `{"scrub": …}` is the whole of what is wanted, and answered with the engine's report as on the status
+//! socket. `{"snapshot": …}` is an order, answered when it is carried out: `{"error": …}`, null when all is
+//! well. Both may be said again at any time: after a restart on either side, or when an answer was lost.
 
 use super::status_socket::EngineReport;
 use super::{Frontend, Port};
 use crate::request::{IoError, IoReply};
 use crate::volume::ScrubOrder;
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+use trivet_model::SnapshotOrder;
 use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
 
 /// Callers at a time; more wait to be accepted.
@@ -33,11 +35,32 @@ const fn token(caller: u64, operation: u64) -> u64 {
     (caller << 2) | operation
 }
 
-/// What the manager wants.
+/// What the manager says.
 #[derive(Debug, Deserialize)]
-struct Wanted {
-    /// The scrub that shall be under way, if one shall.
-    scrub: Option<ScrubOrder>,
+#[serde(untagged)]
+enum Said {
+    Order {
+        snapshot: SnapshotOrder,
+    },
+    Wanted {
+        /// The scrub that shall be under way, if one shall.
+        scrub: Option<ScrubOrder>,
+    },
+}
+
+/// What became of an order.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    error: Option<String>,
+}
+
+/// Somebody who has connected.
+struct Caller {
+    socket: Handle,
+    /// How much of the line has come.
+    heard: usize,
+    /// What was ordered is under way.
+    waits: bool,
 }
 
 pub(crate) struct ControlSocket {
@@ -46,8 +69,9 @@ pub(crate) struct ControlSocket {
     listener: Handle,
     path: PathBuf,
     accepting: bool,
-    /// And how much of its line has come.
-    callers: BTreeMap<u64, (Handle, usize)>,
+    callers: BTreeMap<u64, Caller>,
+    /// Orders that have ended, to be answered.
+    ended: Vec<(u64, Outcome)>,
     next_caller: u64,
     stopping: bool,
 }
@@ -66,6 +90,7 @@ impl ControlSocket {
             path,
             accepting: false,
             callers: BTreeMap::new(),
+            ended: Vec::new(),
             next_caller: 1,
             stopping: false,
         })
@@ -77,25 +102,30 @@ impl ControlSocket {
         let buffer = BytesMut::with_capacity(LINE_BYTES_MAX);
         self.reactor.receive(self.source, token(caller, RECEIVE), &socket, buffer);
         self.reactor.timer(self.source, token(caller, TIMEOUT), SAYING_MAX);
-        self.callers.insert(caller, (socket, 0));
+        self.callers.insert(caller, Caller { socket, heard: 0, waits: false });
     }
 
     /// Something has come: the whole line is awaited.
     fn received(&mut self, caller: u64, buffer: BytesMut, volume: &mut Port<'_>) {
-        let Some((socket, before)) = self.callers.get_mut(&caller) else { return };
+        let Some(Caller { socket, heard, waits }) = self.callers.get_mut(&caller) else { return };
         let Some(end) = buffer.iter().position(|&byte| byte == b'\n') else {
-            if buffer.len() == buffer.capacity() || buffer.len() == *before {
+            if buffer.len() == buffer.capacity() || buffer.len() == *heard {
                 self.hang_up(caller);
             } else {
-                *before = buffer.len();
+                *heard = buffer.len();
                 self.reactor.receive(self.source, token(caller, RECEIVE), socket, buffer);
             }
             return;
         };
-        match serde_json::from_slice::<Wanted>(&buffer[..end]) {
-            Ok(wanted) => {
-                volume.want_scrub(wanted.scrub);
-                self.answer(caller, volume);
+        match serde_json::from_slice(&buffer[..end]) {
+            Ok(Said::Wanted { scrub }) => {
+                volume.want_scrub(scrub);
+                let report = EngineReport::new(volume.status(), volume.connections());
+                self.answer(caller, &report);
+            }
+            Ok(Said::Order { snapshot }) => {
+                *waits = true;
+                volume.order_snapshot(caller, snapshot);
             }
             Err(error) => {
                 tracing::warn!(%error, "what is wanted of this engine makes no sense");
@@ -104,12 +134,11 @@ impl ControlSocket {
         }
     }
 
-    fn answer(&mut self, caller: u64, volume: &Port<'_>) {
-        let Some((socket, _)) = self.callers.get(&caller) else { return };
-        let report = EngineReport::new(volume.status(), volume.connections());
-        let sent = match serde_json::to_vec(&report) {
+    fn answer(&mut self, caller: u64, answer: &impl Serialize) {
+        let Some(Caller { socket, .. }) = self.callers.get(&caller) else { return };
+        let sent = match serde_json::to_vec(answer) {
             Ok(json) => self.reactor.send(self.source, token(caller, SEND), socket, vec![Bytes::from(json)]),
-            Err(error) => unreachable!("a report is always JSON: {error}"),
+            Err(error) => unreachable!("an answer is always JSON: {error}"),
         };
         if sent != Sent::UnderWay {
             self.hang_up(caller);
@@ -140,6 +169,8 @@ impl Frontend for ControlSocket {
                 }
                 (0, ..) => self.accepting = false,
                 (_, RECEIVE, Ok(Output::Buffer(buffer))) => self.received(caller, buffer, volume),
+                // It has said what it wants, and waits.
+                (_, TIMEOUT, _) if self.callers.get(&caller).is_some_and(|caller| caller.waits) => {}
                 (..) => self.hang_up(caller),
             }
         }
@@ -149,13 +180,17 @@ impl Frontend for ControlSocket {
         }
     }
 
-    fn completed(&mut self, tag: u64, _result: Result<IoReply, IoError>) {
-        unreachable!("the control socket submits nothing, not even {tag}");
+    fn completed(&mut self, tag: u64, result: Result<IoReply, IoError>) {
+        self.ended.push((tag, Outcome { error: result.err().map(|error| error.to_string()) }));
     }
 
     fn pump(&mut self, _volume: &mut Port<'_>) {}
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        for (caller, outcome) in std::mem::take(&mut self.ended) {
+            self.answer(caller, &outcome);
+        }
+    }
 
     fn shut_down(&mut self) {
         self.stopping = true;

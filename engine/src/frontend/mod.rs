@@ -12,6 +12,7 @@ pub(crate) mod status_socket;
 use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::{ScrubOrder, Standing, Tag, VolumeCore, VolumeState, VolumeStatus};
 use std::time::Duration;
+use trivet_model::SnapshotOrder;
 
 /// An adapter between a volume and some protocol, on the volume's thread.
 ///
@@ -71,6 +72,15 @@ impl<'a> Port<'a> {
     /// Grows the volume to `blocks` blocks; completes like a request.
     pub(crate) fn grow(&mut self, tag: u64, blocks: u64) {
         self.core.grow(self.now, Tag(((self.frontend as u64) << TAG_BITS) | tag), blocks);
+    }
+
+    /// Takes or deletes a snapshot; completes like a request.
+    pub(crate) fn order_snapshot(&mut self, tag: u64, order: SnapshotOrder) {
+        let tag = Tag(((self.frontend as u64) << TAG_BITS) | tag);
+        match order {
+            SnapshotOrder::Create(snapshot) => self.core.create_snapshot(self.now, tag, snapshot),
+            SnapshotOrder::Delete(id) => self.core.delete_snapshot(self.now, tag, id),
+        }
     }
 
     /// The scrub that shall be under way, if one shall.

@@ -68,6 +68,9 @@ fn engine_spec(
     if attachment.read_only {
         arguments.push("--read-only".to_owned());
     }
+    if let Some(snapshot) = attachment.snapshot {
+        arguments.extend(["--snapshot".to_owned(), snapshot.to_string()]);
+    }
     spec(layout, program, engine_name(&volume.name), arguments)
 }
 

@@ -1,5 +1,6 @@
 //! Why a change to the cluster was refused.
 
+use crate::engine_report::OrderError;
 use crate::records::RecordError;
 use crate::replica_client::ReplicaError;
 use crate::store::{CommitError, StoreError};
@@ -58,6 +59,54 @@ pub enum Refusal {
     /// Nobody could do it.
     #[error("volume '{0}' is not attached for writing, and only its engine can scrub it")]
     NotServed(String),
+    /// Nobody could do it.
+    #[error("volume '{0}' is not attached for writing, and only its engine can take and delete snapshots")]
+    NotWritten(String),
+    /// The name cannot be one.
+    #[error(
+        "'{0}' is no snapshot name: 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+    )]
+    BadSnapshotName(String),
+    /// Too many labels, or too long ones.
+    #[error("a snapshot has at most {most} labels, of at most {bytes} bytes a key or value, and no empty key")]
+    BadLabels {
+        /// How many.
+        most: usize,
+        /// How long.
+        bytes: usize,
+    },
+    /// No such snapshot.
+    #[error("volume '{volume}' has no snapshot '{name}'")]
+    NoSuchSnapshot {
+        /// Which volume.
+        volume: String,
+        /// Which snapshot.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("volume '{volume}' has a snapshot '{name}' already")]
+    SnapshotExists {
+        /// Which volume.
+        volume: String,
+        /// Which snapshot.
+        name: String,
+    },
+    /// A snapshot can only be read.
+    #[error("snapshot '{name}' of volume '{volume}' can only be read")]
+    SnapshotIsReadOnly {
+        /// Which volume.
+        volume: String,
+        /// Which snapshot.
+        name: String,
+    },
+    /// The engine did not do it, or not say so.
+    #[error("volume '{volume}': {cause}")]
+    SnapshotFailed {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: OrderError,
+    },
     /// An engine that is not the manager's has it open.
     #[error("volume '{name}' is open: {owner}")]
     Open {
@@ -264,9 +313,17 @@ impl Refusal {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::NoSuchVolume(_) | Self::NoSuchReplica(_) | Self::NotMember { .. } => FailureKind::NotFound,
-            Self::VolumeExists(_) | Self::AlreadyMember { .. } => FailureKind::Exists,
+            Self::NoSuchVolume(_)
+            | Self::NoSuchSnapshot { .. }
+            | Self::NoSuchReplica(_)
+            | Self::NotMember { .. } => FailureKind::NotFound,
+            Self::VolumeExists(_) | Self::SnapshotExists { .. } | Self::AlreadyMember { .. } => {
+                FailureKind::Exists
+            }
             Self::BadName(_)
+            | Self::BadSnapshotName(_)
+            | Self::BadLabels { .. }
+            | Self::SnapshotIsReadOnly { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
@@ -275,6 +332,8 @@ impl Refusal {
             Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
+            | Self::NotWritten(_)
+            | Self::SnapshotFailed { cause: OrderError::Refused(_), .. }
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
             | Self::Address { .. }
@@ -296,6 +355,7 @@ impl Refusal {
             | Self::NoCopy { .. } => FailureKind::Replica,
             Self::NoPort { .. }
             | Self::EngineStays(_)
+            | Self::SnapshotFailed { .. }
             | Self::NoGeneration(_)
             | Self::Random(_)
             | Self::Layout(_)

@@ -28,6 +28,7 @@ impl Control {
         // The volume may have grown while it was away.
         let mut connection = ReplicaConnection::connect(&from.address, Some(from.pool)).await?;
         connection.resize_volume(record.id, record.blocks).await?;
+        let kept_snapshots = connection.snapshots(record.id).await?;
         self.change_record(record.id, |record| {
             self.check_unused(record, request.force)?;
             let kept = may_salvage(record, &from, &answers, request.force)?.clone();
@@ -39,6 +40,8 @@ impl Control {
             record.epoch = Epoch(record.epoch.0 + 1);
             record.owner.clear();
             record.members = vec![Member { state: MemberState::InSync, ..kept }];
+            // Those taken while it was away are lost with the other copies.
+            record.snapshots.retain(|known| kept_snapshots.contains(&known.id));
             let mut changes = Vec::new();
             if !deletion.pools.is_empty() {
                 changes.push(records::put(&deletion, revision));

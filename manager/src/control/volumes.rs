@@ -189,7 +189,12 @@ fn check_size(blocks: u64) -> Result<(), Refusal> {
 }
 
 fn random_volume_id() -> Result<VolumeId, Refusal> {
+    random_id().map(VolumeId::from_random_bytes)
+}
+
+/// Bytes for a new identity.
+pub(crate) fn random_id() -> Result<[u8; 16], Refusal> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(Refusal::Random)?;
-    Ok(VolumeId::from_random_bytes(bytes))
+    Ok(bytes)
 }

@@ -1,6 +1,7 @@
 //! The gRPC face: engines' compare-and-swap straight to the store, changes through the owner,
 //! and what people are shown.
 
+pub(crate) mod snapshots;
 mod status;
 
 use crate::control::{ControlHandle, Refusal, volumes};
@@ -194,6 +195,23 @@ impl Manager for ManagerService {
         let name = request.get_ref().name.clone();
         self.control.scrub(request.into_inner()).await?;
         self.volume(&name).await
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        self.take_snapshot(request.get_ref()).await?;
+        self.volume(&request.get_ref().volume).await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let before = self.volume_status(&request.get_ref().volume).await?;
+        self.delete_snapshot_of(request.get_ref()).await?;
+        Ok(Response::new(before))
     }
 
     async fn add_replica(

@@ -1,0 +1,82 @@
+//! Snapshots: the manager names them, the engine takes and deletes them, the volume's record keeps them.
+
+use super::ManagerService;
+use crate::control::Refusal;
+use crate::control::volumes::{attachment, find, random_id};
+use crate::engine_report::{OrderError, order};
+use trivet_api::v1;
+use trivet_model::record::is_volume_name;
+use trivet_model::{SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeRecord};
+
+/// Labels of one snapshot, and the bytes of a key or value.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 1024;
+
+impl ManagerService {
+    pub(super) async fn take_snapshot(&self, request: &v1::CreateSnapshotRequest) -> Result<(), Refusal> {
+        let (record, _) = find(self.store.as_ref(), &request.volume)?;
+        let name = request.name.clone();
+        if !is_volume_name(&name) {
+            return Err(Refusal::BadSnapshotName(name));
+        }
+        let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
+        let long = request.labels.iter().any(|(key, value)| key.is_empty() || too_long(key) || too_long(value));
+        if long || request.labels.len() > LABELS_MAX {
+            return Err(Refusal::BadLabels { most: LABELS_MAX, bytes: LABEL_BYTES_MAX });
+        }
+        if record.snapshots.iter().any(|known| known.name == name) {
+            return Err(Refusal::SnapshotExists { volume: record.name, name });
+        }
+        let snapshot = SnapshotRecord {
+            id: SnapshotId::from_random_bytes(random_id()?),
+            name: name.clone(),
+            cut: Stamp::ZERO,
+            created: unix_seconds(),
+            labels: request.labels.clone().into_iter().collect(),
+        };
+        self.order_of_engine(&record, &SnapshotOrder::Create(snapshot)).await?;
+        tracing::info!(volume = %record.name, snapshot = %name, "taken");
+        Ok(())
+    }
+
+    pub(super) async fn delete_snapshot_of(&self, request: &v1::DeleteSnapshotRequest) -> Result<(), Refusal> {
+        let (record, _) = find(self.store.as_ref(), &request.volume)?;
+        let found = snapshot_of(&record, &request.name)?;
+        self.check_served(&record)?;
+        if request.dry_run {
+            return Ok(());
+        }
+        self.order_of_engine(&record, &SnapshotOrder::Delete(found.id)).await?;
+        tracing::info!(volume = %record.name, snapshot = %found.name, "deleted");
+        Ok(())
+    }
+
+    fn check_served(&self, record: &VolumeRecord) -> Result<(), Refusal> {
+        let attached = attachment(self.store.as_ref(), record.id)?;
+        match attached {
+            Some((attachment, _)) if !attachment.read_only => Ok(()),
+            _ => Err(Refusal::NotWritten(record.name.clone())),
+        }
+    }
+
+    async fn order_of_engine(&self, record: &VolumeRecord, wanted: &SnapshotOrder) -> Result<(), Refusal> {
+        self.check_served(record)?;
+        let socket = self.layout.engine_control_socket(&record.name)?;
+        order(&socket, wanted).await.map_err(|cause: OrderError| Refusal::SnapshotFailed {
+            volume: record.name.clone(),
+            cause,
+        })
+    }
+}
+
+/// A volume's snapshot by its name.
+pub(crate) fn snapshot_of<'a>(record: &'a VolumeRecord, name: &str) -> Result<&'a SnapshotRecord, Refusal> {
+    let found = record.snapshots.iter().find(|known| known.name == name);
+    found.ok_or_else(|| Refusal::NoSuchSnapshot { volume: record.name.clone(), name: name.to_owned() })
+}
+
+#[allow(clippy::disallowed_methods, reason = "people are told when a snapshot was taken")]
+fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
