@@ -114,7 +114,7 @@ impl World {
         self.begin_copy(
             index,
             Owner::Pull(owner),
-            Job::Pull(Pull::new(order, &snapshots)),
+            Job::Pull(Box::new(Pull::new(order, &snapshots))),
             volume,
             generation,
             from,

@@ -2,7 +2,7 @@
 
 use super::{CreateArgs, DeleteArgs};
 use crate::args::Format;
-use crate::clock::{utc_name, unix_seconds};
+use crate::clock::{unix_seconds, utc_name};
 use crate::down::confirm;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -18,8 +18,9 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
     let labels = arguments.labels.iter().cloned().collect();
     let request = v1::CreateSnapshotRequest { volume: volume.clone(), name: name.clone(), labels };
     let taken = client.create_snapshot(request).await;
-    let taken = taken
-        .map_err(|error| explain::api(&dir, format!("cannot take snapshot '{name}' of '{volume}'"), &error))?;
+    let taken = taken.map_err(|error| {
+        explain::api(&dir, format!("cannot take snapshot '{name}' of '{volume}'"), &error)
+    })?;
     let found = view::volume(taken)?.snapshots.into_iter().find(|found| found.name == name);
     match (arguments.output.output, found) {
         (Format::Json, Some(found)) => json(&found),

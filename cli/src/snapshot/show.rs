@@ -2,7 +2,7 @@
 
 use super::{ListArgs, NameArgs};
 use crate::args::Format;
-use crate::clock::{utc_time, unix_seconds};
+use crate::clock::{unix_seconds, utc_time};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -81,7 +81,7 @@ fn as_text(snapshot: &SnapshotView) -> String {
 
 async fn volume(client: &Client, dir: &Path, name: &str) -> Result<VolumeView, Failure> {
     let found = client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await;
-    let found =
-        found.map_err(|error| explain::api(dir, format!("cannot list snapshots of volume '{name}'"), &error))?;
+    let found = found
+        .map_err(|error| explain::api(dir, format!("cannot list snapshots of volume '{name}'"), &error))?;
     view::volume(found)
 }

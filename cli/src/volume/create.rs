@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
             name: name.clone(),
             listen: None,
             read_only: false,
-            snapshot: String::new(),
+            snapshot: None,
             force: false,
             place: arguments.place.clone(),
             output: arguments.output,

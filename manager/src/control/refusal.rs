@@ -68,7 +68,9 @@ pub enum Refusal {
     )]
     BadSnapshotName(String),
     /// Too many labels, or too long ones.
-    #[error("a snapshot has at most {most} labels, of at most {bytes} bytes a key or value, and no empty key")]
+    #[error(
+        "a snapshot has at most {most} labels, of at most {bytes} bytes a key or value, and no empty key"
+    )]
     BadLabels {
         /// How many.
         most: usize,

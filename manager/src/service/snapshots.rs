@@ -20,7 +20,8 @@ impl ManagerService {
             return Err(Refusal::BadSnapshotName(name));
         }
         let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
-        let long = request.labels.iter().any(|(key, value)| key.is_empty() || too_long(key) || too_long(value));
+        let long =
+            request.labels.iter().any(|(key, value)| key.is_empty() || too_long(key) || too_long(value));
         if long || request.labels.len() > LABELS_MAX {
             return Err(Refusal::BadLabels { most: LABELS_MAX, bytes: LABEL_BYTES_MAX });
         }
@@ -39,7 +40,10 @@ impl ManagerService {
         Ok(())
     }
 
-    pub(super) async fn delete_snapshot_of(&self, request: &v1::DeleteSnapshotRequest) -> Result<(), Refusal> {
+    pub(super) async fn delete_snapshot_of(
+        &self,
+        request: &v1::DeleteSnapshotRequest,
+    ) -> Result<(), Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
         let found = snapshot_of(&record, &request.name)?;
         self.check_served(&record)?;
@@ -62,10 +66,9 @@ impl ManagerService {
     async fn order_of_engine(&self, record: &VolumeRecord, wanted: &SnapshotOrder) -> Result<(), Refusal> {
         self.check_served(record)?;
         let socket = self.layout.engine_control_socket(&record.name)?;
-        order(&socket, wanted).await.map_err(|cause: OrderError| Refusal::SnapshotFailed {
-            volume: record.name.clone(),
-            cause,
-        })
+        order(&socket, wanted)
+            .await
+            .map_err(|cause: OrderError| Refusal::SnapshotFailed { volume: record.name.clone(), cause })
     }
 }
 

@@ -84,7 +84,7 @@ pub enum PullError {
 #[derive(Debug)]
 pub enum Job {
     /// A walk.
-    Pull(Pull),
+    Pull(Box<Pull>),
     /// A repair.
     Repair(Repair),
 }

@@ -87,7 +87,7 @@ impl Copying {
         store.begin_pull(order.volume, order.floor);
         let owner = Owner::Pull(connection);
         let pull = Pull::new(order, &store.snapshots(order.volume));
-        self.start(owner, Job::Pull(pull), order.generation, from, background, thread);
+        self.start(owner, Job::Pull(Box::new(pull)), order.generation, from, background, thread);
     }
 
     #[allow(clippy::too_many_arguments, reason = "an order, who gave it, and what it is done with")]

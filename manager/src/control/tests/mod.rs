@@ -108,7 +108,7 @@ impl World {
     }
 
     fn attach(&self) {
-        let attachment = AttachmentRecord { volume: ID, listen: None, read_only: false };
+        let attachment = AttachmentRecord { volume: ID, listen: None, read_only: false, snapshot: None };
         records::write(self.store(), &attachment, None).unwrap();
     }
 

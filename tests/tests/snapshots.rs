@@ -1,0 +1,161 @@
+//! Snapshots, as their users see them: taken and deleted by the command line while the volume is used,
+//! read in its place, and the same from every copy.
+
+use trivet_tests::loaded::rounds;
+use trivet_tests::{Cluster, Loaded, Role, patience, process};
+
+const MIB: usize = 1 << 20;
+
+fn write_all(cluster: &Cluster, fill: u8) {
+    let mut client = cluster.connect();
+    for at in 0..8 {
+        client.write((at * MIB) as u64, &vec![fill; MIB / 2]).expect("a volume in good order takes writes");
+    }
+    client.flush().expect("a volume in good order can be flushed");
+}
+
+/// Whether everything that was written has this value now.
+fn assert_holds(cluster: &Cluster, fill: u8) {
+    let mut client = cluster.connect();
+    for at in 0..8 {
+        let found = client.read((at * MIB) as u64, u32::try_from(MIB).expect("it fits")).expect("a read");
+        let (written, hole) = found.split_at(MIB / 2);
+        assert!(written.iter().all(|byte| *byte == fill), "MiB {at} does not hold {fill}");
+        assert!(hole.iter().all(|byte| *byte == 0), "MiB {at} holds what was never written");
+    }
+}
+
+fn does(cluster: &Cluster, arguments: &[&str]) {
+    drop(cluster.trivet(arguments).succeeded());
+}
+
+fn refuses(cluster: &Cluster, arguments: &[&str], words: &[&str]) {
+    drop(cluster.trivet(arguments).failed_saying(words));
+}
+
+fn take(cluster: &Cluster, name: &str) {
+    let taken = cluster.trivet_json(&["snapshot", "create", "disk0", name, "--label", "by=test"]);
+    assert_eq!((&taken["name"], &taken["volume"]), (&name.into(), &"disk0".into()), "{taken}");
+    assert_eq!(taken["labels"]["by"], "test", "{taken}");
+}
+
+/// Runs `look` while the snapshot is served in the volume's place.
+fn as_of(cluster: &Cluster, snapshot: &str, look: impl FnOnce()) {
+    does(cluster, &["volume", "detach", "disk0"]);
+    does(cluster, &["volume", "attach", "disk0", "--read-only", "--snapshot", snapshot]);
+    look();
+    does(cluster, &["volume", "detach", "disk0"]);
+}
+
+fn assert_pools_sound(cluster: &Cluster) {
+    cluster.down();
+    for pool in cluster.pools() {
+        does(cluster, &["check", pool.to_str().expect("paths of tests are text")]);
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_what_was_there_until_it_is_deleted() {
+    let cluster = Cluster::start(3, "64MiB");
+    write_all(&cluster, 1);
+    take(&cluster, "first");
+    write_all(&cluster, 2);
+    take(&cluster, "second");
+    write_all(&cluster, 3);
+    let listed = cluster.trivet_json(&["snapshot", "list"]);
+    let names: Vec<_> = listed.as_array().expect("a list").iter().map(|found| &found["name"]).collect();
+    assert_eq!(names, ["first", "second"]);
+    for (snapshot, fill) in [("first", 1), ("second", 2)] {
+        as_of(&cluster, snapshot, || {
+            assert_holds(&cluster, fill);
+            assert!(cluster.connect().write(0, &[9; 4096]).is_err(), "a snapshot does not change");
+        });
+    }
+    does(&cluster, &["volume", "attach", "disk0"]);
+    assert_holds(&cluster, 3);
+
+    let delete = ["snapshot", "delete", "disk0", "first"];
+    let dry = cluster.trivet(&[&delete[..], &["--dry-run"]].concat()).succeeded();
+    assert!(dry.stdout.contains("would delete snapshot disk0@first"), "{dry}");
+    does(&cluster, &[&delete[..], &["--yes"]].concat());
+    refuses(&cluster, &delete, &["has no snapshot 'first'", "trivet snapshot list disk0"]);
+    as_of(&cluster, "second", || assert_holds(&cluster, 2));
+    does(&cluster, &["volume", "attach", "disk0"]);
+    does(&cluster, &["snapshot", "delete", "disk0", "second", "--yes"]);
+    assert_holds(&cluster, 3);
+    patience::wait_for("the space of both to come back", patience::SOON, || {
+        let shown = cluster.trivet_json(&["volume", "show", "disk0"]);
+        (shown["used_bytes"] == 4 * MIB && shown["snapshots"].as_array()?.is_empty()).then_some(())
+    });
+    assert_pools_sound(&cluster);
+}
+
+#[test]
+fn f29_a_member_that_was_away_gets_the_snapshots_and_what_they_show() {
+    let cluster = Cluster::start(3, "64MiB");
+    write_all(&cluster, 1);
+    take(&cluster, "goes");
+    let replicas = cluster.processes_of(Role::Replica);
+    process::pause(&replicas[..1], true);
+    write_all(&cluster, 2);
+    cluster.wait_until_one_is_left_behind();
+    take(&cluster, "stays");
+    does(&cluster, &["snapshot", "delete", "disk0", "goes", "--yes"]);
+    write_all(&cluster, 3);
+    process::pause(&replicas[..1], false);
+    cluster.wait_until_in_sync();
+    does(&cluster, &["volume", "detach", "disk0"]);
+    // The one that was away is the only one to be read from.
+    process::pause(&replicas[1..], true);
+    does(&cluster, &["volume", "attach", "disk0", "--read-only", "--snapshot", "stays"]);
+    assert_holds(&cluster, 2);
+    process::pause(&replicas[1..], false);
+    does(&cluster, &["volume", "detach", "disk0"]);
+    does(&cluster, &["volume", "attach", "disk0"]);
+    assert_holds(&cluster, 3);
+    cluster.wait_until_in_sync();
+    assert_pools_sound(&cluster);
+}
+
+#[test]
+fn f29_snapshots_come_and_go_while_replicas_are_killed() {
+    let mut loaded = Loaded::start();
+    for round in 0..rounds(3) {
+        does(&loaded.cluster, &["snapshot", "create", "disk0", &format!("s{round}")]);
+        let killed = loaded.one_replica();
+        process::kill_hard(&killed);
+        does(&loaded.cluster, &["snapshot", "create", "disk0", &format!("t{round}")]);
+        let delete = ["snapshot", "delete", "disk0", &format!("s{round}"), "--yes"];
+        does(&loaded.cluster, &delete);
+        loaded.load.wait_for_progress(200, patience::SOON);
+        loaded.cluster.wait_until_in_sync();
+    }
+    let left = loaded.cluster.trivet_json(&["snapshot", "list", "disk0"]);
+    assert_eq!(left.as_array().map(Vec::len), usize::try_from(rounds(3)).ok(), "{left}");
+    loaded.finish();
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_its_cause_and_the_next_step() {
+    let cluster = Cluster::start(3, "16MiB");
+    take(&cluster, "one");
+    let create = |name: &'static str, words: &[&str]| {
+        refuses(&cluster, &["snapshot", "create", "disk0", name], words);
+    };
+    create("one", &["has a snapshot 'one' already", "choose another name"]);
+    create("Not/A/Name", &["'Not/A/Name' is no snapshot name"]);
+    let nowhere = ["there is no volume 'nowhere'", "trivet volume list"];
+    refuses(&cluster, &["snapshot", "create", "nowhere", "x"], &nowhere);
+    refuses(&cluster, &["snapshot", "show", "disk0", "two"], &["has no snapshot 'two'"]);
+    let shown = cluster.trivet(&["snapshot", "show", "disk0", "one"]).succeeded();
+    assert!(shown.stdout.contains("label       by=test"), "{shown}");
+    does(&cluster, &["volume", "detach", "disk0"]);
+    create("two", &["is not attached for writing", "trivet volume attach disk0"]);
+    let attach = ["volume", "attach", "disk0", "--read-only", "--snapshot", "two"];
+    refuses(&cluster, &attach, &["has no snapshot 'two'"]);
+    // Unnamed, it is called by the time.
+    does(&cluster, &["volume", "attach", "disk0"]);
+    let named = cluster.trivet_json(&["snapshot", "create", "disk0"]);
+    let name = named["name"].as_str().expect("a name");
+    assert!(name.len() == 15 && name.starts_with("20"), "{name}");
+}
