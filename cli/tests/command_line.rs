@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 /// `TRIVET_BLESS=1 cargo test --release -p trivet-cli --test command_line`.
 #[test]
 fn help_texts_are_as_reviewed() {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 27] = [
         &[],
         &["up"],
         &["down"],
@@ -52,6 +52,11 @@ fn help_texts_are_as_reviewed() {
         &["bench"],
         &["check"],
         &["manager"],
+        &["snapshot"],
+        &["snapshot", "create"],
+        &["snapshot", "list"],
+        &["snapshot", "show"],
+        &["snapshot", "delete"],
         &["replica"],
         &["replica", "add"],
         &["replica", "remove"],

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use pool::{Pool, Random, VOLUME, assert_image_sound, contents};
 use proptest::prelude::*;
-use trivet_model::{BlockRange, SnapshotId, Stamp};
+use trivet_model::{BlockRange, Epoch, Generation, SnapshotId, Stamp};
 use trivet_replica::store::{Reply, Request, RequestError, SNAPSHOTS_MAX, Snapshot, TailExtent};
 
 const BLOCKS: u64 = 300;
@@ -298,6 +298,31 @@ fn deleting_costs_as_many_checkpointed_groups_as_changed() {
     pool.settle();
     assert_eq!(pool.store.statistics().blocks_used, 4096);
     assert!(groups_that_differ(&before, &pool.meta) <= 2);
+    pool.assert_sound();
+}
+
+#[test]
+fn a_reset_leaves_an_empty_volume_with_its_promise() {
+    let mut pool = Pool::with_volume(1 << 16, BLOCKS, 6);
+    let (generation, epoch) = (Generation::new(7).unwrap(), Epoch(3));
+    pool.run(Request::Promise { volume: VOLUME, generation, epoch, session: 42 }).unwrap();
+    let mut stamp = 1;
+    write_all(&mut pool, 0..100, &mut stamp);
+    assert_eq!(snapshot(&mut pool, stamp), Ok(Reply::Done));
+    stamp += 1;
+    write_all(&mut pool, 0..50, &mut stamp);
+    assert_eq!(pool.run(Request::ResetVolume { volume: VOLUME }), Ok(Reply::Done));
+    // Answered, it is stable.
+    let image = pool.disk.crash().into_image();
+    let mut pool = Pool::open(image, (*pool.meta).clone(), 3, 2).unwrap();
+    let known = pool.store.volume(VOLUME).unwrap();
+    assert_eq!((known.generation, known.epoch, known.session), (generation, epoch, 42));
+    assert_eq!((known.blocks, known.last), (BLOCKS, Stamp::ZERO));
+    assert_eq!(pool.store.snapshots(VOLUME), []);
+    assert!(pool.read_now(0, 100).unwrap().iter().all(|block| *block == contents(0, 0)));
+    pool.store.request_checkpoint();
+    pool.settle();
+    assert_eq!(pool.store.statistics().blocks_used, 0, "all space is back");
     pool.assert_sound();
 }
 

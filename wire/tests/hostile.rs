@@ -143,7 +143,7 @@ fn forged_headers_are_refused_with_their_reason() {
     let version = refused(&forged(&done, 4, &[2, 0]));
     assert_eq!(version, DecodeError::Version { found: 2 });
     assert_eq!(version.code(), ErrorCode::Version);
-    for number in [0u16, 5, 15, 31, 52, 69, u16::MAX] {
+    for number in [0u16, 5, 15, 31, 56, 69, u16::MAX] {
         let error = refused(&forged(&done, 6, &number.to_le_bytes()));
         assert_eq!(error, DecodeError::Kind { found: number });
         assert_eq!(error.code(), ErrorCode::Malformed);
@@ -158,9 +158,9 @@ fn forged_headers_are_refused_with_their_reason() {
 #[test]
 fn forged_fields_are_refused_with_their_reason() {
     let most = u64::MAX.to_le_bytes();
-    let cases: [(Kind, usize, &[u8], &str); 41] = [
+    let cases: [(Kind, usize, &[u8], &str); 42] = [
         (Kind::Error, 0, &[0, 0], "code"),
-        (Kind::Error, 0, &[18, 0], "code"),
+        (Kind::Error, 0, &[20, 0], "code"),
         (Kind::Error, 2, &[0xff], "detail"),
         (Kind::Write, 0, &most, "range"),
         (Kind::Write, 8, &[0xff, 0xff, 0xff, 0xff, 0xff], "stamp"),
@@ -199,7 +199,9 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::VerifyReply, 73, &[2], "range"),
         (Kind::Pull, 56, &[0xff], "address"),
         (Kind::Repair, 8, &[1, 1, 0, 0], "range"),
-        (Kind::PullReport, 0, &[4], "state"),
+        (Kind::PullReport, 0, &[5], "state"),
+        // The cut of the second snapshot is that of the first.
+        (Kind::OpenReply, 56 + 24 + 16, &[9, 0, 0, 0, 0, 6, 0, 0], "snapshots"),
         (Kind::PullReport, 17, &[1, 4], "detail"),
         (Kind::PullReport, 19, &[0xff], "detail"),
         (Kind::PoolReport, 40, &[0xff, 0xff], "failed"),

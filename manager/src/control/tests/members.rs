@@ -1,5 +1,7 @@
 use super::*;
 use trivet_api::v1;
+use trivet_model::{SnapshotId, SnapshotRecord};
+use trivet_wire::SnapshotEntry;
 
 fn add(to: u32) -> v1::AddReplicaRequest {
     v1::AddReplicaRequest { volume: "data".into(), to }
@@ -96,6 +98,11 @@ async fn new_copies_go_where_there_is_room() {
     assert!(refused.contains("no replica server without a copy of volume 'data'"), "{refused}");
 }
 
+fn snapshot_record(cut: Stamp) -> SnapshotRecord {
+    let id = SnapshotId::from_bytes(u128::from(cut.as_u64()).to_le_bytes());
+    SnapshotRecord { id, name: format!("s{}", cut.as_u64()), cut, created: 0, labels: Default::default() }
+}
+
 #[tokio::test]
 async fn salvage_keeps_one_copy_and_has_the_others_deleted() {
     let stale = MemberState::Stale { since: Stamp::from_u64(7) };
@@ -110,8 +117,17 @@ async fn salvage_keeps_one_copy_and_has_the_others_deleted() {
     world.control.salvage_volume(&salvage(2, true, false)).await.unwrap();
     assert_eq!(world.record().0.epoch, Epoch(0), "dry runs");
 
+    let (mut record, revision) = world.record();
+    let cuts = [5, 9].map(Stamp::from_u64);
+    record.snapshots = cuts.map(snapshot_record).to_vec();
+    records::write(world.store(), &record, Some(revision)).unwrap();
+    let SnapshotRecord { id, cut, .. } = record.snapshots[0].clone();
+    world.servers[1].keep(SnapshotEntry { id, cut });
+
     world.control.salvage_volume(&salvage(2, false, false)).await.unwrap();
     let record = world.record().0;
+    let kept: Vec<Stamp> = record.snapshots.iter().map(|kept| kept.cut).collect();
+    assert_eq!(kept, cuts[..1], "the other was taken while this copy was away");
     assert_eq!((record.epoch, record.generation.get(), world.members()), (Epoch(1), 1, vec![(2, true)]));
     assert_eq!(world.deletion(), [pool(1), pool(3)]);
     world.servers[0].away(false);

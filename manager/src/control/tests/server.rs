@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use trivet_model::{Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BootId, Generation, PoolId, Stamp, VolumeId};
 use trivet_wire::{
-    Decoder, ErrorCode, Frame, HelloReply, Message, PROTOCOL_VERSION, PoolReport, VolumeReport, encode,
+    Decoder, ErrorCode, Frame, HelloReply, Message, OpenReply, PROTOCOL_VERSION, PoolReport, Progress,
+    SnapshotEntry, VolumeReport, encode,
 };
 
 /// Blocks of every pool, and of every copy.
@@ -16,6 +17,7 @@ pub(super) const COPY_BLOCKS: u64 = 60;
 
 #[derive(Debug, Default)]
 struct Pool {
+    snapshots: Vec<SnapshotEntry>,
     copies: BTreeMap<VolumeId, Stamp>,
     others_used: u64,
     away: bool,
@@ -48,6 +50,10 @@ impl Server {
 
     pub(super) fn put(&self, volume: VolumeId, last: Stamp) {
         self.state.lock().unwrap().copies.insert(volume, last);
+    }
+
+    pub(super) fn keep(&self, snapshot: SnapshotEntry) {
+        self.state.lock().unwrap().snapshots.push(snapshot);
     }
 
     pub(super) fn holds(&self, volume: VolumeId) -> bool {
@@ -113,6 +119,14 @@ fn answer(message: &Message, pool: PoolId, state: &mut Pool) -> Message {
             Message::Done
         }
         Message::ResizeVolume { .. } => Message::Done,
+        Message::Open { writable: false, .. } => Message::OpenReply(OpenReply {
+            blocks: 1024,
+            last: Stamp::ZERO,
+            intact: Stamp::MAX,
+            progress: Progress::default(),
+            boot: BootId::from_bytes([1; 16]),
+            snapshots: state.snapshots.clone(),
+        }),
         Message::PoolStatus => {
             let copy = |(&volume, &last): (&VolumeId, &Stamp)| VolumeReport {
                 volume,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::{AllocationExtent, ReadBlocks, TailExtent};
-use trivet_model::ZERO_BLOCK_CRC;
+use trivet_model::{SnapshotId, ZERO_BLOCK_CRC};
 use trivet_wire::TailEntry;
 use trivet_wire::frame::TAIL_ENTRIES_MAX;
 
@@ -225,4 +225,46 @@ fn stopping_answers_what_is_in_flight_and_takes_nothing_more() {
     assert!(matches!(server.sent.remove(0), (_, 3, Message::Done)));
     assert_eq!(server.close_code(), (busy, ErrorCode::Stopping));
     assert!(server.sessions.is_drained());
+}
+
+#[test]
+fn reads_are_of_what_was_viewed_when_they_came() {
+    let mut server = Server::new();
+    let id = SnapshotId::from_bytes([5; 16]);
+    server.facts.1 = vec![Snapshot { id, cut: stamp(1, 1) }];
+    let connection = server.opened(5, 77);
+    let read = || Message::Read { range: BlockRange::new(0, 1) };
+    server.say(connection, 10, 5, read());
+    server.say(connection, 11, 5, Message::View { at: Some(id) });
+    assert_eq!(server.answer(), Message::Done);
+    server.say(connection, 12, 5, read());
+    let missing = Some(SnapshotId::from_bytes([6; 16]));
+    server.say(connection, 13, 5, Message::View { at: missing });
+    assert_eq!(server.error(), ErrorCode::NoSuchSnapshot);
+    server.say(connection, 14, 5, Message::Fetch { range: BlockRange::new(0, 1) });
+    server.say(connection, 15, 5, Message::View { at: None });
+    server.say(connection, 16, 5, read());
+    let seen: Vec<Option<SnapshotId>> = server
+        .submitted
+        .iter()
+        .map(|(_, request)| match request {
+            Request::Read { at, .. } | Request::Fetch { at, .. } => *at,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(seen, [None, Some(id), Some(id), None]);
+}
+
+#[test]
+fn a_cut_of_a_generation_to_come_is_malformed() {
+    let mut server = Server::new();
+    let connection = server.opened(5, 77);
+    let id = SnapshotId::from_bytes([5; 16]);
+    server.say(connection, 10, 5, Message::CreateSnapshot { id, cut: stamp(5, 9) });
+    let asked = server.submitted.pop().unwrap().1;
+    assert!(
+        matches!(asked, Request::CreateSnapshot { snapshot, .. } if snapshot == Snapshot { id, cut: stamp(5, 9) })
+    );
+    server.say(connection, 11, 5, Message::CreateSnapshot { id, cut: stamp(6, 1) });
+    assert_eq!(server.close_code(), (connection, ErrorCode::Malformed));
 }
