@@ -110,6 +110,8 @@ calls! {
     create_snapshot(CreateSnapshotRequest) -> VolumeStatus;
     /// Deletes a snapshot, or says whether that could be.
     delete_snapshot(DeleteSnapshotRequest) -> VolumeStatus;
+    /// Lists what has changed between two moments.
+    list_changes(ListChangesRequest) -> ListChangesReply;
     /// Gives a volume one more copy.
     add_replica(AddReplicaRequest) -> ReplicaChange;
     /// Takes a copy away, or says whether that could be.

@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 /// `TRIVET_BLESS=1 cargo test --release -p trivet-cli --test command_line`.
 #[test]
 fn help_texts_are_as_reviewed() {
-    let commands: [&[&str]; 27] = [
+    let commands: [&[&str]; 28] = [
         &[],
         &["up"],
         &["down"],
@@ -56,6 +56,7 @@ fn help_texts_are_as_reviewed() {
         &["snapshot", "create"],
         &["snapshot", "list"],
         &["snapshot", "show"],
+        &["snapshot", "diff"],
         &["snapshot", "delete"],
         &["replica"],
         &["replica", "add"],

@@ -4,9 +4,9 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use trivet_model::{Epoch, Generation, PoolId, SnapshotId, VolumeId};
+use trivet_model::{Epoch, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 use trivet_wire::{
-    DecodeError, Decoder, ErrorCode, Frame, Hello, Message, PROTOCOL_VERSION, PoolReport, encode,
+    DecodeError, Decoder, ErrorCode, Frame, Hello, Message, PROTOCOL_VERSION, PoolReport, TailEntry, encode,
 };
 
 /// Time for a server to answer one request; making a volume waits for a flush.
@@ -138,13 +138,40 @@ impl ReplicaConnection {
         self.change(Message::ResizeVolume { volume, blocks }).await
     }
 
-    /// The snapshots that a replica keeps; nothing else can be asked on this connection afterwards.
+    /// The snapshots that a replica keeps; only this volume can be asked about afterwards.
     ///
     /// # Errors
     /// [`ReplicaError`].
     pub async fn snapshots(&mut self, volume: VolumeId) -> Result<Vec<SnapshotId>, ReplicaError> {
         match self.request(Message::Open { volume, writable: false, session: 0 }).await? {
             Message::OpenReply(reply) => Ok(reply.snapshots.into_iter().map(|known| known.id).collect()),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// From now on looks at a volume, as it is or as a snapshot shows it.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn look_at(&mut self, volume: VolumeId, at: Option<SnapshotId>) -> Result<(), ReplicaError> {
+        self.snapshots(volume).await?;
+        self.change(Message::View { at }).await
+    }
+
+    /// Of the volume looked at, what has a stamp above `since`, from block `start` on; and the block to go
+    /// on from.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn changed(
+        &mut self,
+        since: Stamp,
+        start: u64,
+    ) -> Result<(Vec<TailEntry>, Option<u64>), ReplicaError> {
+        match self.request(Message::Changed { since, start }).await? {
+            Message::ChangedReply { entries, next } if next.is_none_or(|next| next > start) => {
+                Ok((entries, next))
+            }
             _ => Err(self.unexpected()),
         }
     }

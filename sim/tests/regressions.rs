@@ -104,3 +104,16 @@ fn a_hang_long_ago_keeps_no_idle_member_out() {
 fn a_refusal_renews_no_lease() {
     holds(12352, "contention,isolation", 131.258);
 }
+
+/// The engine: writes that had waited while a snapshot was taken went on waiting.
+#[test]
+fn writes_go_on_when_a_snapshot_is_taken() {
+    holds(308, "snapshot", 18.827);
+}
+
+/// The engine: a snapshot was recorded although a member in sync kept it without a write that it had had no
+/// space for.
+#[test]
+fn a_snapshot_is_recorded_when_all_below_it_is_settled() {
+    holds(2682, "replica-power,crowded-pool,snapshot", 110.547);
+}

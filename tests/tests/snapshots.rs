@@ -65,6 +65,12 @@ fn a_snapshot_keeps_what_was_there_until_it_is_deleted() {
     let listed = cluster.trivet_json(&["snapshot", "list"]);
     let names: Vec<_> = listed.as_array().expect("a list").iter().map(|found| &found["name"]).collect();
     assert_eq!(names, ["first", "second"]);
+    let changed = cluster.trivet_json(&["snapshot", "diff", "disk0", "first", "second"]);
+    let offsets: Vec<_> =
+        changed.as_array().expect("a list").iter().map(|extent| &extent["offset"]).collect();
+    assert_eq!(offsets, (0..8).map(|at| at * MIB).collect::<Vec<_>>(), "{changed}");
+    assert!(changed.as_array().expect("a list").iter().all(|extent| extent["length"] == MIB / 2));
+    refuses(&cluster, &["snapshot", "diff", "disk0", "second", "first"], &["is newer than 'first'"]);
     for (snapshot, fill) in [("first", 1), ("second", 2)] {
         as_of(&cluster, snapshot, || {
             assert_holds(&cluster, fill);

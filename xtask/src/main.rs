@@ -5,18 +5,21 @@ mod bench;
 mod document;
 mod faults;
 mod resync;
+mod snapshots;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: xtask bench [options]   (make bench)
        xtask faults [ROW ...]  (make faults)
-       xtask resync [options]  (make resync-bench)";
+       xtask resync [options]  (make resync-bench)
+       xtask snapshots [options]  (make snapshot-bench)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next().as_deref() {
         Some("bench") => bench::run(arguments),
         Some("resync") => resync::run(arguments),
+        Some("snapshots") => snapshots::run(arguments),
         Some("faults") => faults::run(arguments),
         _ => Err(USAGE.to_owned()),
     };

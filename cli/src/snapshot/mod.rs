@@ -1,13 +1,14 @@
 //! `trivet snapshot`.
 
 mod change;
+mod diff;
 mod show;
 
 use crate::args::{Output, Place};
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 
-/// Take, list, show and delete snapshots of volumes
+/// Take, list, show, compare and delete snapshots of volumes
 #[derive(Args, Debug)]
 #[command(after_help = "\
 A snapshot keeps what a volume held at one moment, on all its copies, and costs only what is
@@ -27,6 +28,8 @@ enum SnapshotCommand {
     List(ListArgs),
     /// Show a snapshot
     Show(NameArgs),
+    /// List what was written or discarded between a snapshot and a later one, or now
+    Diff(DiffArgs),
     /// Delete a snapshot; what it alone keeps is freed in the background
     Delete(DeleteArgs),
 }
@@ -69,6 +72,20 @@ struct NameArgs {
 }
 
 #[derive(Args, Debug)]
+struct DiffArgs {
+    /// Which volume
+    volume: String,
+    /// The older snapshot
+    since: String,
+    /// The newer one [default: the volume as it is now]
+    until: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
 struct DeleteArgs {
     /// Which volume
     volume: String,
@@ -95,6 +112,7 @@ pub(crate) async fn run(arguments: &SnapshotArgs) -> Result<(), Failure> {
         SnapshotCommand::Create(arguments) => change::create(arguments).await,
         SnapshotCommand::List(arguments) => show::list(arguments).await,
         SnapshotCommand::Show(arguments) => show::show(arguments).await,
+        SnapshotCommand::Diff(arguments) => diff::run(arguments).await,
         SnapshotCommand::Delete(arguments) => change::delete(arguments).await,
     }
 }

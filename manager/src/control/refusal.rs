@@ -101,6 +101,19 @@ pub enum Refusal {
         /// Which snapshot.
         name: String,
     },
+    /// Time goes one way.
+    #[error("snapshot '{since}' of volume '{volume}' is newer than '{until}'")]
+    SnapshotOrder {
+        /// Which volume.
+        volume: String,
+        /// Named as the older one.
+        since: String,
+        /// Named as the newer one.
+        until: String,
+    },
+    /// There is nobody to ask.
+    #[error("volume '{0}' has no copy in sync")]
+    NoCopyInSync(String),
     /// The engine did not do it, or not say so.
     #[error("volume '{volume}': {cause}")]
     SnapshotFailed {
@@ -325,6 +338,7 @@ impl Refusal {
             Self::BadName(_)
             | Self::BadSnapshotName(_)
             | Self::BadLabels { .. }
+            | Self::SnapshotOrder { .. }
             | Self::SnapshotIsReadOnly { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
@@ -354,6 +368,7 @@ impl Refusal {
             | Self::ReplicaNotMet(_)
             | Self::ReplicaAway { .. }
             | Self::NoServerFree(_)
+            | Self::NoCopyInSync(_)
             | Self::NoCopy { .. } => FailureKind::Replica,
             Self::NoPort { .. }
             | Self::EngineStays(_)

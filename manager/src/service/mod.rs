@@ -1,6 +1,7 @@
 //! The gRPC face: engines' compare-and-swap straight to the store, changes through the owner,
 //! and what people are shown.
 
+mod changes;
 pub(crate) mod snapshots;
 mod status;
 
@@ -212,6 +213,13 @@ impl Manager for ManagerService {
         let before = self.volume_status(&request.get_ref().volume).await?;
         self.delete_snapshot_of(request.get_ref()).await?;
         Ok(Response::new(before))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<v1::ListChangesRequest>,
+    ) -> Result<Response<v1::ListChangesReply>, Status> {
+        Ok(Response::new(self.changes(request.get_ref()).await?))
     }
 
     async fn add_replica(
