@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use trivet_model::{Authority, SnapshotId, VolumeId};
+use trivet_model::{Authority, SnapshotId, SnapshotOrder, VolumeId};
 use trivet_reactor::{Options, Reactor, SetupError, SocketError};
 
 /// How to open a volume.
@@ -198,6 +198,14 @@ impl Volume {
     pub fn grow(&self, blocks: u64) -> IoFuture {
         let (completer, future) = promise();
         self.shared.call(Call::Grow(blocks, completer));
+        future
+    }
+
+    /// Takes or deletes a snapshot, on all members and in the record. Completes with [`IoReply::Done`];
+    /// [`OpenOptions::snapshot`] reads one. One at a time; asking again for the same changes nothing.
+    pub fn order_snapshot(&self, order: SnapshotOrder) -> IoFuture {
+        let (completer, future) = promise();
+        self.shared.call(Call::Snapshot(order, completer));
         future
     }
 

@@ -14,6 +14,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
+use trivet_model::SnapshotOrder;
 use trivet_reactor::{Reactor, Source, Waker};
 
 /// Most requests that wait for the volume's thread to take them.
@@ -55,6 +56,7 @@ impl fmt::Debug for Completer {
 pub(crate) enum Call {
     Request(IoRequest, Completer),
     Grow(u64, Completer),
+    Snapshot(SnapshotOrder, Completer),
     Status(Sender<VolumeStatus>),
     Close { patience: Duration },
 }
@@ -225,6 +227,10 @@ impl Handover {
                 Call::Grow(blocks, completer) => {
                     let tag = self.note(completer);
                     volume.grow(tag, blocks);
+                }
+                Call::Snapshot(order, completer) => {
+                    let tag = self.note(completer);
+                    volume.order_snapshot(tag, order);
                 }
                 Call::Status(sender) => {
                     if sender.send(volume.status()).is_err() {

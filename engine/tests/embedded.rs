@@ -9,8 +9,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use trivet_engine::volume::Standing;
-use trivet_engine::{CloseError, Engine, EngineError, EngineOptions, IoError, IoReply, IoRequest, Volume};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64};
+use trivet_engine::{
+    CloseError, Engine, EngineError, EngineOptions, IoError, IoReply, IoRequest, OpenOptions, Volume,
+};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -147,6 +149,33 @@ fn a_volume_grows_while_it_is_used() {
     assert_eq!(volume.request(write(2 * blocks - 1, 1)).wait(), Ok(IoReply::Done));
     assert!(matches!(volume.grow(blocks).wait(), Err(IoError::Invalid(_))), "a volume cannot shrink");
     assert_eq!(servers.record().blocks, 2 * blocks);
+}
+
+#[test]
+fn a_snapshot_is_read_while_its_volume_is_written() {
+    let servers = Servers::start(2);
+    let writer = servers.open();
+    writer.request(write(5, 5)).wait().unwrap();
+    let id = SnapshotId::from_bytes([7; 16]);
+    let (name, cut) = ("before".to_owned(), Stamp::ZERO);
+    let wanted = SnapshotRecord { id, name, cut, created: 1, labels: Default::default() };
+    for _ in 0..2 {
+        assert_eq!(writer.order_snapshot(SnapshotOrder::Create(wanted.clone())).wait(), Ok(IoReply::Done));
+    }
+    assert_eq!(servers.record().snapshots.len(), 1, "asking again changes nothing");
+    let other = SnapshotRecord { id: SnapshotId::from_bytes([8; 16]), ..wanted };
+    let taken = writer.order_snapshot(SnapshotOrder::Create(other)).wait();
+    assert!(matches!(taken, Err(IoError::Invalid(_))), "the name is taken");
+    writer.request(write(5, 7)).wait().unwrap();
+
+    let looker = Volume::open(OpenOptions { snapshot: Some(id), ..servers.options(true) }).unwrap();
+    assert_eq!((fill_of(&looker, 5), fill_of(&writer, 5)), (5, 7));
+    for _ in 0..2 {
+        assert_eq!(writer.order_snapshot(SnapshotOrder::Delete(id)).wait(), Ok(IoReply::Done));
+    }
+    assert_eq!(servers.record().snapshots, []);
+    assert_eq!(looker.request(read(5)).wait(), Err(IoError::Closed), "it is not there any more");
+    assert_eq!(fill_of(&writer, 5), 7);
 }
 
 #[test]

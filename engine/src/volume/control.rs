@@ -202,6 +202,10 @@ impl VolumeCore {
                 Ok(())
             }
             (Control::Pull | Control::View, Message::Done) => Ok(()),
+            (Control::View, Message::Error { code: ErrorCode::NoSuchSnapshot, .. }) => {
+                self.snapshot_gone(now);
+                Ok(())
+            }
             (Control::Reset, Message::Done) => {
                 self.end_attempt(now, member, "it begins anew, empty");
                 Ok(())

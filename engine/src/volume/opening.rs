@@ -80,7 +80,7 @@ impl VolumeCore {
         self.note_standing(now);
     }
 
-    fn fail(&mut self, now: Duration, failure: Failure) {
+    pub(super) fn fail(&mut self, now: Duration, failure: Failure) {
         self.errand = None;
         self.failure = Some(failure);
         self.transition(now, VolumeState::Failed);

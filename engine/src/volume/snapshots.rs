@@ -17,6 +17,7 @@
 use super::control::Purpose;
 use super::member::Control;
 use super::planted::PlantedFault as Planted;
+use super::state::Failure;
 use super::{MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
@@ -247,6 +248,14 @@ impl VolumeCore {
     pub(super) fn lacks_snapshot(&self, known: &[SnapshotEntry]) -> Option<SnapshotId> {
         let lacking = |recorded: &&SnapshotRecord| known.iter().all(|known| known.id != recorded.id);
         self.recorded_snapshots().iter().find(lacking).map(|recorded| recorded.id)
+    }
+
+    /// The snapshot that is looked at is not there: deleted, perhaps while it was read.
+    pub(super) fn snapshot_gone(&mut self, now: Duration) {
+        if matches!(self.state, VolumeState::Connecting | VolumeState::Open) {
+            self.hang_up(now);
+            self.fail(now, Failure::NoSnapshot);
+        }
     }
 
     /// Tells every member that is ready to let go what the record does not have.

@@ -10,6 +10,7 @@
 //!   │    └── stamps of this generation are used up ────────────┘    │
 //!   ▼                 └─ read-only: one member ready ──▶ Open       ▼
 //! Failed: the record cannot be claimed       Fenced: a newer engine has it (from any state but the last ones)
+//!   (from Connecting and Open: the snapshot that is looked at is not there)
 //! ```
 //!
 //! `Closed`, `Failed` and `Fenced` are final. From every state before `Closing`, closing leads
@@ -36,7 +37,7 @@ pub enum VolumeState {
     Closed,
     /// A newer engine has opened the volume.
     Fenced,
-    /// It could not be opened.
+    /// It could not be opened, or the snapshot that it was opened as is gone.
     Failed,
 }
 
@@ -51,9 +52,9 @@ impl VolumeState {
         use VolumeState::{Claiming, Closed, Closing, Connecting, Failed, Fenced, Open, Reconciling};
         match (self, next) {
             (Claiming, Connecting | Failed | Fenced | Closed)
-            | (Connecting, Reconciling | Open | Fenced | Closed)
+            | (Connecting, Reconciling | Open | Fenced | Closed | Failed)
             | (Reconciling, Connecting | Open | Fenced | Closed)
-            | (Open, Claiming | Closing | Fenced)
+            | (Open, Claiming | Closing | Fenced | Failed)
             | (Closing, Closed | Fenced) => true,
             (
                 Claiming | Connecting | Reconciling | Open | Closing | Closed | Fenced | Failed,
@@ -78,6 +79,9 @@ pub(super) enum Failure {
     /// More members than a set can name.
     #[error("the volume has {0} members, more than 32")]
     TooManyMembers(usize),
+    /// There is no such snapshot, or no more.
+    #[error("the volume has no such snapshot, or has none any more")]
+    NoSnapshot,
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,
