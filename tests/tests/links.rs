@@ -120,9 +120,14 @@ fn f25_frames_with_flipped_bits_are_refused_and_nothing_wrong_is_read_or_kept() 
     let flipped = || proxies.iter().map(Proxy::flipped).sum::<u64>();
     for round in 0..rounds(3) {
         let bad = one_of(&proxies, &mut loaded);
-        let goal = flipped() + 30;
+        let before = flipped();
         bad.flip_one_in(256 << 10);
-        patience::wait_for("bits to be flipped", 2 * patience::SOON, || (flipped() >= goal).then_some(()));
+        // A member that was left behind is seldom sent anything, and so little is flipped from then on.
+        patience::wait_for("bits to be flipped", 2 * patience::SOON, || {
+            let behind =
+                flipped() > before && loaded.cluster.member_states().iter().any(|state| state != "in-sync");
+            (behind || flipped() >= before + 30).then_some(())
+        });
         loaded.load.wait_for_progress(200, 2 * patience::SOON);
         bad.flip_one_in(0);
         eprintln!("round {round}: {} bits flipped", flipped());
