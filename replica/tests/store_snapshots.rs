@@ -302,6 +302,29 @@ fn deleting_costs_as_many_checkpointed_groups_as_changed() {
 }
 
 #[test]
+fn a_crash_does_not_keep_the_space_of_a_deleted_snapshot() {
+    let mut pool = Pool::with_volume(1 << 16, BLOCKS, 8);
+    let mut stamp = 1;
+    write_all(&mut pool, 0..100, &mut stamp);
+    assert_eq!(snapshot(&mut pool, stamp), Ok(Reply::Done));
+    stamp += 1;
+    write_all(&mut pool, 0..100, &mut stamp);
+    pool.store.request_checkpoint();
+    pool.settle();
+    assert_eq!(pool.store.statistics().blocks_used, 200);
+    let id = pool.store.snapshots(VOLUME)[0].id;
+    let delete = pool.submit(Request::DeleteSnapshot { volume: VOLUME, id });
+    while !pool.answers.contains_key(&delete) {
+        pool.turn();
+    }
+    let image = pool.disk.crash().into_image();
+    let mut pool = Pool::open(image, (*pool.meta).clone(), 3, 2).unwrap();
+    pool.settle();
+    assert_eq!(pool.store.statistics().blocks_used, 100, "nobody asks for a checkpoint");
+    pool.assert_sound();
+}
+
+#[test]
 fn a_reset_leaves_an_empty_volume_with_its_promise() {
     let mut pool = Pool::with_volume(1 << 16, BLOCKS, 6);
     let (generation, epoch) = (Generation::new(7).unwrap(), Epoch(3));

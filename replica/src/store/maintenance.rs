@@ -18,6 +18,7 @@ use super::layout::ZONE_BLOCKS;
 use super::memtable::Memtable;
 use super::request::{Action, RequestError};
 use super::token::{Kind, token};
+use super::volume::Volume;
 
 /// The pool file grows by at least this many zones (64 MiB) ...
 const GROWTH_ZONES_MIN: u64 = 16;
@@ -169,7 +170,8 @@ impl Store {
         for (slot, rest) in done.thinned {
             if let Some(volume) = self.volumes.get_mut(slot) {
                 volume.thinned(rest);
-                self.maintenance.requested |= !volume.thinning.is_empty();
+                // The rest is in the volume's record: a stop need not wait for it.
+                self.maintenance.requested |= !volume.thinning.is_empty() && !self.maintenance.closing;
             }
         }
         self.cache.remove_where(|key| {
@@ -276,7 +278,8 @@ impl Store {
             self.flushing.wanted = self.flushing.completed;
             return;
         }
-        let deleting = self.volumes.iter().any(|(_, volume)| volume.deleted);
+        let freeing = |volume: &Volume| volume.deleted || !volume.thinning.is_empty();
+        let deleting = self.volumes.iter().any(|(_, volume)| freeing(volume));
         if !self.active.is_empty() || deleting {
             self.maintenance.requested = true;
             return;
