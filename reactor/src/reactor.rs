@@ -63,7 +63,7 @@ struct Inner {
     clock: Clock,
     now: Duration,
     spin: Spin,
-    /// How many completions the next sleep waits for.
+    /// How many completions the first sleep of the next poll waits for.
     gather: u32,
     direct: Direct,
     /// Why wake-ups from other threads no longer arrive; reported by the next poll.
@@ -230,7 +230,7 @@ impl Reactor {
         self.0.borrow_mut().poll(Some(source), wait)
     }
 
-    /// In the next sleep, waits for `count` completions rather than one. Only for whoever knows that
+    /// If the next poll sleeps, it waits for `count` completions rather than one. Only for whoever knows that
     /// so many will come by themselves and soon, and that one alone is no news: each wake-up saved is
     /// time for the others on the same cores. (A time limit would cost more than it saves: in a
     /// virtual machine every short timer is an exit to the host.)
@@ -297,9 +297,12 @@ impl Inner {
             Wait::For(time) => Some(self.clock.read().saturating_add(time)),
         };
         let mut over = wait == Wait::No;
+        // Of this poll alone: by the next one, some of them may have come without a sleep.
+        let mut gather = std::mem::replace(&mut self.gather, 1);
         loop {
             let may_wait = !over && !self.mailboxes.holds(source);
-            let entered = if may_wait { self.wait(deadline)? } else { self.ring.submit()? };
+            let entered = if may_wait { self.wait(deadline, gather)? } else { self.ring.submit()? };
+            gather = 1;
             self.now = self.clock.read();
             self.collect();
             if let Some(error) = self.broken.take() {
@@ -315,21 +318,26 @@ impl Inner {
     }
 
     /// Submits, and waits for an event or the nearest of all deadlines.
-    fn wait(&mut self, deadline: Option<Duration>) -> io::Result<Entered> {
+    fn wait(&mut self, deadline: Option<Duration>, gather: u32) -> io::Result<Entered> {
         let nearest = [deadline, self.timers.nearest()].into_iter().flatten().min();
         if self.spin.is_enabled() {
             let start = self.clock.read();
-            let entered = self.spin_then_sleep(start, nearest);
+            let entered = self.spin_then_sleep(start, nearest, gather);
             self.spin.waited(self.clock.read().saturating_sub(start));
             return entered;
         }
-        self.sleep(nearest)
+        self.sleep(nearest, gather)
     }
 
-    fn spin_then_sleep(&mut self, start: Duration, nearest: Option<Duration>) -> io::Result<Entered> {
+    fn spin_then_sleep(
+        &mut self,
+        start: Duration,
+        nearest: Option<Duration>,
+        gather: u32,
+    ) -> io::Result<Entered> {
         let budget = self.spin.begin();
         if budget.is_zero() {
-            return self.sleep(nearest);
+            return self.sleep(nearest, gather);
         }
         if self.ring.submit()? == Entered::Interrupted {
             return Ok(Entered::Interrupted);
@@ -343,19 +351,18 @@ impl Inner {
             std::thread::yield_now();
             let before = std::mem::replace(&mut now, self.clock.read());
             if now >= until || !self.spin.looked(now.saturating_sub(before)) {
-                return self.sleep(nearest);
+                return self.sleep(nearest, gather);
             }
         }
         self.ring.submit()
     }
 
-    fn sleep(&mut self, nearest: Option<Duration>) -> io::Result<Entered> {
+    fn sleep(&mut self, nearest: Option<Duration>, gather: u32) -> io::Result<Entered> {
         let at_most = nearest.map(|nearest| nearest.saturating_sub(self.clock.read()));
         if at_most == Some(Duration::ZERO) || !self.wakers.fall_asleep() {
             return self.ring.submit();
         }
-        let count = std::mem::replace(&mut self.gather, 1);
-        let entered = self.ring.submit_and_wait(count, at_most);
+        let entered = self.ring.submit_and_wait(gather, at_most);
         self.wakers.awake();
         entered
     }

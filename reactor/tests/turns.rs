@@ -5,6 +5,7 @@
 mod support;
 
 use bytes::{Bytes, BytesMut};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::{Loop, is_cancelled, pattern, pipe, tight_pair};
@@ -57,6 +58,23 @@ fn completions_go_to_their_sources_and_do_not_end_another_ones_wait() {
     assert_eq!(l.buffer(7)[..], *b"x");
     assert_eq!(l.reactor.take(other).map(|c| c.token), Some(7));
     assert_eq!(l.reactor.take(other).map(|c| c.token), Some(8));
+}
+
+#[test]
+fn gathering_is_for_one_poll_whether_it_slept_or_not() {
+    const DEADLINE: Duration = Duration::from_secs(60);
+    let zeros = Handle::from(OwnedFd::from(std::fs::File::open("/dev/zero").unwrap()));
+    let mut l = Loop::new();
+    let waker = l.reactor.waker(l.source, 9);
+    waker.wake();
+    l.reactor.gather(2);
+    l.reactor.poll(Wait::For(DEADLINE)).unwrap();
+    assert!(l.has(9), "a wake-up that is there already leaves nothing to sleep for");
+    let start = l.reactor.now();
+    l.reactor.read_at(l.source, 7, &zeros, 0, BytesMut::with_capacity(1));
+    l.reactor.poll(Wait::For(DEADLINE)).unwrap();
+    assert!(l.has(7));
+    assert!(l.reactor.now() < start + DEADLINE, "one completion must end the next poll");
 }
 
 #[test]

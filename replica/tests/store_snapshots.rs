@@ -282,6 +282,22 @@ fn a_snapshot_is_taken_behind_what_was_asked_before() {
 }
 
 #[test]
+fn one_is_taken_while_another_is_still_being_deleted() {
+    let mut pool = Pool::with_volume(1 << 16, BLOCKS, 9);
+    assert_eq!(snapshot(&mut pool, 1), Ok(Reply::Done));
+    let delete = pool.submit(Request::DeleteSnapshot { volume: VOLUME, id: id(1) });
+    let kept = Snapshot { id: id(2), cut: Stamp::from_u64(2) };
+    let create = pool.submit(Request::CreateSnapshot { volume: VOLUME, snapshot: kept });
+    let again = pool.submit(Request::CreateSnapshot { volume: VOLUME, snapshot: kept });
+    pool.settle();
+    assert_eq!(pool.answers.remove(&delete), Some(Ok(Reply::Done)));
+    assert_eq!(pool.answers.remove(&create), Some(Ok(Reply::Done)));
+    let refused = pool.answers.remove(&again);
+    assert!(matches!(refused, Some(Err(RequestError::BadSnapshot { .. }))), "{refused:?}");
+    assert_eq!(pool.store.snapshots(VOLUME), [kept]);
+}
+
+#[test]
 fn deleting_costs_as_many_checkpointed_groups_as_changed() {
     let mut pool = Pool::with_volume(1 << 16, 4096, 5);
     let mut stamp = 1;

@@ -350,14 +350,23 @@ impl Store {
     ) -> Result<(), RequestError> {
         let slot = self.find(volume)?;
         let refuse = |reason| Err(RequestError::BadSnapshot { id: snapshot.id, reason });
-        let held = self.held.iter().map(|(_, _, record)| record);
-        let queued = self.records.iter().map(|queued| &queued.record);
-        let written = self.batches.iter().flat_map(|batch| batch.records());
-        let on_its_way = held.chain(queued).chain(written).any(|record| {
-            matches!(record, Record::Snapshot { slot: of, .. } | Record::DeleteSnapshot { slot: of, .. } if *of == slot)
-        });
-        if on_its_way {
-            return refuse("another snapshot of the volume is being taken or deleted; ask again");
+        let (mut coming, mut going) = (0, 0);
+        for record in self.records_under_way() {
+            match record {
+                Record::Snapshot { slot: of, snapshot: other } if *of == slot => {
+                    if other.id == snapshot.id || other.cut == snapshot.cut {
+                        return refuse("it is being taken; ask again");
+                    }
+                    coming += 1;
+                }
+                Record::DeleteSnapshot { slot: of, id } if *of == slot => {
+                    if *id == snapshot.id {
+                        return refuse("it is being deleted");
+                    }
+                    going += 1;
+                }
+                _ => {}
+            }
         }
         let Some(known) = self.volumes.get(slot) else { return Err(RequestError::NoSuchVolume(volume)) };
         match (known.snapshots.find(snapshot.id), known.snapshots.at(snapshot.cut)) {
@@ -372,11 +381,20 @@ impl Store {
         if snapshot.cut == Stamp::ZERO || snapshot.cut == Stamp::MAX {
             return refuse("no write has such a stamp");
         }
-        if known.snapshots.len() >= SNAPSHOTS_MAX || known.thinning.len() >= THINNINGS_MAX {
+        let (kept, thinned) = (known.snapshots.len() + coming, known.thinning.len() + going);
+        if kept >= SNAPSHOTS_MAX || thinned >= THINNINGS_MAX {
             return refuse("the volume has as many snapshots as a pool can keep; delete some first");
         }
         self.held.push((id, slot, Record::Snapshot { slot, snapshot }));
         Ok(())
+    }
+
+    /// Records accepted and not yet carried out, in the order in which they will be.
+    fn records_under_way(&self) -> impl Iterator<Item = &Record> {
+        let written = self.batches.iter().flat_map(|batch| batch.records());
+        let queued = self.records.iter().map(|queued| &queued.record);
+        let held = self.held.iter().map(|(_, _, record)| record);
+        written.chain(queued).chain(held)
     }
 
     /// The cut of a snapshot, or above all stamps for the volume as it is now.
