@@ -106,6 +106,10 @@ calls! {
     salvage_volume(SalvageVolumeRequest) -> VolumeStatus;
     /// Begins, ends or schedules scrubs.
     scrub_volume(ScrubVolumeRequest) -> VolumeStatus;
+    /// Serves a snapshot over NBD.
+    export_snapshot(ExportSnapshotRequest) -> VolumeStatus;
+    /// Stops serving a snapshot.
+    unexport_snapshot(UnexportSnapshotRequest) -> VolumeStatus;
     /// Takes a snapshot.
     create_snapshot(CreateSnapshotRequest) -> VolumeStatus;
     /// Deletes a snapshot, or says whether that could be.

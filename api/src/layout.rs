@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/trivet-cluster     marks the folder as a cluster's; its format's version
 //! DIR/manager.sock       the manager
-//! DIR/sockets/NAME.sock  a volume's NBD server
+//! DIR/sockets/NAME.sock  a volume's NBD server, or that of a snapshot: VOLUME@SNAPSHOT
 //! DIR/run/NAME.lock      held by the process NAME while it lives; holds its pid
 //! DIR/run/NAME.status    the engine's status socket
 //! DIR/run/socket-dir     where sockets are whose path here would be too long
@@ -20,6 +20,8 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use trivet_model::SnapshotId;
+use trivet_model::record::VOLUME_NAME_BYTES_MAX;
 
 /// Longest path of a unix socket, in bytes: `sockaddr_un` has 108 with the terminating zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -198,6 +200,22 @@ impl Layout {
         self.socket(self.dir.join("sockets").join(format!("{volume}.sock")))
     }
 
+    /// The NBD socket of an [exported](export_name) snapshot.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn export_socket(&self, export: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("sockets").join(format!("{export}.sock")))
+    }
+
+    /// The status socket of the process that serves an exported snapshot.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn export_status_socket(&self, export: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("run").join(format!("export-{export}.status")))
+    }
+
     /// The status socket of a volume's engine.
     ///
     /// # Errors
@@ -258,6 +276,14 @@ impl Layout {
         std::fs::rename(&fresh, &pointer).map_err(failed("write", &pointer))?;
         Ok(dir)
     }
+}
+
+/// What a snapshot's export is called in the names of files: `VOLUME@SNAPSHOT` where that is no longer
+/// than a volume's name may be, else the snapshot's id.
+#[must_use]
+pub fn export_name(volume: &str, snapshot: &str, id: SnapshotId) -> String {
+    let name = format!("{volume}@{snapshot}");
+    if name.len() <= VOLUME_NAME_BYTES_MAX { name } else { id.to_string() }
 }
 
 fn failed<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> LayoutError + 'a {
@@ -325,6 +351,13 @@ mod tests {
         assert!(socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
         assert_eq!(Layout::open(&dir).unwrap().manager_socket().unwrap(), socket);
         let longest = layout.engine_control_socket(&"n".repeat(63)).unwrap();
+        assert!(longest.as_os_str().len() <= SOCKET_PATH_BYTES_MAX, "{}", longest.display());
+        let id = SnapshotId::from_bytes([1; 16]);
+        assert_eq!(export_name("disk0", "before", id), "disk0@before");
+        let long = export_name(&"v".repeat(31), &"s".repeat(32), id);
+        assert_eq!(long, id.to_string());
+        let longest =
+            layout.export_status_socket(&export_name(&"v".repeat(31), &"s".repeat(31), id)).unwrap();
         assert!(longest.as_os_str().len() <= SOCKET_PATH_BYTES_MAX, "{}", longest.display());
         let short = layout.short_socket_dir().unwrap().unwrap();
         assert_eq!(socket.parent(), Some(short.as_path()));

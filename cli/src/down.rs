@@ -62,7 +62,7 @@ pub(crate) async fn stop(layout: &Layout) -> Result<usize, Failure> {
     let failed = |error: std::io::Error| explain::system("cannot stop the cluster", &layout.run(), &error);
     let mut step = Step::begin("stopping");
     let mut stopped = 0;
-    for group in [MANAGER_NAME, "engine-", "replica-"] {
+    for group in [MANAGER_NAME, "export-", "engine-", "replica-"] {
         let names = known_processes(&layout.run()).map_err(failed)?;
         let locks: Vec<PathBuf> =
             names.iter().filter(|name| name.starts_with(group)).map(|name| layout.lock(name)).collect();

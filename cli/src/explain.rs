@@ -69,6 +69,10 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::InUse if message.contains("is not attached for writing") => {
             ("attach it first: trivet volume attach NAME", Exit::Conflict)
         }
+        FailureKind::InUse if message.contains("' is exported") => (
+            "end that first: trivet snapshot unexport NAME SNAPSHOT; see them: trivet volume show NAME",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("is attached already") => {
             ("detach it first (trivet volume detach NAME), then attach it anew", Exit::Conflict)
         }

@@ -4,7 +4,7 @@ use crate::args::{Format, Output, Place};
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
-use crate::view::{self, ClusterView, ProcessView, VolumeView, copies, size};
+use crate::view::{self, ClusterView, ExportView, ProcessView, SnapshotView, VolumeView, copies, size};
 use clap::Args;
 use trivet_api::v1;
 
@@ -69,10 +69,24 @@ fn as_text(view: &ClusterView) -> String {
         text += &table(&["VOLUME", ">SIZE", ">USED", ">COPIES", ">ENGINE PID", "STATE"], rows.collect());
         text += "\n";
     }
+    let exports: Vec<Vec<String>> = exports(view)
+        .map(|(snapshot, export)| {
+            let name = format!("{}@{}", snapshot.volume, snapshot.name);
+            vec![name, export.connections.to_string(), pid(&export.engine), export.state.clone()]
+        })
+        .collect();
+    if !exports.is_empty() {
+        text += &format!("\n{}\n", table(&["EXPORT", ">CLIENTS", ">ENGINE PID", "STATE"], exports));
+    }
     for line in troubles(view) {
         text += &format!("\n! {line}");
     }
     text.trim_end().to_owned()
+}
+
+fn exports(view: &ClusterView) -> impl Iterator<Item = (&SnapshotView, &ExportView)> {
+    let snapshots = view.volumes.iter().flat_map(|volume| &volume.snapshots);
+    snapshots.filter_map(|snapshot| Some((snapshot, snapshot.export.as_ref()?)))
 }
 
 fn troubles(view: &ClusterView) -> Vec<String> {
@@ -92,6 +106,10 @@ fn troubles(view: &ClusterView) -> Vec<String> {
         if volume.is_degraded() {
             lines.push(degraded(volume));
         }
+    }
+    for (snapshot, export) in exports(view).filter(|(_, export)| !export.serving) {
+        let (volume, name, log) = (&snapshot.volume, &snapshot.name, &export.engine.log);
+        lines.push(format!("{volume}@{name}: {} (log: {log})", export.trouble));
     }
     if view.deletions_pending > 0 {
         lines.push(format!(

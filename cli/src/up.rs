@@ -7,7 +7,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::say;
 use crate::progress::Step;
-use crate::view::{self, ClusterView, VolumeView};
+use crate::view::{self, ClusterView, ExportView, VolumeView};
 use clap::Args;
 use std::collections::HashMap;
 use std::path::Path;
@@ -247,6 +247,36 @@ pub(crate) async fn wait_for_engine(
     let cluster = wait_for(client, layout, &mut step, of_volume).await?;
     let gone = || Failure::new(format!("volume '{name}' is gone"), "someone deleted it meanwhile", "");
     cluster.volumes.into_iter().find(|volume| volume.name == name).ok_or_else(gone)
+}
+
+/// Waits until an exported snapshot is served.
+pub(crate) async fn wait_for_export(
+    client: &Client,
+    layout: &Layout,
+    volume: &str,
+    snapshot: &str,
+) -> Result<ExportView, Failure> {
+    let found = |cluster: &ClusterView| {
+        let volumes = cluster.volumes.iter().filter(|found| found.name == volume);
+        let snapshot = volumes.flat_map(|found| &found.snapshots).find(|found| found.name == snapshot);
+        snapshot.and_then(|snapshot| snapshot.export.clone())
+    };
+    let missing = |cluster: &ClusterView| {
+        let export = found(cluster).filter(|export| !export.serving);
+        let missing = export.map(|export| Missing {
+            name: format!("the export of {volume}@{snapshot}"),
+            reason: export.trouble,
+            deaths: export.engine.restarts,
+            log: export.engine.log,
+        });
+        missing.into_iter().collect()
+    };
+    let mut step = Step::begin(&format!("waiting for {volume}@{snapshot}"));
+    let cluster = wait_for(client, layout, &mut step, missing).await?;
+    found(&cluster).ok_or_else(|| {
+        let cause = "somebody has ended it, or deleted the snapshot, meanwhile";
+        Failure::new(format!("{volume}@{snapshot} is exported no more"), cause, "").exit(Exit::NotFound)
+    })
 }
 
 fn report(cluster: &ClusterView, arguments: &UpArgs, dir: &Path) {

@@ -40,7 +40,7 @@ pub(crate) struct ReplicaView {
     pub(crate) trouble: String,
 }
 
-#[derive(Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub(crate) struct ProcessView {
     /// `starting`, `running`, `died` or `stopped`.
     pub(crate) state: &'static str,
@@ -116,6 +116,21 @@ pub(crate) struct SnapshotView {
     /// It shows what was written up to this stamp.
     pub(crate) stamp: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// While it is served beside its volume.
+    pub(crate) export: Option<ExportView>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub(crate) struct ExportView {
+    pub(crate) uri: String,
+    pub(crate) tcp_uri: Option<String>,
+    /// The engine's own word, or its process's, as of a volume.
+    pub(crate) state: String,
+    /// Why it is not simply open; empty when it is.
+    pub(crate) trouble: String,
+    pub(crate) serving: bool,
+    pub(crate) connections: u32,
+    pub(crate) engine: ProcessView,
 }
 
 /// Stamps as they compare.
@@ -256,17 +271,9 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let members: Vec<MemberView> =
         record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
     let process = attachment.map(|_| process(engine.process.unwrap_or_default()));
-    let (state, trouble) = match (&process, engine.state.as_str()) {
-        (None, _) => ("detached".to_owned(), String::new()),
-        (Some(process), "") => {
-            let failure = process.last_failure.as_ref().filter(|_| process.state == "died");
-            let trouble = failure.map_or_else(
-                || format!("its engine is {} and does not answer", process.state),
-                |failure| format!("its engine died: {failure}"),
-            );
-            (process.state.to_owned(), trouble)
-        }
-        (Some(_), word) => (word.to_owned(), engine.reason),
+    let (state, trouble) = match &process {
+        None => ("detached".to_owned(), String::new()),
+        Some(process) => standing(process, &engine.state, &engine.reason),
     };
     Ok(VolumeView {
         id: record.id.to_string(),
@@ -292,14 +299,49 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             asked: replacement.asked,
         }),
         scrub: status.scrub.map(ScrubView::from),
-        snapshots: record.snapshots.iter().map(|taken| snapshot(&record.name, taken)).collect(),
+        snapshots: record
+            .snapshots
+            .iter()
+            .map(|taken| snapshot(&record.name, taken, &status.exports))
+            .collect(),
         engine: process,
         name: record.name,
     })
 }
 
-fn snapshot(volume: &str, taken: &SnapshotRecord) -> SnapshotView {
+/// What is said of an engine, and why it is not simply open: in its own words, or by its process.
+fn standing(process: &ProcessView, state: &str, reason: &str) -> (String, String) {
+    if !state.is_empty() {
+        return (state.to_owned(), reason.to_owned());
+    }
+    let failure = process.last_failure.as_ref().filter(|_| process.state == "died");
+    let trouble = failure.map_or_else(
+        || format!("its engine is {} and does not answer", process.state),
+        |failure| format!("its engine died: {failure}"),
+    );
+    (process.state.to_owned(), trouble)
+}
+
+fn export(name: &str, found: &v1::SnapshotExport) -> ExportView {
+    let attachment = found.attachment.clone().unwrap_or_default();
+    let engine = found.engine.clone().unwrap_or_default();
+    let process = process(engine.process.unwrap_or_default());
+    let (state, trouble) = standing(&process, &engine.state, &engine.reason);
+    ExportView {
+        uri: unix_uri(name, Path::new(&attachment.socket)),
+        tcp_uri: (!attachment.listen.is_empty()).then(|| format!("nbd://{}/{name}", attachment.listen)),
+        state,
+        trouble,
+        serving: engine.serving,
+        connections: engine.connections,
+        engine: process,
+    }
+}
+
+fn snapshot(volume: &str, taken: &SnapshotRecord, exports: &[v1::SnapshotExport]) -> SnapshotView {
+    let found = exports.iter().find(|export| export.snapshot == taken.name);
     SnapshotView {
+        export: found.map(|found| export(&format!("{volume}@{}", taken.name), found)),
         volume: volume.to_owned(),
         name: taken.name.clone(),
         id: taken.id.to_string(),

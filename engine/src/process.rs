@@ -18,6 +18,8 @@ use trivet_reactor::{Reactor, SocketAddress};
 pub struct EngineOptions {
     /// The volume. Its `patience` is ignored: a process waits for members as long as it runs.
     pub volume: OpenOptions,
+    /// What the NBD export is called; as the volume without a name of its own.
+    pub export_name: Option<String>,
     /// Serve NBD at this unix socket.
     pub nbd_socket: Option<PathBuf>,
     /// Serve NBD at this TCP address.
@@ -76,8 +78,9 @@ impl Engine {
         let mut makers: Vec<FrontendMaker> = Vec::new();
         let nbd = options.nbd_socket.map(SocketAddress::Unix);
         for address in nbd.into_iter().chain(options.nbd_address.map(SocketAddress::Tcp)) {
+            let name = options.export_name.clone();
             makers.push(Box::new(move |reactor: &Reactor| {
-                Ok(Box::new(NbdServer::listen(reactor, &address)?) as Box<dyn Frontend>)
+                Ok(Box::new(NbdServer::listen(reactor, &address, name)?) as Box<dyn Frontend>)
             }));
         }
         if let Some(path) = options.status_socket {

@@ -185,6 +185,7 @@ fn an_engine_serves_nbd_and_its_status_until_it_is_stopped() {
     let (nbd, status, control) = (servers.path("nbd"), servers.path("status"), servers.path("control"));
     let engine = Engine::start(EngineOptions {
         volume: servers.options(false),
+        export_name: None,
         nbd_socket: Some(nbd.clone()),
         nbd_address: None,
         status_socket: Some(status.clone()),
@@ -242,6 +243,7 @@ fn an_engine_that_is_fenced_ends_and_says_so() {
     let servers = Servers::start(2);
     let engine = Engine::start(EngineOptions {
         volume: servers.options(false),
+        export_name: None,
         nbd_socket: Some(servers.path("nbd")),
         nbd_address: None,
         status_socket: None,

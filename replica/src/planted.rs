@@ -32,6 +32,8 @@ pub enum PlantedFault {
     PullHeadOnly,
     /// Versions below a cut are merged into the state above it.
     MergeAcrossCut,
+    /// Who reads a copy is not hung up on when it begins anew.
+    KeepReaders,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -13,7 +13,7 @@ use trivet_engine::IoRequest;
 use trivet_engine::volume::{
     Action, CoreOptions, MemberFault, MemberIndex, Standing, Tag, VolumeCore, VolumeState,
 };
-use trivet_model::Generation;
+use trivet_model::{Generation, SnapshotId};
 use trivet_wire::{DecodeError, Frame};
 
 /// As in `engine/src/link.rs`.
@@ -41,6 +41,8 @@ struct Link {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) core: VolumeCore,
+    /// The snapshot that it looks at, if it only looks.
+    pub(crate) viewed: Option<SnapshotId>,
     links: Vec<Link>,
     pub(crate) opening: OpeningId,
     tick_at: Option<Duration>,
@@ -108,6 +110,11 @@ pub(crate) fn address_of(host: usize, port: u64) -> String {
 impl World {
     /// Starts an engine process that opens the volume, if none runs there.
     pub(crate) fn start_engine(&mut self, index: usize) {
+        self.start_engine_at(index, None);
+    }
+
+    /// The same; with a snapshot, one that only looks at it.
+    pub(crate) fn start_engine_at(&mut self, index: usize, viewed: Option<SnapshotId>) {
         let now = self.engines[index].clock(self.now);
         let host = &mut self.engines[index];
         if host.engine.is_some() {
@@ -120,8 +127,8 @@ impl World {
             volume: VOLUME,
             owner: format!("engine-{index}"),
             session,
-            read_only: false,
-            snapshot: None,
+            read_only: viewed.is_some(),
+            snapshot: viewed,
         };
         let core = VolumeCore::new(options, now);
         #[cfg(feature = "planted-faults")]
@@ -133,6 +140,7 @@ impl World {
         let opening = self.oracle.new_opening();
         self.engines[index].engine = Some(Engine {
             core,
+            viewed,
             links: Vec::new(),
             opening,
             tick_at: None,
@@ -267,7 +275,7 @@ impl World {
         engine.shown = state;
         let generation = engine.core.record().map_or(Generation::ZERO, |record| record.generation);
         let opening = engine.opening;
-        let first = state == VolumeState::Open && generation > engine.served;
+        let first = state == VolumeState::Open && generation > engine.served && engine.viewed.is_none();
         if first {
             engine.served = generation;
         }

@@ -119,12 +119,7 @@ impl World {
                 }
             }
             Fault::EnginePower => self.kill_engine(engine, false, "power lost"),
-            Fault::PauseEngine => {
-                if self.engines[engine].held.is_none() {
-                    self.engines[engine].held = Some(Vec::new());
-                    self.mend_after(hang, Mending::ResumeEngine(engine));
-                }
-            }
+            Fault::PauseEngine => self.pause_engine(engine, hang),
             Fault::CloseEngine => {
                 if self.engines[engine].held.is_none() {
                     let patience = random.pick(&[Duration::from_millis(100), Duration::from_secs(10)]);
@@ -132,7 +127,7 @@ impl World {
                 }
             }
             Fault::Takeover => {
-                self.desired = random.index(self.engines.len());
+                self.desired = random.index(self.profile.engines);
                 self.start_engine(self.desired);
             }
             Fault::RecordOutage => {
@@ -150,6 +145,7 @@ impl World {
                     self.ask_to_snapshot(engine, random);
                 }
             }
+            Fault::Reader => self.strike_reader(random, hang),
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {
@@ -173,8 +169,16 @@ impl World {
 
     fn a_running_engine(&self, random: &mut Random) -> usize {
         let running: Vec<usize> =
-            (0..self.engines.len()).filter(|index| self.engines[*index].engine.is_some()).collect();
+            (0..self.profile.engines).filter(|index| self.engines[*index].engine.is_some()).collect();
         if running.is_empty() { self.desired } else { random.pick(&running) }
+    }
+
+    /// An engine stops, and goes on after a while.
+    pub(crate) fn pause_engine(&mut self, engine: usize, hang: Duration) {
+        if self.engines[engine].held.is_none() {
+            self.engines[engine].held = Some(Vec::new());
+            self.mend_after(hang, Mending::ResumeEngine(engine));
+        }
     }
 
     /// Cuts one host, or one engine, off from everybody.
@@ -226,8 +230,8 @@ impl World {
         }
         self.records.cut_off.push(engine);
         self.mend_after(lasts, Mending::RecordLink { engine });
-        let others = self.engines.len() - 1;
-        self.desired = (engine + 1 + random.index(others)) % self.engines.len();
+        let others = self.profile.engines - 1;
+        self.desired = (engine + 1 + random.index(others)) % self.profile.engines;
         let soon = random.log_between(Duration::from_millis(1), Duration::from_secs(3));
         self.schedule(soon, Event::StartEngine { engine: self.desired });
     }

@@ -362,7 +362,7 @@ impl World {
                     if let Some(&(_, back)) = copy {
                         self.tell_copy(back, frame);
                     } else if let Some(connection) = connection_of(process, peer) {
-                        self.check_promise(index, &frame);
+                        self.check_promise(index, connection, &frame);
                         self.transmit(connection, Side::Engine, frame);
                     }
                 }
@@ -380,8 +380,10 @@ impl World {
         self.want_turn(index);
     }
 
-    fn check_promise(&mut self, index: usize, frame: &Frame) {
-        if !matches!(frame.message, Message::OpenReply(_)) {
+    fn check_promise(&mut self, index: usize, connection: usize, frame: &Frame) {
+        // A reader is promised nothing.
+        let looks = self.is_reader(self.network.connections[connection].engine);
+        if looks || !matches!(frame.message, Message::OpenReply(_)) {
             return;
         }
         let promised = self.hosts[index].promised;

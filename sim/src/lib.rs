@@ -12,6 +12,7 @@ mod lost_disk;
 mod network;
 mod planted;
 mod random;
+mod readers;
 mod record_store;
 mod run;
 mod scrubbing;

@@ -78,11 +78,15 @@ pub enum Planted {
     PullHeadOnly,
     /// A replica merges versions below a cut into the state above it.
     MergeAcrossCut,
+    /// A reader believes members that the record has not vouched for since they were connected.
+    BelieveUnvouched,
+    /// A replica does not hang up on readers when its copy begins anew.
+    KeepReaders,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -119,6 +123,8 @@ impl Planted {
         Self::FreeSharedBlocks,
         Self::PullHeadOnly,
         Self::MergeAcrossCut,
+        Self::BelieveUnvouched,
+        Self::KeepReaders,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -160,6 +166,7 @@ impl Planted {
             Self::WriteWhileCutting => Some(PlantedFault::WriteWhileCutting),
             Self::RecordSnapshotEarly => Some(PlantedFault::RecordSnapshotEarly),
             Self::ForgetSnapshotsOfReturning => Some(PlantedFault::ForgetSnapshotsOfReturning),
+            Self::BelieveUnvouched => Some(PlantedFault::BelieveUnvouched),
             _ => None,
         }
     }
@@ -182,6 +189,7 @@ impl Planted {
             Self::FreeSharedBlocks => Some(PlantedFault::FreeSharedBlocks),
             Self::PullHeadOnly => Some(PlantedFault::PullHeadOnly),
             Self::MergeAcrossCut => Some(PlantedFault::MergeAcrossCut),
+            Self::KeepReaders => Some(PlantedFault::KeepReaders),
             _ => None,
         }
     }

@@ -92,7 +92,8 @@ impl World {
                 self.kill_engine(index, true, "detached and attached for a member that lost writes");
             }
             let wanted = index == self.desired;
-            let comes_back = wanted || (self.profile.has(Fault::Contention) && self.is_striking());
+            let contends = self.profile.has(Fault::Contention) && !self.is_reader(index);
+            let comes_back = wanted || (contends && self.is_striking());
             let soon = if wanted { 3 } else { 12 };
             if self.engines[index].engine.is_none() && comes_back && self.random.one_in(soon) {
                 self.start_engine(index);

@@ -69,6 +69,8 @@ pub enum Fault {
     Isolation,
     /// A snapshot is taken, or one is deleted.
     Snapshot,
+    /// Somebody begins to look at a snapshot beside the volume, stops or ends.
+    Reader,
     /// Reads of the device return another place's blocks now and then. No seed draws this and what
     /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
@@ -83,7 +85,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -117,6 +119,7 @@ impl Fault {
         Self::RottenData,
         Self::RottenMetadata,
         Self::OlderDisk,
+        Self::Reader,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -136,8 +139,10 @@ impl Fault {
 
     /// Whether it is drawn with the others.
     pub(crate) const fn is_drawn(self) -> bool {
-        let apart =
-            matches!(self, Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::Snapshot);
+        let apart = matches!(
+            self,
+            Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::Snapshot | Self::Reader
+        );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
         !apart && !own_test
@@ -269,6 +274,9 @@ impl Profile {
         }
         if snapshots {
             faults.insert(Fault::Snapshot);
+            if Random::stream(seed, 14).one_in(4) {
+                faults.insert(Fault::Reader);
+            }
         }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)

@@ -19,7 +19,14 @@ use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotRecord, Stamp};
 #[derive(Clone, Debug)]
 enum Kind {
     Read(Range<usize>),
-    Change { write: WriteId, sectors: Range<usize>, zeros: bool, stable: bool },
+    /// Of a snapshot.
+    View(Range<usize>),
+    Change {
+        write: WriteId,
+        sectors: Range<usize>,
+        zeros: bool,
+        stable: bool,
+    },
     Flush,
     Grow,
     Snapshot(SnapshotId),
@@ -94,6 +101,7 @@ impl World {
         let choice = random.below(12);
         let flush = random.one_in(self.profile.flush_one_in);
         match choice {
+            _ if self.is_reader(engine) => self.ask_read(engine, sectors),
             _ if flush => self.request(engine, Kind::Flush, IoRequest::Flush),
             0..4 => self.ask_read(engine, sectors),
             4..9 => self.ask_write(engine, sectors, stable),
@@ -109,7 +117,8 @@ impl World {
     pub(crate) fn ask_read(&mut self, engine: usize, sectors: Range<usize>) {
         let (offset, length) = bytes_of(&sectors);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        self.request(engine, Kind::Read(sectors), IoRequest::Read { offset, length });
+        let kind = if self.is_reader(engine) { Kind::View(sectors) } else { Kind::Read(sectors) };
+        self.request(engine, kind, IoRequest::Read { offset, length });
     }
 
     /// Reads all that was ever touched, and flushes.
@@ -192,6 +201,7 @@ impl World {
         let tag = self.clients.next_tag;
         let (what, sectors, value) = match &kind {
             Kind::Read(sectors) => ("read", sectors.clone(), 0),
+            Kind::View(sectors) => ("view", sectors.clone(), 0),
             Kind::Change { write, sectors, zeros: false, .. } => {
                 ("write", sectors.clone(), value_of(*write, sectors.start))
             }
@@ -246,6 +256,10 @@ impl World {
         let during = Interval { begin: asked.begin, end: superseded.unwrap_or(self.now).min(self.now) };
         match (asked.kind, reply) {
             (Kind::Read(sectors), IoReply::Data(segments)) => self.check_read(during, sectors, &segments),
+            (Kind::View(sectors), IoReply::Data(segments)) => {
+                let viewed = self.engines[engine].engine.as_ref().and_then(|engine| engine.viewed);
+                self.check_view(viewed, sectors, &segments);
+            }
             (Kind::Change { write, sectors, zeros, stable }, IoReply::Done) => {
                 let value = |sector| if zeros { 0 } else { value_of(write, sector) };
                 let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));

@@ -228,7 +228,11 @@ impl World {
         let mut random = Random::stream(seed, 2);
         let hosts: Vec<Host> =
             (0..profile.members).map(|index| Host::new(index, &profile, &mut random)).collect();
-        let engines = (0..profile.engines).map(|_| EngineHost::new(&profile, &mut random)).collect();
+        let mut engines: Vec<EngineHost> =
+            (0..profile.engines).map(|_| EngineHost::new(&profile, &mut random)).collect();
+        if profile.has(Fault::Reader) {
+            engines.push(EngineHost::new(&profile, &mut Random::stream(seed, 15)));
+        }
         let mut world = Self {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
@@ -239,7 +243,7 @@ impl World {
             mended: 0,
             returned: false,
             lost_disk_at: None,
-            network: Network::new(profile.engines, profile.members),
+            network: Network::new(engines.len(), profile.members),
             records: RecordStore::new(&hosts, profile.blocks),
             hosts,
             engines,

@@ -1,28 +1,17 @@
 //! Snapshots, as their users see them: taken and deleted by the command line while the volume is used,
 //! read in its place, and the same from every copy.
 
+use trivet_tests::fills::{FILL_BYTES, PART_BYTES, assert_filled, fill, offsets};
 use trivet_tests::loaded::rounds;
-use trivet_tests::{Cluster, Loaded, Role, patience, process};
+use trivet_tests::{Cluster, Loaded, NbdClient, Role, patience, process};
 
-const MIB: usize = 1 << 20;
-
-fn write_all(cluster: &Cluster, fill: u8) {
-    let mut client = cluster.connect();
-    for at in 0..8 {
-        client.write((at * MIB) as u64, &vec![fill; MIB / 2]).expect("a volume in good order takes writes");
-    }
-    client.flush().expect("a volume in good order can be flushed");
+fn write_all(cluster: &Cluster, value: u8) {
+    fill(&mut cluster.connect(), value);
 }
 
 /// Whether everything that was written has this value now.
-fn assert_holds(cluster: &Cluster, fill: u8) {
-    let mut client = cluster.connect();
-    for at in 0..8 {
-        let found = client.read((at * MIB) as u64, u32::try_from(MIB).expect("it fits")).expect("a read");
-        let (written, hole) = found.split_at(MIB / 2);
-        assert!(written.iter().all(|byte| *byte == fill), "MiB {at} does not hold {fill}");
-        assert!(hole.iter().all(|byte| *byte == 0), "MiB {at} holds what was never written");
-    }
+fn assert_holds(cluster: &Cluster, value: u8) {
+    assert_filled(&mut cluster.connect(), value);
 }
 
 fn does(cluster: &Cluster, arguments: &[&str]) {
@@ -39,12 +28,13 @@ fn take(cluster: &Cluster, name: &str) {
     assert_eq!(taken["labels"]["by"], "test", "{taken}");
 }
 
-/// Runs `look` while the snapshot is served in the volume's place.
-fn as_of(cluster: &Cluster, snapshot: &str, look: impl FnOnce()) {
-    does(cluster, &["volume", "detach", "disk0"]);
-    does(cluster, &["volume", "attach", "disk0", "--read-only", "--snapshot", snapshot]);
-    look();
-    does(cluster, &["volume", "detach", "disk0"]);
+/// Whether a snapshot shows this value everywhere.
+fn assert_shows(cluster: &Cluster, snapshot: &str, value: u8) {
+    let export = cluster.trivet_json(&["snapshot", "export", "disk0", snapshot]);
+    let mut client = NbdClient::connect(export["uri"].as_str().expect("a URI")).expect("it is served");
+    assert_filled(&mut client, value);
+    assert!(client.write(0, &[9; 4096]).is_err(), "a snapshot does not change");
+    does(cluster, &["snapshot", "unexport", "disk0", snapshot]);
 }
 
 fn assert_pools_sound(cluster: &Cluster) {
@@ -66,18 +56,12 @@ fn a_snapshot_keeps_what_was_there_until_it_is_deleted() {
     let names: Vec<_> = listed.as_array().expect("a list").iter().map(|found| &found["name"]).collect();
     assert_eq!(names, ["first", "second"]);
     let changed = cluster.trivet_json(&["snapshot", "diff", "disk0", "first", "second"]);
-    let offsets: Vec<_> =
-        changed.as_array().expect("a list").iter().map(|extent| &extent["offset"]).collect();
-    assert_eq!(offsets, (0..8).map(|at| at * MIB).collect::<Vec<_>>(), "{changed}");
-    assert!(changed.as_array().expect("a list").iter().all(|extent| extent["length"] == MIB / 2));
+    let found: Vec<_> = changed.as_array().expect("a list").iter().map(|extent| &extent["offset"]).collect();
+    assert_eq!(found, offsets().collect::<Vec<_>>(), "{changed}");
+    assert!(changed.as_array().expect("a list").iter().all(|extent| extent["length"] == PART_BYTES));
     refuses(&cluster, &["snapshot", "diff", "disk0", "second", "first"], &["is newer than 'first'"]);
-    for (snapshot, fill) in [("first", 1), ("second", 2)] {
-        as_of(&cluster, snapshot, || {
-            assert_holds(&cluster, fill);
-            assert!(cluster.connect().write(0, &[9; 4096]).is_err(), "a snapshot does not change");
-        });
-    }
-    does(&cluster, &["volume", "attach", "disk0"]);
+    assert_shows(&cluster, "first", 1);
+    assert_shows(&cluster, "second", 2);
     assert_holds(&cluster, 3);
 
     let delete = ["snapshot", "delete", "disk0", "first"];
@@ -85,13 +69,12 @@ fn a_snapshot_keeps_what_was_there_until_it_is_deleted() {
     assert!(dry.stdout.contains("would delete snapshot disk0@first"), "{dry}");
     does(&cluster, &[&delete[..], &["--yes"]].concat());
     refuses(&cluster, &delete, &["has no snapshot 'first'", "trivet snapshot list disk0"]);
-    as_of(&cluster, "second", || assert_holds(&cluster, 2));
-    does(&cluster, &["volume", "attach", "disk0"]);
+    assert_shows(&cluster, "second", 2);
     does(&cluster, &["snapshot", "delete", "disk0", "second", "--yes"]);
     assert_holds(&cluster, 3);
     patience::wait_for("the space of both to come back", patience::SOON, || {
         let shown = cluster.trivet_json(&["volume", "show", "disk0"]);
-        (shown["used_bytes"] == 4 * MIB && shown["snapshots"].as_array()?.is_empty()).then_some(())
+        (shown["used_bytes"] == FILL_BYTES && shown["snapshots"].as_array()?.is_empty()).then_some(())
     });
     assert_pools_sound(&cluster);
 }
@@ -113,10 +96,8 @@ fn f29_a_member_that_was_away_gets_the_snapshots_and_what_they_show() {
     does(&cluster, &["volume", "detach", "disk0"]);
     // The one that was away is the only one to be read from.
     process::pause(&replicas[1..], true);
-    does(&cluster, &["volume", "attach", "disk0", "--read-only", "--snapshot", "stays"]);
-    assert_holds(&cluster, 2);
+    assert_shows(&cluster, "stays", 2);
     process::pause(&replicas[1..], false);
-    does(&cluster, &["volume", "detach", "disk0"]);
     does(&cluster, &["volume", "attach", "disk0"]);
     assert_holds(&cluster, 3);
     cluster.wait_until_in_sync();
@@ -157,8 +138,7 @@ fn what_cannot_be_done_is_said_with_its_cause_and_the_next_step() {
     assert!(shown.stdout.contains("label       by=test"), "{shown}");
     does(&cluster, &["volume", "detach", "disk0"]);
     create("two", &["is not attached for writing", "trivet volume attach disk0"]);
-    let attach = ["volume", "attach", "disk0", "--read-only", "--snapshot", "two"];
-    refuses(&cluster, &attach, &["has no snapshot 'two'"]);
+    refuses(&cluster, &["snapshot", "export", "disk0", "two"], &["has no snapshot 'two'"]);
     // Unnamed, it is called by the time.
     does(&cluster, &["volume", "attach", "disk0"]);
     let named = cluster.trivet_json(&["snapshot", "create", "disk0"]);

@@ -75,6 +75,7 @@ impl Site {
                 patience: None,
                 spin: Duration::ZERO,
             },
+            export_name: None,
             nbd_socket: Some(socket.clone()),
             nbd_address: None,
             control_socket: None,

@@ -12,10 +12,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use trivet_api::layout::export_name;
 use trivet_api::{Layout, ManagerAuthority};
 use trivet_engine::{Engine, EngineError, EngineOptions, OpenOptions};
 use trivet_manager::control::ENGINE_OWNER;
-use trivet_model::SnapshotId;
+use trivet_model::{SnapshotId, SnapshotRecord};
 
 /// Time for what is in flight when the engine is told to stop; shorter than the supervisor's
 /// patience, so that it is never killed over a member that is away.
@@ -35,8 +36,8 @@ pub(crate) struct EngineArgs {
     /// Serve it for reading only
     #[arg(long)]
     read_only: bool,
-    /// Look at this snapshot of the volume (its id) instead of the volume as it is
-    #[arg(long, requires = "read_only")]
+    /// Serve this snapshot of the volume (its id), for reading, at sockets of its own
+    #[arg(long, value_name = "ID")]
     snapshot: Option<SnapshotId>,
     /// The file by which the supervisor knows this process
     #[arg(long, hide = true)]
@@ -72,24 +73,58 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
     let (record, _) = authority
         .read_by_name(&arguments.volume)
         .map_err(|error| explain::api(layout.dir(), what, &error))?;
-    let socket =
-        |path: Result<PathBuf, trivet_api::LayoutError>| path.map_err(|error| explain::layout(&error));
+    let viewed = match arguments.snapshot {
+        None => None,
+        Some(id) => Some(record.snapshots.iter().find(|known| known.id == id).ok_or_else(|| {
+            Failure::new(what, format!("it has no snapshot {id}"), "see what there is: trivet snapshot list")
+                .exit(Exit::NotFound)
+        })?),
+    };
+    let sockets = sockets(layout, &arguments.volume, viewed).map_err(|error| explain::layout(&error))?;
     Ok(EngineOptions {
         volume: OpenOptions {
             authority: Arc::new(authority),
             volume: record.id,
             owner: format!("{ENGINE_OWNER} {}", std::process::id()),
-            read_only: arguments.read_only,
+            read_only: arguments.read_only || arguments.snapshot.is_some(),
             snapshot: arguments.snapshot,
             patience: None,
             // Cores are shared with replica servers here: sleep at once.
             spin: Duration::ZERO,
         },
-        nbd_socket: Some(socket(layout.volume_socket(&arguments.volume))?),
+        export_name: viewed.map(|viewed| format!("{}@{}", arguments.volume, viewed.name)),
+        nbd_socket: Some(sockets.nbd),
         nbd_address: arguments.listen,
-        status_socket: Some(socket(layout.engine_status_socket(&arguments.volume))?),
-        control_socket: Some(socket(layout.engine_control_socket(&arguments.volume))?),
+        status_socket: Some(sockets.status),
+        control_socket: sockets.control,
         stop_patience: STOP_PATIENCE,
+    })
+}
+
+struct Sockets {
+    nbd: PathBuf,
+    status: PathBuf,
+    control: Option<PathBuf>,
+}
+
+/// A snapshot's are beside its volume's; nothing can be ordered of who only looks.
+fn sockets(
+    layout: &Layout,
+    volume: &str,
+    viewed: Option<&SnapshotRecord>,
+) -> Result<Sockets, trivet_api::LayoutError> {
+    let Some(viewed) = viewed else {
+        return Ok(Sockets {
+            nbd: layout.volume_socket(volume)?,
+            status: layout.engine_status_socket(volume)?,
+            control: Some(layout.engine_control_socket(volume)?),
+        });
+    };
+    let export = export_name(volume, &viewed.name, viewed.id);
+    Ok(Sockets {
+        nbd: layout.export_socket(&export)?,
+        status: layout.export_status_socket(&export)?,
+        control: None,
     })
 }
 

@@ -40,12 +40,12 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
 pub(super) async fn delete(arguments: &DeleteArgs) -> Result<(), Failure> {
     let (volume, name) = (&arguments.volume, &arguments.snapshot);
     let (client, dir) = arguments.place.connect()?;
+    let what = format!("cannot delete snapshot '{name}' of '{volume}'");
     let delete = async |dry_run| {
-        let request = v1::DeleteSnapshotRequest { volume: volume.clone(), name: name.clone(), dry_run };
+        let (volume, name, force) = (volume.clone(), name.clone(), arguments.force);
+        let request = v1::DeleteSnapshotRequest { volume, name, dry_run, force };
         let deleted = client.delete_snapshot(request).await;
-        deleted.map_err(|error| {
-            explain::api(&dir, format!("cannot delete snapshot '{name}' of '{volume}'"), &error)
-        })
+        deleted.map_err(|error| explain::api(&dir, &what, &error))
     };
     // First dry in any case: what cannot be deleted is not asked about.
     let before = view::volume(delete(true).await?)?;

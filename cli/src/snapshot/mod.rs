@@ -2,18 +2,18 @@
 
 mod change;
 mod diff;
+mod export;
 mod show;
 
 use crate::args::{Output, Place};
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 
-/// Take, list, show, compare and delete snapshots of volumes
+/// Take, list, show, export, compare and delete snapshots of volumes
 #[derive(Args, Debug)]
 #[command(after_help = "\
 A snapshot keeps what a volume held at one moment, on all its copies, and costs only what is
-written afterwards. Read one by attaching it in the place of its volume:
-trivet volume attach VOLUME --read-only --snapshot SNAPSHOT")]
+written afterwards. `trivet snapshot export` serves one for reading, beside its volume.")]
 pub(crate) struct SnapshotArgs {
     #[command(subcommand)]
     command: SnapshotCommand,
@@ -28,6 +28,10 @@ enum SnapshotCommand {
     List(ListArgs),
     /// Show a snapshot
     Show(NameArgs),
+    /// Serve a snapshot over NBD for reading, beside its volume, and print its URI
+    Export(ExportArgs),
+    /// Stop serving a snapshot
+    Unexport(NameArgs),
     /// List what was written or discarded between a snapshot and a later one, or now
     Diff(DiffArgs),
     /// Delete a snapshot; what it alone keeps is freed in the background
@@ -72,6 +76,21 @@ struct NameArgs {
 }
 
 #[derive(Args, Debug)]
+struct ExportArgs {
+    /// Which volume
+    volume: String,
+    /// Which snapshot
+    snapshot: String,
+    /// Listen on this loopback address too, such as 127.0.0.1:10809; port 0 picks one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
 struct DiffArgs {
     /// Which volume
     volume: String,
@@ -97,6 +116,9 @@ struct DeleteArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Though it is exported: its readers are hung up on
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -112,6 +134,8 @@ pub(crate) async fn run(arguments: &SnapshotArgs) -> Result<(), Failure> {
         SnapshotCommand::Create(arguments) => change::create(arguments).await,
         SnapshotCommand::List(arguments) => show::list(arguments).await,
         SnapshotCommand::Show(arguments) => show::show(arguments).await,
+        SnapshotCommand::Export(arguments) => export::export(arguments).await,
+        SnapshotCommand::Unexport(arguments) => export::unexport(arguments).await,
         SnapshotCommand::Diff(arguments) => diff::run(arguments).await,
         SnapshotCommand::Delete(arguments) => change::delete(arguments).await,
     }

@@ -36,10 +36,11 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
                     snapshot.volume.clone(),
                     snapshot.name.clone(),
                     ago(snapshot.created, now),
+                    snapshot.export.as_ref().map_or_else(|| "-".to_owned(), |export| export.state.clone()),
                     labels.collect::<Vec<_>>().join(" "),
                 ]
             });
-            say(&table(&["VOLUME", "SNAPSHOT", "TAKEN", "LABELS"], rows.collect()));
+            say(&table(&["VOLUME", "SNAPSHOT", "TAKEN", "EXPORT", "LABELS"], rows.collect()));
         }
     }
     Ok(())
@@ -74,6 +75,16 @@ fn as_text(snapshot: &SnapshotView) -> String {
         ("taken", taken),
         ("stamp", snapshot.stamp.clone()),
     ];
+    if let Some(export) = &snapshot.export {
+        facts.push(("export", export.state.clone()));
+        facts.push(("uri", export.uri.clone()));
+        facts.extend(export.tcp_uri.iter().map(|uri| ("tcp uri", uri.clone())));
+        facts.push(("clients", export.connections.to_string()));
+        facts.push(("log", export.engine.log.clone()));
+        if !export.trouble.is_empty() {
+            facts.push(("trouble", export.trouble.clone()));
+        }
+    }
     facts.extend(snapshot.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
     let lines: Vec<String> = facts.iter().map(|(name, value)| format!("{name:<12}{value}")).collect();
     lines.join("\n")

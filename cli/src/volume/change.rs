@@ -18,7 +18,6 @@ pub(super) async fn attach(arguments: &AttachArgs) -> Result<(), Failure> {
         listen: arguments.listen.clone().unwrap_or_default(),
         read_only: arguments.read_only,
         force: arguments.force,
-        snapshot: arguments.snapshot.clone().unwrap_or_default(),
     };
     let asked = client.attach_volume(request).await;
     asked.map_err(|error| explain::api(&dir, format!("cannot attach volume '{name}'"), &error))?;

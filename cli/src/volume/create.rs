@@ -34,7 +34,6 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
             name: name.clone(),
             listen: None,
             read_only: false,
-            snapshot: None,
             force: false,
             place: arguments.place.clone(),
             output: arguments.output,

@@ -116,9 +116,6 @@ struct AttachArgs {
     /// Serve it for reading only
     #[arg(long)]
     read_only: bool,
-    /// Serve this snapshot of it, in its place
-    #[arg(long, value_name = "SNAPSHOT", requires = "read_only")]
-    snapshot: Option<String>,
     /// Take it from a program that embeds the engine and has not closed it
     #[arg(long)]
     force: bool,

@@ -112,6 +112,20 @@ fn as_text(volume: &VolumeView) -> String {
     });
     let headers = ["REPLICA", "ADDRESS", "STATE", "CONNECTION", ">USED", "BROUGHT BACK"];
     let mut text = format!("{}\n\n{}", lines.join("\n"), table(&headers, rows.collect()));
+    let exports = volume.snapshots.iter().filter_map(|snapshot| Some((snapshot, snapshot.export.as_ref()?)));
+    let rows: Vec<Vec<String>> = exports
+        .map(|(snapshot, export)| {
+            vec![
+                snapshot.name.clone(),
+                export.state.clone(),
+                export.connections.to_string(),
+                export.uri.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        text += &format!("\n\n{}", table(&["EXPORTED", "STATE", ">CLIENTS", "URI"], rows));
+    }
     for member in &volume.members {
         if !member.trouble.is_empty() {
             text += &format!("\n! {}: {}", member.name, member.trouble);

@@ -44,11 +44,13 @@ struct Client {
     gone: bool,
 }
 
-/// A front end that offers the volume as an NBD export, under its name and as the default one.
+/// A front end that offers the volume as an NBD export, under a name and as the default one.
 pub(crate) struct NbdServer {
     reactor: Reactor,
     source: Source,
     listener: Handle,
+    /// What it is called; the volume's own name without one.
+    name: Option<String>,
     /// A unix socket's file, to be removed.
     path: Option<PathBuf>,
     accepting: bool,
@@ -87,7 +89,11 @@ impl NbdServer {
     ///
     /// # Errors
     /// [`SocketError`] with the cause and the next step.
-    pub(crate) fn listen(reactor: &Reactor, address: &SocketAddress) -> Result<Self, SocketError> {
+    pub(crate) fn listen(
+        reactor: &Reactor,
+        address: &SocketAddress,
+        name: Option<String>,
+    ) -> Result<Self, SocketError> {
         let listener = trivet_reactor::listen(address)?;
         let path = match address {
             SocketAddress::Unix(path) => Some(path.clone()),
@@ -97,6 +103,7 @@ impl NbdServer {
             reactor: reactor.clone(),
             source: reactor.source(),
             listener,
+            name,
             path,
             accepting: false,
             clients: BTreeMap::new(),
@@ -138,7 +145,7 @@ impl NbdServer {
             Err(error) => return tracing::warn!(%error, "an NBD client's socket cannot be set up"),
         };
         let connection = Connection::new(ExportInfo {
-            name: volume.name().to_owned(),
+            name: self.name.clone().unwrap_or_else(|| volume.name().to_owned()),
             description: "Trivet volume".to_owned(),
             size_bytes: volume.blocks() * BLOCK_SIZE_U64,
             read_only: volume.read_only(),

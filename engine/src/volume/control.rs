@@ -203,8 +203,7 @@ impl VolumeCore {
             }
             (Control::Pull | Control::View, Message::Done) => Ok(()),
             (Control::View, Message::Error { code: ErrorCode::NoSuchSnapshot, .. }) => {
-                self.snapshot_gone(now);
-                Ok(())
+                Err(self.member_lacks_viewed())
             }
             (Control::Reset, Message::Done) => {
                 self.end_attempt(now, member, "it begins anew, empty");
@@ -303,6 +302,7 @@ impl VolumeCore {
             Some(_) => {}
             None => {
                 self.errand = Some(Errand { purpose, swapping: None, attempts, retry_at: None });
+                self.view_asks_record();
                 self.actions.push(Action::ReadRecord);
             }
         }
@@ -407,6 +407,7 @@ impl VolumeCore {
         self.errand = None;
         self.authority_trouble = None;
         self.adopt(now, &record);
+        self.record_vouches(now, &record);
         self.record = Some((record, revision));
         self.retry_reads(now);
         self.check_connected(now);
@@ -480,7 +481,12 @@ impl VolumeCore {
         self.authority_trouble = Some(error.to_string());
         self.authority_failed_at = Some(now);
         match purpose {
-            Purpose::Refresh => self.errand = None,
+            Purpose::Refresh => {
+                self.errand = None;
+                if self.needs_vouching() {
+                    self.refresh_at = now + AUTHORITY_RETRY;
+                }
+            }
             Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Snapshots | Purpose::Release => {
                 self.read_record_again(now, false);
             }

@@ -487,6 +487,7 @@ impl VolumeCore {
         } else {
             link.away_since.get_or_insert(now);
         }
+        self.view_begins_anew(member);
         self.note_standing(now);
     }
 

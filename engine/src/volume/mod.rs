@@ -42,6 +42,7 @@ mod snapshots;
 mod state;
 mod status;
 mod sync;
+mod view;
 mod write;
 
 pub use member::{MemberFault, MemberIndex, MemberSet};
@@ -184,6 +185,7 @@ pub struct VolumeCore {
     growing: Option<control::Growing>,
     taking: Option<snapshots::Taking>,
     deleting: Option<snapshots::Deleting>,
+    viewing: view::Viewing,
     refresh_at: Duration,
     authority_trouble: Option<String>,
     /// When it last did not answer.
@@ -239,6 +241,7 @@ impl VolumeCore {
             growing: None,
             taking: None,
             deleting: None,
+            viewing: view::Viewing::default(),
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,

@@ -36,6 +36,9 @@ impl VolumeCore {
             return self.fenced(now);
         }
         if self.options.read_only {
+            if self.lacks_viewed(&record) {
+                return self.fail(now, Failure::NoSnapshot);
+            }
             self.errand = None;
             self.record = Some((record.clone(), revision));
             return self.claimed(now, record);
@@ -174,7 +177,7 @@ impl VolumeCore {
         link.fault = None;
         self.member_transition(now, member, MemberState::Ready);
         match self.state {
-            VolumeState::Connecting if self.options.read_only && in_sync => self.opened(now),
+            _ if self.options.read_only => self.member_viewed(),
             VolumeState::Connecting => {
                 if in_sync {
                     self.first_promise.get_or_insert(now);

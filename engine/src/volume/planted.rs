@@ -53,6 +53,8 @@ pub enum PlantedFault {
     RecordSnapshotEarly,
     /// A member that comes back is not told of the snapshots that were taken meanwhile.
     ForgetSnapshotsOfReturning,
+    /// A reader believes members that the record has not vouched for since they were connected.
+    BelieveUnvouched,
 }
 
 impl VolumeCore {

@@ -7,8 +7,8 @@
 //! All in-sync members hold the same, so any may answer: one on this host where there is one, and of
 //! several the one at home in that part of the volume, unless it has clearly more reads in flight than
 //! another. Homes alternate, so that a stream is read from all members at once, and each member's device
-//! is asked for a part of the volume that its caches can hold. A read-only volume always asks the first
-//! that is there, since without a writer nobody has made its members alike.
+//! is asked for a part of the volume that its caches can hold. Who looks at a volume as it is always asks
+//! the first that is there, since without a writer nobody has made its members alike; snapshots are.
 
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::pieces::check_bounds;
@@ -164,8 +164,9 @@ impl VolumeCore {
     pub(super) fn nearest(&self, among: MemberSet, start: u64) -> Option<MemberIndex> {
         let leaving =
             if self.has_planted(Planted::ReadFromLeaving) { MemberSet::EMPTY } else { self.leaving() };
-        let ready = among.intersection(self.ready_members()).without(leaving).into_iter();
-        if self.options.read_only {
+        let among = among.intersection(self.ready_members()).intersection(self.believable());
+        let ready = among.without(leaving).into_iter();
+        if self.options.read_only && self.options.snapshot.is_none() {
             return ready.into_iter().next();
         }
         let home = usize::try_from(start / HOME_BLOCKS).unwrap_or(0) % self.members.len();

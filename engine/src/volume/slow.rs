@@ -85,10 +85,15 @@ impl Latency {
 impl VolumeCore {
     /// Looks for members that hang or are slow, and for reads that take too long.
     pub(super) fn check_slowness(&mut self, now: Duration) {
-        if !matches!(self.state, VolumeState::Open | VolumeState::Closing) || self.options.read_only {
+        if !matches!(self.state, VolumeState::Open | VolumeState::Closing) {
             return;
         }
-        self.hedge_reads(now);
+        if !self.options.read_only || self.options.snapshot.is_some() {
+            self.hedge_reads(now);
+        }
+        if self.options.read_only {
+            return;
+        }
         let hanging = self.hanging(now);
         for member in self.in_sync().without(hanging) {
             let link = &mut self.members[member.0];

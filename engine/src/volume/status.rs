@@ -196,7 +196,8 @@ impl VolumeCore {
         match self.state {
             VolumeState::Claiming if self.renewing => Standing::Paused,
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => Standing::Opening,
-            VolumeState::Open if self.options.read_only => Standing::Open,
+            VolumeState::Open if self.options.read_only && self.can_view() => Standing::Open,
+            VolumeState::Open if self.options.read_only => Standing::Paused,
             VolumeState::Open if !self.required_are_ready() => Standing::Paused,
             VolumeState::Open if self.members.iter().any(is_missing) => Standing::Degraded,
             VolumeState::Open => Standing::Open,
@@ -236,6 +237,7 @@ impl VolumeCore {
                     .then(|| "waiting until an older engine has noticed that it is passed over".to_owned());
                 Some(trouble.or(full).or(waits).unwrap_or_else(|| "making members alike".to_owned()))
             }
+            VolumeState::Open if self.options.read_only => (!self.can_view()).then(away),
             VolumeState::Open if !self.required_are_ready() => Some(away()),
             VolumeState::Open if self.members.iter().any(is_missing) => Some(self.what_is_missing()),
             VolumeState::Open | VolumeState::Closed => None,

@@ -175,6 +175,7 @@ impl VolumeCore {
                 self.counters.count_bad_read(code);
                 self.ask_another(now, member, id, code != ErrorCode::ChecksumOnWire, detail)
             }
+            ErrorCode::NoSuchSnapshot if !writes => Err(self.member_lacks_viewed()),
             code => Err(MemberFault::Refused { code, detail }),
         }
     }

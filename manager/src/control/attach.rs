@@ -4,7 +4,6 @@ use super::processes::{ENGINE_OWNER, engine_name};
 use super::volumes::{attachment, find};
 use super::{Control, Refusal};
 use crate::records::{self, AttachmentRecord};
-use crate::service::snapshots::snapshot_of;
 use crate::supervisor::STOP_TIMEOUT;
 use std::net::{TcpListener, ToSocketAddrs};
 use trivet_api::v1;
@@ -13,18 +12,9 @@ use trivet_model::VolumeRecord;
 impl Control {
     pub(super) async fn attach_volume(&self, request: &v1::AttachVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
-        let snapshot = match request.snapshot.as_str() {
-            "" => None,
-            name => Some(snapshot_of(&record, name)?.id),
-        };
-        if snapshot.is_some() && !request.read_only {
-            let name = request.snapshot.clone();
-            return Err(Refusal::SnapshotIsReadOnly { volume: record.name, name });
-        }
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only
-                || attached.snapshot != snapshot
                 || (!request.listen.is_empty() && listen != request.listen)
             {
                 return Err(Refusal::AttachedOtherwise(record.name));
@@ -36,7 +26,7 @@ impl Control {
             "" => None,
             address => Some(loopback_address(address)?),
         };
-        let wanted = AttachmentRecord { volume: record.id, listen, read_only: request.read_only, snapshot };
+        let wanted = AttachmentRecord { volume: record.id, listen, read_only: request.read_only };
         records::write(self.store.as_ref(), &wanted, None)?;
         self.apply_processes().await?;
         Ok(1)
@@ -73,7 +63,7 @@ impl Control {
 
 /// The address, checked: on the loopback interface, and free. Port 0 becomes a free port, which
 /// the volume keeps.
-fn loopback_address(text: &str) -> Result<String, Refusal> {
+pub(super) fn loopback_address(text: &str) -> Result<String, Refusal> {
     let failed = |cause| Refusal::Address { address: text.to_owned(), cause };
     let address = text
         .to_socket_addrs()

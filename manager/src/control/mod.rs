@@ -9,6 +9,7 @@
 
 mod attach;
 mod deletions;
+mod exports;
 mod healing;
 pub mod members;
 pub mod pools;
@@ -22,6 +23,8 @@ mod scrubs;
 mod tests;
 pub mod volumes;
 
+pub(crate) use exports::export;
+pub use exports::export_process;
 pub use healing::REPLACE_AFTER_DEFAULT;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
@@ -65,6 +68,8 @@ enum Change {
     Resize(v1::ResizeVolumeRequest),
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
+    Export(v1::ExportSnapshotRequest),
+    Unexport(v1::UnexportSnapshotRequest),
     Salvage(v1::SalvageVolumeRequest),
     Scrub(v1::ScrubVolumeRequest),
     AddReplica(v1::AddReplicaRequest),
@@ -114,6 +119,10 @@ commands! {
     attach(Attach, AttachVolumeRequest);
     /// Has a volume no longer served, and waits until its engine has ended.
     detach(Detach, DetachVolumeRequest);
+    /// Has a snapshot served for reading.
+    export(Export, ExportSnapshotRequest);
+    /// Has a snapshot no longer served, and waits until its process has ended.
+    unexport(Unexport, UnexportSnapshotRequest);
     /// Makes one copy the volume's only one; with `dry_run`, only says whether that could be.
     salvage(Salvage, SalvageVolumeRequest);
     /// Begins, ends or schedules scrubs.
@@ -196,6 +205,8 @@ impl Control {
             Change::Resize(request) => self.resize_volume(&request).await,
             Change::Attach(request) => self.attach_volume(&request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
+            Change::Export(request) => self.export_snapshot(&request).await,
+            Change::Unexport(request) => self.unexport_snapshot(&request).await,
             Change::Salvage(request) => self.salvage_volume(&request).await,
             Change::Scrub(request) => self.scrub_volume(&request).await,
             Change::AddReplica(request) => self.add_replica(&request).await,
@@ -209,6 +220,9 @@ impl Control {
             tracing::warn!("replica servers: {error}");
         }
         self.follow_scrubs().await;
+        if let Err(error) = self.end_exports().await {
+            tracing::warn!("exports: {error}");
+        }
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,
             Ok(None) => return,
@@ -241,7 +255,7 @@ impl Control {
         let strays: Vec<PathBuf> = known_processes(&run)
             .map_err(failed)?
             .into_iter()
-            .filter(|name| name.starts_with("engine-") || name.starts_with("replica-"))
+            .filter(|name| ["engine-", "export-", "replica-"].iter().any(|kind| name.starts_with(kind)))
             .filter(|name| wanted.iter().all(|spec| spec.name != *name))
             .map(|name| self.layout.lock(&name))
             .collect();

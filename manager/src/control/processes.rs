@@ -1,6 +1,7 @@
 //! Which processes the records ask for, and the commands that start them.
 
-use crate::records::{self, AttachmentRecord, RecordError, ReplicaRecord};
+use super::exports::export_process;
+use crate::records::{self, AttachmentRecord, ExportRecord, RecordError, ReplicaRecord};
 use crate::store::RecordStore;
 use crate::supervisor::ProcessSpec;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ pub fn engine_name(volume: &str) -> String {
     format!("engine-{volume}")
 }
 
-/// Every process that shall run: all replica servers, and an engine for each attached volume.
+/// Every process that shall run: all replica servers, and an engine for each attached volume and each
+/// exported snapshot.
 pub(super) fn wanted(
     store: &dyn RecordStore,
     layout: &Layout,
@@ -30,6 +32,11 @@ pub(super) fn wanted(
         let id = attachment.volume.to_string();
         if let Some((volume, _)) = records::read::<VolumeRecord>(store, &id)? {
             specs.push(engine_spec(layout, program, &volume, &attachment));
+        }
+    }
+    for (export, _) in records::list::<ExportRecord>(store)? {
+        if let Some((volume, _)) = records::read::<VolumeRecord>(store, &export.volume.to_string())? {
+            specs.extend(export_spec(layout, program, &volume, &export));
         }
     }
     Ok(specs)
@@ -55,23 +62,33 @@ fn engine_spec(
     volume: &VolumeRecord,
     attachment: &AttachmentRecord,
 ) -> ProcessSpec {
-    let mut arguments = vec![
-        "engine".to_owned(),
-        "--dir".to_owned(),
-        text(layout.dir()),
-        "--volume".to_owned(),
-        volume.name.clone(),
-    ];
-    if let Some(address) = &attachment.listen {
-        arguments.extend(["--listen".to_owned(), address.clone()]);
-    }
+    let mut arguments = engine_arguments(layout, volume, attachment.listen.as_ref());
     if attachment.read_only {
         arguments.push("--read-only".to_owned());
     }
-    if let Some(snapshot) = attachment.snapshot {
-        arguments.extend(["--snapshot".to_owned(), snapshot.to_string()]);
-    }
     spec(layout, program, engine_name(&volume.name), arguments)
+}
+
+/// None once the snapshot is gone.
+fn export_spec(
+    layout: &Layout,
+    program: &Path,
+    volume: &VolumeRecord,
+    export: &ExportRecord,
+) -> Option<ProcessSpec> {
+    let snapshot = volume.snapshots.iter().find(|known| known.id == export.snapshot)?;
+    let mut arguments = engine_arguments(layout, volume, export.listen.as_ref());
+    arguments.extend(["--snapshot".to_owned(), snapshot.id.to_string()]);
+    Some(spec(layout, program, export_process(&volume.name, snapshot), arguments))
+}
+
+fn engine_arguments(layout: &Layout, volume: &VolumeRecord, listen: Option<&String>) -> Vec<String> {
+    let mut arguments =
+        ["engine", "--dir", &text(layout.dir()), "--volume", &volume.name].map(str::to_owned).to_vec();
+    if let Some(address) = listen {
+        arguments.extend(["--listen".to_owned(), address.clone()]);
+    }
+    arguments
 }
 
 fn spec(layout: &Layout, program: &Path, name: String, mut arguments: Vec<String>) -> ProcessSpec {

@@ -93,9 +93,9 @@ pub enum Refusal {
         /// Which snapshot.
         name: String,
     },
-    /// A snapshot can only be read.
-    #[error("snapshot '{name}' of volume '{volume}' can only be read")]
-    SnapshotIsReadOnly {
+    /// Somebody may be reading it.
+    #[error("volume '{volume}': its snapshot '{name}' is exported")]
+    Exported {
         /// Which volume.
         volume: String,
         /// Which snapshot.
@@ -339,7 +339,6 @@ impl Refusal {
             | Self::BadSnapshotName(_)
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
-            | Self::SnapshotIsReadOnly { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
@@ -349,6 +348,7 @@ impl Refusal {
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
             | Self::NotWritten(_)
+            | Self::Exported { .. }
             | Self::SnapshotFailed { cause: OrderError::Refused(_), .. }
             | Self::Open { .. }
             | Self::ReplicaCount { .. }

@@ -1,6 +1,7 @@
 //! Making, growing and deleting volumes.
 
 use super::deletions::deletion_of;
+use super::exports::check_no_export;
 use super::{Control, Refusal, pools};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, ScrubRecord, VolumeNameRecord, key,
@@ -117,6 +118,7 @@ impl Control {
         let store = self.store.as_ref();
         let (record, revision) = find(store, &request.name)?;
         self.check_unused(&record, request.force)?;
+        check_no_export(store, &record)?;
         if request.dry_run {
             return Ok(0);
         }

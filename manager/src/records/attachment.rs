@@ -2,7 +2,7 @@
 
 use super::Record;
 use serde::{Deserialize, Serialize};
-use trivet_model::{SnapshotId, VolumeId};
+use trivet_model::VolumeId;
 
 /// While this record is there, an engine process serves the volume over NBD.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,13 +13,11 @@ pub struct AttachmentRecord {
     pub listen: Option<String>,
     /// Serve it for reading only.
     pub read_only: bool,
-    /// Serve this snapshot of it.
-    pub snapshot: Option<SnapshotId>,
 }
 
 impl Record for AttachmentRecord {
     const KIND: &'static str = "attachment";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn id(&self) -> String {
         self.volume.to_string()
@@ -37,13 +35,12 @@ mod tests {
             volume: VolumeId::from_bytes([1; 16]),
             listen: Some("127.0.0.1:10809".into()),
             read_only: true,
-            snapshot: Some(SnapshotId::from_bytes([2; 16])),
         };
         assert_layout(
             &record,
             concat!(
-                r#"{"version":2,"volume":"01010101-0101-0101-0101-010101010101","listen":"127.0.0.1:10809","#,
-                r#""read_only":true,"snapshot":"02020202-0202-0202-0202-020202020202"}"#
+                r#"{"version":3,"volume":"01010101-0101-0101-0101-010101010101","#,
+                r#""listen":"127.0.0.1:10809","read_only":true}"#
             ),
         );
     }

@@ -5,6 +5,7 @@
 
 mod attachment;
 mod deletion;
+mod export;
 mod node;
 mod replacement;
 mod replica;
@@ -13,6 +14,7 @@ mod volume;
 
 pub use attachment::AttachmentRecord;
 pub use deletion::DeletionRecord;
+pub use export::ExportRecord;
 pub use node::NodeRecord;
 pub use replacement::{ReplacementReason, ReplacementRecord};
 pub use replica::ReplicaRecord;

@@ -198,6 +198,24 @@ impl Manager for ManagerService {
         self.volume(&name).await
     }
 
+    async fn export_snapshot(
+        &self,
+        request: Request<v1::ExportSnapshotRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let volume = request.get_ref().volume.clone();
+        self.control.export(request.into_inner()).await?;
+        self.volume(&volume).await
+    }
+
+    async fn unexport_snapshot(
+        &self,
+        request: Request<v1::UnexportSnapshotRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let volume = request.get_ref().volume.clone();
+        self.control.unexport(request.into_inner()).await?;
+        self.volume(&volume).await
+    }
+
     async fn create_snapshot(
         &self,
         request: Request<v1::CreateSnapshotRequest>,

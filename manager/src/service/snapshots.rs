@@ -1,8 +1,8 @@
 //! Snapshots: the manager names them, the engine takes and deletes them, the volume's record keeps them.
 
 use super::ManagerService;
-use crate::control::Refusal;
 use crate::control::volumes::{attachment, find, random_id};
+use crate::control::{Refusal, export};
 use crate::engine_report::{OrderError, order};
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
@@ -47,8 +47,16 @@ impl ManagerService {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
         let found = snapshot_of(&record, &request.name)?;
         self.check_served(&record)?;
+        let exported = export(self.store.as_ref(), found.id)?.is_some();
+        if exported && !request.force {
+            return Err(Refusal::Exported { volume: record.name.clone(), name: found.name.clone() });
+        }
         if request.dry_run {
             return Ok(());
+        }
+        if exported {
+            let (volume, name) = (record.name.clone(), found.name.clone());
+            self.control.unexport(v1::UnexportSnapshotRequest { volume, name }).await?;
         }
         self.order_of_engine(&record, &SnapshotOrder::Delete(found.id)).await?;
         tracing::info!(volume = %record.name, snapshot = %found.name, "deleted");

@@ -3,13 +3,15 @@
 use super::ManagerService;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
-use crate::control::{Refusal, engine_name, volumes};
+use crate::control::{Refusal, engine_name, export, export_process, volumes};
 use crate::engine_report::{self, MemberReport, ScrubReport};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord, ScrubRecord,
 };
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
+use std::path::Path;
 use trivet_api::convert::record_to_wire;
+use trivet_api::layout::export_name;
 use trivet_api::v1;
 use trivet_model::{Member, Revision, ScrubCounts, VolumeRecord};
 
@@ -60,11 +62,16 @@ impl ManagerService {
         let mut seen = None;
         let (attachment, engine) = match attached {
             None => (None, None),
-            Some((attachment, _)) => (
-                Some(self.attachment(&record.name, attachment)?),
-                Some(self.engine(&record.name, states, &mut seen).await?),
-            ),
+            Some((attachment, _)) => {
+                let AttachmentRecord { listen, read_only, .. } = attachment;
+                let socket = self.layout.volume_socket(&record.name)?;
+                let status = self.layout.engine_status_socket(&record.name)?;
+                let (engine, scrub) = self.engine(&engine_name(&record.name), &status, states).await;
+                seen = scrub;
+                (Some(described(&socket, listen, read_only)), Some(engine))
+            }
         };
+        let exports = self.exports(&record, states).await?;
         let replacement = replacements.iter().find(|(replacement, _)| replacement.volume == record.id);
         let replacement = replacement.map(|(replacement, _)| v1::Replacement {
             from: number_of(answers, replacement.from),
@@ -82,41 +89,53 @@ impl ManagerService {
             attachment,
             engine,
             replacement,
+            exports,
         })
     }
 
-    fn attachment(&self, volume: &str, attachment: AttachmentRecord) -> Result<v1::Attachment, Refusal> {
-        Ok(v1::Attachment {
-            socket: self.layout.volume_socket(volume)?.display().to_string(),
-            listen: attachment.listen.unwrap_or_default(),
-            read_only: attachment.read_only,
-        })
+    /// The snapshots that are served beside the volume.
+    async fn exports(
+        &self,
+        record: &VolumeRecord,
+        states: &ProcessStates,
+    ) -> Result<Vec<v1::SnapshotExport>, Refusal> {
+        let mut exports = Vec::new();
+        for snapshot in &record.snapshots {
+            let Some((found, _)) = export(self.store.as_ref(), snapshot.id)? else { continue };
+            let name = export_name(&record.name, &snapshot.name, snapshot.id);
+            let status = self.layout.export_status_socket(&name)?;
+            let (engine, _) = self.engine(&export_process(&record.name, snapshot), &status, states).await;
+            exports.push(v1::SnapshotExport {
+                snapshot: snapshot.name.clone(),
+                attachment: Some(described(&self.layout.export_socket(&name)?, found.listen, true)),
+                engine: Some(engine),
+            });
+        }
+        Ok(exports)
     }
 
+    /// An engine's process, and what it says of itself at its status socket.
     async fn engine(
         &self,
-        volume: &str,
+        name: &str,
+        status: &Path,
         states: &ProcessStates,
-        scrub: &mut Option<ScrubReport>,
-    ) -> Result<v1::EngineStatus, Refusal> {
-        let report = engine_report::ask(&self.layout.engine_status_socket(volume)?).await;
-        let name = engine_name(volume);
-        let process = Some(process(states.get(&name), &self.layout.log(&name).display().to_string()));
-        Ok(match report {
-            None => v1::EngineStatus { process, ..v1::EngineStatus::default() },
-            Some(report) => {
-                *scrub = report.volume.scrub;
-                let (state, reason) = report.state.split_once(": ").unwrap_or((&report.state, ""));
-                v1::EngineStatus {
-                    process,
-                    state: state.to_owned(),
-                    reason: reason.to_owned(),
-                    serving: report.serving,
-                    connections: report.connections,
-                    members: report.volume.members.into_iter().map(engine_member).collect(),
-                }
-            }
-        })
+    ) -> (v1::EngineStatus, Option<ScrubReport>) {
+        let report = engine_report::ask(status).await;
+        let process = Some(process(states.get(name), &self.layout.log(name).display().to_string()));
+        let Some(report) = report else {
+            return (v1::EngineStatus { process, ..v1::EngineStatus::default() }, None);
+        };
+        let (state, reason) = report.state.split_once(": ").unwrap_or((&report.state, ""));
+        let engine = v1::EngineStatus {
+            process,
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            serving: report.serving,
+            connections: report.connections,
+            members: report.volume.members.into_iter().map(engine_member).collect(),
+        };
+        (engine, report.volume.scrub)
     }
 
     fn replica(&self, answer: &PoolAnswer, states: &ProcessStates) -> v1::ReplicaStatus {
@@ -145,6 +164,11 @@ impl ManagerService {
             unreachable,
         }
     }
+}
+
+fn described(socket: &Path, listen: Option<String>, read_only: bool) -> v1::Attachment {
+    let listen = listen.unwrap_or_default();
+    v1::Attachment { socket: socket.display().to_string(), listen, read_only }
 }
 
 fn name_of(status: &v1::VolumeStatus) -> &str {

@@ -8,6 +8,8 @@
 //!   at once, so that nothing of an older session is submitted after the newer one's promise.
 //! - A promise never goes back: an `Open` below the durable one, or below one that is on its way to
 //!   be durable, is refused.
+//! - Who reads a copy that begins anew, or is deleted, is hung up on before: what a session reads is
+//!   always the same copy.
 //! - Every request is answered once, unless its connection has ended.
 //! - Each connection has at most [`REQUESTS_MAX`] requests and about [`REQUEST_BYTES_MAX`] bytes in
 //!   flight.
@@ -23,6 +25,7 @@ mod writers;
 pub use connection::{ConnectionId, REQUEST_BYTES_MAX, REQUESTS_MAX};
 pub use writers::Fenced;
 
+use crate::planted::{self, PlantedFault};
 use crate::pull::{PullOrder, RepairOrder};
 use crate::store::{
     PoolStatistics, Reply, Request, RequestError, RequestId, Snapshot, VolumeProgress, VolumeStatistics,
@@ -204,6 +207,20 @@ impl Sessions {
         }
         out.push(Output::Close(connection, reason));
         self.release(connection, &state);
+    }
+
+    /// Hangs up on those who read a volume.
+    fn end_readers(&mut self, volume: VolumeId, why: &str, out: &mut Vec<Output>) {
+        if planted::is(PlantedFault::KeepReaders) {
+            return;
+        }
+        let reads = |session: &connection::Session| session.volume == volume && !session.writable;
+        for id in self.connections.ids() {
+            if self.connections.get(id).and_then(|known| known.state.session()).is_some_and(reads) {
+                let (code, detail) = (ErrorCode::NoSuchVolume, why.to_owned());
+                self.close(id, CloseReason::Ours { code, detail }, out);
+            }
+        }
     }
 
     /// The store has answered.

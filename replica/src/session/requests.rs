@@ -181,7 +181,10 @@ impl Sessions {
                 self.answer(from, Message::Error { code: ErrorCode::Busy, detail }, out);
                 return Ok(());
             }
-            Message::DeleteVolume { volume } => Request::DeleteVolume { volume },
+            Message::DeleteVolume { volume } => {
+                self.end_readers(volume, "the copy has been deleted", out);
+                Request::DeleteVolume { volume }
+            }
             Message::PoolStatus => {
                 self.answer(from, reply::pool_report(self.identity.pool, pool), out);
                 return Ok(());
@@ -232,7 +235,10 @@ impl Sessions {
                 let snapshot = Snapshot { id, cut };
                 Asked::new(Request::CreateSnapshot { volume, snapshot }, Answer::Done)
             }
-            Message::Reset => Asked::new(Request::ResetVolume { volume }, Answer::Done),
+            Message::Reset => {
+                self.end_readers(volume, "the copy begins anew", out);
+                Asked::new(Request::ResetVolume { volume }, Answer::Done)
+            }
             Message::DeleteSnapshot { id } => {
                 Asked::new(Request::DeleteSnapshot { volume, id }, Answer::Done)
             }

@@ -108,7 +108,7 @@ impl World {
     }
 
     fn attach(&self) {
-        let attachment = AttachmentRecord { volume: ID, listen: None, read_only: false, snapshot: None };
+        let attachment = AttachmentRecord { volume: ID, listen: None, read_only: false };
         records::write(self.store(), &attachment, None).unwrap();
     }
 

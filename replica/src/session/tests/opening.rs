@@ -227,3 +227,19 @@ fn answers_to_a_connection_that_is_gone_are_dropped() {
     server.complete(id, Ok(Reply::Done));
     assert!(server.sent.is_empty() && server.sessions.is_drained());
 }
+
+#[test]
+fn readers_of_a_copy_that_begins_anew_or_is_deleted_are_hung_up_on() {
+    let mut server = Server::new();
+    let (reader, elsewhere) = (server.greeted(), server.greeted());
+    server.say(reader, 2, 0, look());
+    server.say(elsewhere, 2, 0, Message::Open { volume: OTHER, writable: false, session: 0 });
+    let writer = server.opened(5, 77);
+    server.sent.clear();
+    server.say(writer, 3, 5, Message::Reset);
+    assert_eq!(server.close_code(), (reader, ErrorCode::NoSuchVolume));
+    assert!(matches!(server.submitted[..], [(_, Request::ResetVolume { volume: VOLUME })]));
+    let manager = server.greeted();
+    server.say(manager, 2, 0, Message::DeleteVolume { volume: OTHER });
+    assert_eq!(server.close_code(), (elsewhere, ErrorCode::NoSuchVolume));
+}
