@@ -128,10 +128,10 @@ impl Planted {
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
-    /// "Open"). The protocol model finds them.
+    /// "Open").
     #[must_use]
     pub const fn is_rare(self) -> bool {
-        matches!(self, Self::ReadFromLeaving | Self::ForgetWait)
+        matches!(self, Self::ReadFromLeaving | Self::ForgetWait | Self::BelieveUnvouched | Self::KeepReaders)
     }
 
     /// Whether this build can plant anything.
