@@ -212,6 +212,7 @@ impl VolumeCore {
     /// Follows the record.
     pub(super) fn adopt(&mut self, now: Duration, record: &VolumeRecord) {
         self.epoch = record.epoch;
+        self.follow_settings(now, &record.settings);
         for index in 0..self.members.len() {
             let member = MemberIndex(index);
             let recorded = record.members.iter().find(|m| m.replica == self.members[index].replica);
