@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Epoch, Generation, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp, VolumeId,
-    VolumeRecord,
+    Epoch, Generation, Member, MemberState, PoolId, Reverting, Revision, SnapshotId, SnapshotRecord, Stamp,
+    VolumeId, VolumeRecord,
 };
 
 /// A message whose fields do not make a volume record.
@@ -40,7 +40,30 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
         snapshots: record.snapshots.iter().map(snapshot_to_wire).collect(),
+        reverting: record.reverting.as_ref().map(reverting_to_wire),
     }
+}
+
+fn reverting_to_wire(reverting: &Reverting) -> v1::Reverting {
+    v1::Reverting {
+        to: reverting.to.as_bytes().to_vec(),
+        safety: reverting.safety.as_ref().map(snapshot_to_wire),
+        position: reverting.position,
+        changed: reverting.changed,
+    }
+}
+
+fn reverting_from_wire(reverting: v1::Reverting) -> Result<Reverting, MalformedRecord> {
+    Ok(Reverting {
+        to: snapshot_id(reverting.to)?,
+        safety: reverting.safety.map(snapshot_from_wire).transpose()?,
+        position: reverting.position,
+        changed: reverting.changed,
+    })
+}
+
+fn snapshot_id(bytes: Vec<u8>) -> Result<SnapshotId, MalformedRecord> {
+    bytes.try_into().map(SnapshotId::from_bytes).or(Err(MalformedRecord { field: "snapshot id" }))
 }
 
 fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
@@ -54,9 +77,8 @@ fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
 }
 
 fn snapshot_from_wire(snapshot: v1::Snapshot) -> Result<SnapshotRecord, MalformedRecord> {
-    let id = snapshot.id.try_into().map(SnapshotId::from_bytes);
     Ok(SnapshotRecord {
-        id: id.or(Err(MalformedRecord { field: "snapshot id" }))?,
+        id: snapshot_id(snapshot.id)?,
         name: snapshot.name,
         cut: Stamp::from_u64(snapshot.cut),
         created: snapshot.created,
@@ -80,6 +102,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
         snapshots: record.snapshots.into_iter().map(snapshot_from_wire).collect::<Result<_, _>>()?,
+        reverting: record.reverting.map(reverting_from_wire).transpose()?,
     })
 }
 
@@ -146,6 +169,17 @@ mod tests {
     }
 
     prop_compose! {
+        fn reverting()(
+            to in any::<[u8; 16]>(),
+            safety in proptest::option::of(snapshot()),
+            position in any::<u64>(),
+            changed in any::<u64>(),
+        ) -> Reverting {
+            Reverting { to: SnapshotId::from_bytes(to), safety, position, changed }
+        }
+    }
+
+    prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
             name in "[a-z0-9][a-z0-9._-]{0,62}",
@@ -156,6 +190,7 @@ mod tests {
             wait_owed in any::<bool>(),
             members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
             snapshots in proptest::collection::vec(snapshot(), 0..4),
+            reverting in proptest::option::of(reverting()),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -170,6 +205,7 @@ mod tests {
                     .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
                     .collect(),
                 snapshots,
+                reverting,
             }
         }
     }
@@ -193,6 +229,7 @@ mod tests {
             wait_owed: false,
             members: vec![],
             snapshots: vec![],
+            reverting: None,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

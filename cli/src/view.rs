@@ -75,7 +75,42 @@ pub(crate) struct VolumeView {
     pub(crate) replacement: Option<ReplacementView>,
     pub(crate) scrub: Option<ScrubView>,
     pub(crate) snapshots: Vec<SnapshotView>,
+    pub(crate) revert: Option<RevertView>,
     pub(crate) engine: Option<ProcessView>,
+}
+
+/// A volume on its way back to a snapshot.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub(crate) struct RevertView {
+    /// Its name.
+    pub(crate) to: String,
+    /// Of the walk over the volume; most of it may need no change.
+    pub(crate) percent: f64,
+    pub(crate) changed_bytes: u64,
+    pub(crate) bytes_per_second: u64,
+    /// Why it does not get on; empty when it does.
+    pub(crate) waits: String,
+}
+
+impl RevertView {
+    #[allow(clippy::cast_precision_loss, reason = "a percentage for people")]
+    fn new(revert: v1::Revert, blocks: u64) -> Self {
+        Self {
+            to: revert.to,
+            percent: revert.position.min(blocks) as f64 * 100.0 / blocks.max(1) as f64,
+            changed_bytes: revert.changed.saturating_mul(BLOCK_SIZE_U64),
+            bytes_per_second: revert.bytes_per_second,
+            waits: revert.waits,
+        }
+    }
+}
+
+impl std::fmt::Display for RevertView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (changed, rate) = (ByteSize(self.changed_bytes), ByteSize(self.bytes_per_second));
+        write!(f, "to {}, {:.0} %, {changed} changed, {rate}/s", self.to, self.percent)?;
+        if self.waits.is_empty() { Ok(()) } else { write!(f, " ({})", self.waits) }
+    }
 }
 
 #[derive(Serialize, Debug)]
@@ -116,6 +151,8 @@ pub(crate) struct SnapshotView {
     /// It shows what was written up to this stamp.
     pub(crate) stamp: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// What deleting it would free on each copy, where that was asked.
+    pub(crate) freed_bytes: Option<u64>,
     /// While it is served beside its volume.
     pub(crate) export: Option<ExportView>,
 }
@@ -270,8 +307,12 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let engine = status.engine.unwrap_or_default();
     let members: Vec<MemberView> =
         record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
-    let process = attachment.map(|_| process(engine.process.unwrap_or_default()));
+    let reverting = status.revert.is_some();
+    let process = engine.process.filter(|_| attachment.is_some() || reverting).map(process);
     let (state, trouble) = match &process {
+        Some(process) if reverting && attachment.is_none() => {
+            ("reverting".to_owned(), standing(process, &engine.state, &engine.reason).1)
+        }
         None => ("detached".to_owned(), String::new()),
         Some(process) => standing(process, &engine.state, &engine.reason),
     };
@@ -304,6 +345,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             .iter()
             .map(|taken| snapshot(&record.name, taken, &status.exports))
             .collect(),
+        revert: status.revert.map(|revert| RevertView::new(revert, record.blocks)),
         engine: process,
         name: record.name,
     })
@@ -348,6 +390,7 @@ fn snapshot(volume: &str, taken: &SnapshotRecord, exports: &[v1::SnapshotExport]
         created: taken.created,
         stamp: taken.cut.to_string(),
         labels: taken.labels.clone(),
+        freed_bytes: None,
     }
 }
 

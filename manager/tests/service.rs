@@ -68,6 +68,7 @@ fn volume(name: &str) -> VolumeRecord {
             state: MemberState::InSync,
         }],
         snapshots: Vec::new(),
+        reverting: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Epoch, Generation, ReplicaId, SnapshotId, Stamp, VolumeId};
+use crate::{Epoch, Generation, GroupId, ReplicaId, SnapshotId, Stamp, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,21 @@ pub struct VolumeRecord {
     pub members: Vec<Member>,
     /// Its snapshots, in the order of their cuts.
     pub snapshots: Vec<SnapshotRecord>,
+    /// While it becomes again what a snapshot shows: nobody uses it, and whoever opens it goes on with that.
+    pub reverting: Option<Reverting>,
+}
+
+/// A volume on its way back to a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reverting {
+    /// To which.
+    pub to: SnapshotId,
+    /// A snapshot to be taken before anything changes; it may be there already.
+    pub safety: Option<SnapshotRecord>,
+    /// Everything before this block is done, and stable.
+    pub position: u64,
+    /// Blocks that were written or discarded for it so far.
+    pub changed: u64,
 }
 
 /// A snapshot of a volume.
@@ -82,6 +97,33 @@ pub enum SnapshotOrder {
     Create(SnapshotRecord),
     /// Delete it.
     Delete(SnapshotId),
+    /// Take part in one over several volumes.
+    Group {
+        /// Which.
+        group: GroupId,
+        /// What comes next of it.
+        step: GroupStep,
+    },
+}
+
+/// A step of a snapshot over several volumes, told to each volume's engine. The next is told when all have
+/// carried out the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupStep {
+    /// Send no more writes to members, for so long at most.
+    Hold {
+        /// How long.
+        milliseconds: u64,
+    },
+    /// Keep this snapshot, and record nothing; the engine says at which cut.
+    Cut(SnapshotRecord),
+    /// Let writes go on. Refused when they were not held until now.
+    Release,
+    /// The record says what became of it.
+    Settle,
+    /// Let writes go on. What the record does not have by now shall not come any more.
+    Abandon,
 }
 
 /// Most snapshots that a volume may have.

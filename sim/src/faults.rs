@@ -146,6 +146,12 @@ impl World {
                 }
             }
             Fault::Reader => self.strike_reader(random, hang),
+            Fault::Revert => self.strike_revert(random),
+            Fault::Group => {
+                if self.engines[engine].held.is_none() {
+                    self.strike_group(engine, random);
+                }
+            }
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {

@@ -29,7 +29,7 @@ pub(crate) enum RecordRequest {
 
 #[derive(Debug)]
 pub(crate) enum RecordAnswer {
-    Read(Result<(VolumeRecord, Revision), AuthorityError>),
+    Read(Box<Result<(VolumeRecord, Revision), AuthorityError>>),
     Swapped(Result<Revision, AuthorityError>),
 }
 
@@ -59,6 +59,7 @@ impl RecordStore {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            reverting: None,
         };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }
@@ -92,7 +93,7 @@ impl RecordStore {
 fn unreachable(request: &RecordRequest) -> RecordAnswer {
     let error = AuthorityError::Unreachable("no answer".to_owned());
     match request {
-        RecordRequest::Read => RecordAnswer::Read(Err(error)),
+        RecordRequest::Read => RecordAnswer::Read(Box::new(Err(error))),
         RecordRequest::Swap { .. } => RecordAnswer::Swapped(Err(error)),
     }
 }
@@ -124,7 +125,7 @@ impl World {
         }
         let answer = match request {
             RecordRequest::Read => {
-                RecordAnswer::Read(Ok((self.records.record.clone(), self.records.revision)))
+                RecordAnswer::Read(Box::new(Ok((self.records.record.clone(), self.records.revision))))
             }
             RecordRequest::Swap { expected, record, proposed } => {
                 let before = self.records.record.clone();
@@ -143,6 +144,10 @@ impl World {
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if stay.iter().any(|host| !in_sync.contains(host)) {
                         self.check_promoted();
+                    }
+                    let done = self.records.record.reverting.is_none();
+                    if let Some(reverting) = before.reverting.as_ref().filter(|_| done) {
+                        self.reverted(reverting.to);
                     }
                     if let Some(broken) = broken {
                         self.fail(
@@ -184,7 +189,7 @@ impl World {
             return;
         }
         self.with_core(engine, |core, now| match answer {
-            RecordAnswer::Read(result) => core.record_read(now, result),
+            RecordAnswer::Read(result) => core.record_read(now, *result),
             RecordAnswer::Swapped(result) => core.record_swapped(now, result),
         });
     }

@@ -71,6 +71,10 @@ pub enum Fault {
     Snapshot,
     /// Somebody begins to look at a snapshot beside the volume, stops or ends.
     Reader,
+    /// The volume is reverted to a snapshot.
+    Revert,
+    /// The volume takes part in a snapshot over several.
+    Group,
     /// Reads of the device return another place's blocks now and then. No seed draws this and what
     /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
@@ -85,7 +89,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -120,6 +124,8 @@ impl Fault {
         Self::RottenMetadata,
         Self::OlderDisk,
         Self::Reader,
+        Self::Revert,
+        Self::Group,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -141,7 +147,13 @@ impl Fault {
     pub(crate) const fn is_drawn(self) -> bool {
         let apart = matches!(
             self,
-            Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::Snapshot | Self::Reader
+            Self::Scrub
+                | Self::RestartOnFailedDisk
+                | Self::Isolation
+                | Self::Snapshot
+                | Self::Reader
+                | Self::Revert
+                | Self::Group
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -276,6 +288,12 @@ impl Profile {
             faults.insert(Fault::Snapshot);
             if Random::stream(seed, 14).one_in(4) {
                 faults.insert(Fault::Reader);
+            }
+            if Random::stream(seed, 16).one_in(4) {
+                faults.insert(Fault::Revert);
+            }
+            if Random::stream(seed, 17).one_in(4) {
+                faults.insert(Fault::Group);
             }
         }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))

@@ -82,6 +82,7 @@ fn as_text(volume: &VolumeView) -> String {
         let why = if replacement.asked { "as asked" } else { "it has been away too long" };
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
+    facts.extend(volume.revert.iter().map(|revert| ("reverting", revert.to_string())));
     facts.extend(scrubs(volume));
     if !volume.snapshots.is_empty() {
         facts.push(("snapshots", volume.snapshots.len().to_string()));

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use trivet_model::SnapshotOrder;
+use trivet_model::{SnapshotOrder, Stamp};
 use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
 
 /// Callers at a time; more wait to be accepted.
@@ -42,6 +42,10 @@ enum Said {
     Order {
         snapshot: SnapshotOrder,
     },
+    Grow {
+        /// To so many blocks.
+        grow: u64,
+    },
     Wanted {
         /// The scrub that shall be under way, if one shall.
         scrub: Option<ScrubOrder>,
@@ -52,6 +56,8 @@ enum Said {
 #[derive(Debug, Serialize)]
 struct Outcome {
     error: Option<String>,
+    /// Of a snapshot over several volumes.
+    cut: Option<Stamp>,
 }
 
 /// Somebody who has connected.
@@ -127,6 +133,10 @@ impl ControlSocket {
                 *waits = true;
                 volume.order_snapshot(caller, snapshot);
             }
+            Ok(Said::Grow { grow }) => {
+                *waits = true;
+                volume.grow(caller, grow);
+            }
             Err(error) => {
                 tracing::warn!(%error, "what is wanted of this engine makes no sense");
                 self.hang_up(caller);
@@ -181,7 +191,12 @@ impl Frontend for ControlSocket {
     }
 
     fn completed(&mut self, tag: u64, result: Result<IoReply, IoError>) {
-        self.ended.push((tag, Outcome { error: result.err().map(|error| error.to_string()) }));
+        let outcome = match result {
+            Ok(IoReply::Cut(cut)) => Outcome { error: None, cut: Some(cut) },
+            Ok(_) => Outcome { error: None, cut: None },
+            Err(error) => Outcome { error: Some(error.to_string()), cut: None },
+        };
+        self.ended.push((tag, outcome));
     }
 
     fn pump(&mut self, _volume: &mut Port<'_>) {}

@@ -30,6 +30,8 @@ pub(super) enum Purpose {
     Grow,
     /// Record a snapshot taken or deleted.
     Snapshots,
+    /// Record how far a revert is, or that it is done.
+    Revert,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -71,6 +73,9 @@ impl VolumeCore {
             VolumeState::Fenced => Some(IoError::Fenced),
             VolumeState::Open if self.options.read_only => {
                 Some(IoError::Invalid("the volume is open for reading only"))
+            }
+            VolumeState::Open if self.is_reverting() => {
+                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
             }
             VolumeState::Open if blocks < self.blocks => Some(IoError::Invalid("a volume cannot shrink")),
             VolumeState::Open if blocks > VOLUME_BLOCKS_MAX => {
@@ -222,6 +227,19 @@ impl VolumeCore {
                 answer @ (Message::VerifyReply { .. }
                 | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
             ) => self.verified(now, member, answer),
+            (Control::Changed { start }, Message::ChangedReply { entries, next }) => {
+                self.changes_answered(now, start, &entries, next)
+            }
+            (Control::Shown { range }, Message::AllocationReply { extents }) => {
+                self.shown_answered(now, range, &extents)
+            }
+            (
+                Control::Changed { .. } | Control::Shown { .. },
+                Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, detail },
+            ) => {
+                self.survey_refused(now, member, &detail);
+                Ok(())
+            }
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {
@@ -332,6 +350,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Grow);
         } else if self.awaits_snapshot_record() {
             self.run_errand(Purpose::Snapshots);
+        } else if self.awaits_revert_record() {
+            self.run_errand(Purpose::Revert);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -365,7 +385,10 @@ impl VolumeCore {
                 self.errand = None;
                 self.fenced(now);
             }
-            (Purpose::Refresh, Ok((record, revision))) => self.record_learnt(now, record, revision),
+            (Purpose::Refresh, Ok((record, revision))) => {
+                self.record_learnt(now, record, revision);
+                self.follow_revert(now);
+            }
             (Purpose::Members, Ok((record, revision))) => {
                 // Followed first: an earlier swap may have been done although its answer was lost.
                 self.adopt(now, &record);
@@ -391,6 +414,16 @@ impl VolumeCore {
                     None => {
                         self.record_learnt(now, record, revision);
                         self.snapshots_recorded(now);
+                    }
+                }
+            }
+            (Purpose::Revert, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_revert(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.revert_recorded(now);
                     }
                 }
             }
@@ -468,6 +501,7 @@ impl VolumeCore {
             }
             Purpose::Members => self.record_learnt(now, *swapped, revision),
             Purpose::Snapshots => self.snapshots_recorded(now),
+            Purpose::Revert => self.revert_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -487,7 +521,12 @@ impl VolumeCore {
                     self.refresh_at = now + AUTHORITY_RETRY;
                 }
             }
-            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Snapshots | Purpose::Release => {
+            Purpose::Claim
+            | Purpose::Members
+            | Purpose::Grow
+            | Purpose::Snapshots
+            | Purpose::Revert
+            | Purpose::Release => {
                 self.read_record_again(now, false);
             }
         }

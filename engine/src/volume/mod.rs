@@ -21,6 +21,7 @@
 mod closing;
 mod control;
 mod flush;
+mod group;
 mod lease;
 mod log;
 mod member;
@@ -30,9 +31,11 @@ mod operation;
 mod ordering;
 mod pieces;
 mod planted;
+mod query;
 mod read;
 mod reconcile;
 mod repair;
+mod revert;
 mod scrub;
 mod segments;
 #[cfg(test)]
@@ -48,6 +51,7 @@ mod write;
 pub use member::{MemberFault, MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]
 pub use planted::PlantedFault;
+pub use revert::RevertStatus;
 pub use scrub::{ScrubCounts, ScrubOrder, ScrubStatus};
 pub use state::VolumeState;
 pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
@@ -65,7 +69,7 @@ use reconcile::Reconcile;
 use state::Failure;
 use std::collections::VecDeque;
 use std::time::Duration;
-use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord};
+use trivet_model::{Epoch, Generation, Revision, SnapshotId, SnapshotOrder, VolumeId, VolumeRecord};
 use trivet_wire::{Frame, Message};
 
 /// Names a consumer's request; chosen by the consumer and handed back with its completion.
@@ -185,6 +189,9 @@ pub struct VolumeCore {
     growing: Option<control::Growing>,
     taking: Option<snapshots::Taking>,
     deleting: Option<snapshots::Deleting>,
+    group: Option<group::Group>,
+    orders: VecDeque<(Tag, SnapshotOrder)>,
+    revert: Option<revert::Revert>,
     viewing: view::Viewing,
     refresh_at: Duration,
     authority_trouble: Option<String>,
@@ -241,6 +248,9 @@ impl VolumeCore {
             growing: None,
             taking: None,
             deleting: None,
+            group: None,
+            orders: VecDeque::new(),
+            revert: None,
             viewing: view::Viewing::default(),
             refresh_at: now,
             authority_trouble: None,
@@ -267,6 +277,7 @@ impl VolumeCore {
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
                 self.early.push_back((tag, request));
             }
+            VolumeState::Open if self.is_reverting() => self.early.push_back((tag, request)),
             VolumeState::Open => {
                 self.active_at = now;
                 self.accept(now, tag, request);
@@ -324,9 +335,11 @@ impl VolumeCore {
         self.advance_attempts(now);
         self.copied(now);
         self.renew_when_drained(now);
+        self.end_hold(now);
         self.retry_errand(now);
         self.retry_full(now);
         self.retry_reads(now);
+        self.advance_revert(now);
         self.advance_scrub(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
@@ -341,12 +354,16 @@ impl VolumeCore {
         }
         let within = if let Some(soon) = self.slowness_within() {
             soon
-        } else if self.progress_is_untold() || self.any_at_fault() || self.any_attempt() {
+        } else if self.progress_is_untold()
+            || self.any_at_fault()
+            || self.any_attempt()
+            || self.is_reverting()
+        {
             control::IDLE
         } else {
             Duration::from_secs(1)
         };
-        Some(self.scrub_within().map_or(within, |scrub| scrub.min(within)))
+        [self.scrub_within(), self.hold_within(self.now)].into_iter().flatten().chain([within]).min()
     }
 
     /// Where the volume is in its life.
@@ -413,6 +430,7 @@ impl VolumeCore {
         let unwanted = &mut self.members[member.0].unwanted;
         if let Some(at) = unwanted.iter().position(|&(request, _)| request == frame.request) {
             unwanted.swap_remove(at);
+            self.release_held_writes(now);
             return Ok(());
         }
         if !self.operations.contains_key(&id) {
@@ -422,6 +440,7 @@ impl VolumeCore {
             Message::Done => self.write_answered(now, member, id),
             Message::ReadReply { present, data } => self.read_answered(now, member, id, &present, data),
             Message::AllocationReply { extents } => self.allocation_answered(now, member, id, &extents),
+            Message::ChangedReply { entries, next } => self.changed_answered(now, member, id, &entries, next),
             Message::Error { code, detail } => self.operation_refused(now, member, id, code, detail),
             _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
         }

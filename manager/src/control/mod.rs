@@ -11,12 +11,14 @@ mod attach;
 mod deletions;
 mod exports;
 mod healing;
+mod labels;
 pub mod members;
 pub mod pools;
 mod ports;
 mod processes;
 mod refusal;
 mod replicas;
+mod reverts;
 mod salvage;
 mod scrubs;
 #[cfg(test)]
@@ -26,6 +28,7 @@ pub mod volumes;
 pub(crate) use exports::export;
 pub use exports::export_process;
 pub use healing::REPLACE_AFTER_DEFAULT;
+pub(crate) use labels::check_labels;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
@@ -34,12 +37,14 @@ use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
 use healing::Healing;
 use scrubs::Scrubs;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use trivet_api::{Layout, v1};
+use trivet_model::VolumeId;
 
 /// How often the records are compared with the world.
 const TICK: Duration = Duration::from_millis(500);
@@ -52,6 +57,8 @@ pub struct Control {
     supervisor: Supervisor,
     healing: Healing,
     scrubs: Scrubs,
+    /// Volumes that were being reverted when it was looked last, by their names.
+    reverting: BTreeMap<VolumeId, String>,
 }
 
 impl std::fmt::Debug for Control {
@@ -70,6 +77,8 @@ enum Change {
     Detach(v1::DetachVolumeRequest),
     Export(v1::ExportSnapshotRequest),
     Unexport(v1::UnexportSnapshotRequest),
+    Revert(v1::RevertVolumeRequest),
+    Label(v1::LabelSnapshotRequest),
     Salvage(v1::SalvageVolumeRequest),
     Scrub(v1::ScrubVolumeRequest),
     AddReplica(v1::AddReplicaRequest),
@@ -123,6 +132,10 @@ commands! {
     export(Export, ExportSnapshotRequest);
     /// Has a snapshot no longer served, and waits until its process has ended.
     unexport(Unexport, UnexportSnapshotRequest);
+    /// Changes what is said of a snapshot.
+    label(Label, LabelSnapshotRequest);
+    /// Has a volume become again what a snapshot shows; with `dry_run`, only says whether that could be.
+    revert(Revert, RevertVolumeRequest);
     /// Makes one copy the volume's only one; with `dry_run`, only says whether that could be.
     salvage(Salvage, SalvageVolumeRequest);
     /// Begins, ends or schedules scrubs.
@@ -162,6 +175,7 @@ impl Control {
             supervisor,
             healing: Healing::new(replace_after),
             scrubs: Scrubs::default(),
+            reverting: BTreeMap::new(),
         }
     }
 
@@ -207,6 +221,8 @@ impl Control {
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
             Change::Unexport(request) => self.unexport_snapshot(&request).await,
+            Change::Revert(request) => self.revert_volume(&request).await,
+            Change::Label(request) => self.label_snapshot(&request),
             Change::Salvage(request) => self.salvage_volume(&request).await,
             Change::Scrub(request) => self.scrub_volume(&request).await,
             Change::AddReplica(request) => self.add_replica(&request).await,
@@ -222,6 +238,9 @@ impl Control {
         self.follow_scrubs().await;
         if let Err(error) = self.end_exports().await {
             tracing::warn!("exports: {error}");
+        }
+        if let Err(error) = self.follow_reverts().await {
+            tracing::warn!("reverts: {error}");
         }
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,

@@ -94,6 +94,7 @@ impl World {
             wait_owed: false,
             members: recorded.collect(),
             snapshots: Vec::new(),
+            reverting: None,
         };
         let mut world = Self {
             random: Random(seed),
