@@ -98,6 +98,8 @@ calls! {
     delete_volume(DeleteVolumeRequest) -> DeleteVolumeReply;
     /// Grows a volume.
     resize_volume(ResizeVolumeRequest) -> VolumeStatus;
+    /// Wraps a volume's data key otherwise.
+    rekey_volume(RekeyVolumeRequest) -> VolumeStatus;
     /// Serves a volume over NBD.
     attach_volume(AttachVolumeRequest) -> VolumeStatus;
     /// Stops serving a volume.

@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Epoch, Generation, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp, VolumeId,
-    VolumeRecord,
+    Epoch, Generation, KeyId, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp,
+    VolumeId, VolumeRecord,
 };
 
 /// A message whose fields do not make a volume record.
@@ -40,6 +40,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
         snapshots: record.snapshots.iter().map(snapshot_to_wire).collect(),
+        key: record.key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
     }
 }
 
@@ -80,6 +81,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
         snapshots: record.snapshots.into_iter().map(snapshot_from_wire).collect::<Result<_, _>>()?,
+        key: if record.key.is_empty() { None } else { Some(key_id(&record.key)?) },
     })
 }
 
@@ -100,6 +102,14 @@ pub fn versioned_from_wire(
 /// [`MalformedRecord`] when there are not 16.
 pub fn volume_id(bytes: &[u8]) -> Result<VolumeId, MalformedRecord> {
     <[u8; 16]>::try_from(bytes).map(VolumeId::from_bytes).or(Err(MalformedRecord { field: "id" }))
+}
+
+/// A key's name from its 16 bytes.
+///
+/// # Errors
+/// [`MalformedRecord`] when there are not 16.
+pub fn key_id(bytes: &[u8]) -> Result<KeyId, MalformedRecord> {
+    <[u8; 16]>::try_from(bytes).map(KeyId::from_bytes).or(Err(MalformedRecord { field: "key" }))
 }
 
 /// A pool's id from its 16 bytes.
@@ -156,6 +166,7 @@ mod tests {
             wait_owed in any::<bool>(),
             members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
             snapshots in proptest::collection::vec(snapshot(), 0..4),
+            key in proptest::option::of(any::<[u8; 16]>()),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -170,6 +181,7 @@ mod tests {
                     .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
                     .collect(),
                 snapshots,
+                key: key.map(KeyId::from_bytes),
             }
         }
     }
@@ -193,6 +205,7 @@ mod tests {
             wait_owed: false,
             members: vec![],
             snapshots: vec![],
+            key: None,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

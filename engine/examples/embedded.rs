@@ -61,6 +61,7 @@ fn run() -> Outcome<()> {
         owner: format!("example, process {}", std::process::id()),
         read_only: false,
         snapshot: None,
+        key: None,
         patience: Some(Duration::from_secs(30)),
         spin: Duration::ZERO,
     })?;
@@ -206,7 +207,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         if !pool.is_empty() && admin.pool() != pool.parse()? {
             return Err(format!("pool {} answers at {address}", admin.pool()).into());
         }
-        admin.create_volume(arguments.volume, arguments.blocks)?;
+        admin.create_volume(arguments.volume, arguments.blocks, false)?;
         for report in admin.pool_status()?.volumes {
             if report.volume == arguments.volume {
                 generation = generation.max(report.generation);
@@ -225,6 +226,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         wait_owed: false,
         members,
         snapshots: Vec::new(),
+        key: None,
     })
 }
 

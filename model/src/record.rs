@@ -1,6 +1,6 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Epoch, Generation, ReplicaId, SnapshotId, Stamp, VolumeId};
+use crate::{Epoch, Generation, KeyId, ReplicaId, SnapshotId, Stamp, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,8 @@ pub struct VolumeRecord {
     pub members: Vec<Member>,
     /// Its snapshots, in the order of their cuts.
     pub snapshots: Vec<SnapshotRecord>,
+    /// The name of the data key of an encrypted volume.
+    pub key: Option<KeyId>,
 }
 
 /// A snapshot of a volume.

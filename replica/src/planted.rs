@@ -34,6 +34,10 @@ pub enum PlantedFault {
     MergeAcrossCut,
     /// Who reads a copy is not hung up on when it begins anew.
     KeepReaders,
+    /// What is placed gets no tag of its own.
+    ForgetPlacedTags,
+    /// The tags of a group get into the map in another order.
+    MixTagsInMerge,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -5,6 +5,7 @@
 
 mod checkers;
 mod copying;
+mod encryption;
 mod engine_host;
 mod faults;
 mod host;

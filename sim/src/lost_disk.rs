@@ -88,8 +88,8 @@ impl World {
     }
 
     fn empty_disk(&mut self, index: usize) {
-        let (worn, blocks) = (self.profile.worn, self.profile.blocks);
-        let (image, meta) = template::pool(Template { index, fill: 0, worn, blocks });
+        let (worn, blocks, encrypted) = (self.profile.worn, self.profile.blocks, self.profile.encrypted);
+        let (image, meta) = template::pool(Template { index, fill: 0, worn, blocks, encrypted });
         self.lose_disk(index, Kept { image, meta });
     }
 

@@ -82,11 +82,19 @@ pub enum Planted {
     BelieveUnvouched,
     /// A replica does not hang up on readers when its copy begins anew.
     KeepReaders,
+    /// The engine seals all blocks of a write under its first stamp: one nonce for several blocks.
+    SealUnderFirstStamp,
+    /// The engine leaves the block's place out of its seal.
+    SealWithoutPlace,
+    /// A replica that pulls places blocks without their tags.
+    ForgetPlacedTags,
+    /// A replica mixes up the tags of a group when it merges them.
+    MixTagsInMerge,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -125,6 +133,10 @@ impl Planted {
         Self::MergeAcrossCut,
         Self::BelieveUnvouched,
         Self::KeepReaders,
+        Self::SealUnderFirstStamp,
+        Self::SealWithoutPlace,
+        Self::ForgetPlacedTags,
+        Self::MixTagsInMerge,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -167,6 +179,8 @@ impl Planted {
             Self::RecordSnapshotEarly => Some(PlantedFault::RecordSnapshotEarly),
             Self::ForgetSnapshotsOfReturning => Some(PlantedFault::ForgetSnapshotsOfReturning),
             Self::BelieveUnvouched => Some(PlantedFault::BelieveUnvouched),
+            Self::SealUnderFirstStamp => Some(PlantedFault::SealUnderFirstStamp),
+            Self::SealWithoutPlace => Some(PlantedFault::SealWithoutPlace),
             _ => None,
         }
     }
@@ -190,6 +204,8 @@ impl Planted {
             Self::PullHeadOnly => Some(PlantedFault::PullHeadOnly),
             Self::MergeAcrossCut => Some(PlantedFault::MergeAcrossCut),
             Self::KeepReaders => Some(PlantedFault::KeepReaders),
+            Self::ForgetPlacedTags => Some(PlantedFault::ForgetPlacedTags),
+            Self::MixTagsInMerge => Some(PlantedFault::MixTagsInMerge),
             _ => None,
         }
     }

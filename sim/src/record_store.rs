@@ -3,6 +3,7 @@
 
 use crate::Check;
 use crate::checkers::invariants;
+use crate::encryption::data_key;
 use crate::engine_host::address_of;
 use crate::host::Host;
 use crate::random::Random;
@@ -43,7 +44,7 @@ pub(crate) struct RecordStore {
 }
 
 impl RecordStore {
-    pub(crate) fn new(hosts: &[Host], blocks: u64) -> Self {
+    pub(crate) fn new(hosts: &[Host], blocks: u64, encrypted: bool) -> Self {
         let members = hosts.iter().enumerate().map(|(index, host)| Member {
             replica: host.pool,
             address: address_of(index, 0),
@@ -59,6 +60,7 @@ impl RecordStore {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            key: encrypted.then(|| data_key().id()),
         };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }

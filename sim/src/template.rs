@@ -44,6 +44,7 @@ pub(crate) struct Template {
     pub(crate) worn: u64,
     /// The volume's size.
     pub(crate) blocks: u64,
+    pub(crate) encrypted: bool,
 }
 
 /// A closed pool of one zone.
@@ -54,7 +55,7 @@ pub(crate) fn pool(template: Template) -> (DiskImage, MemoryMeta) {
     MADE.with_borrow_mut(|made| made.entry(template).or_insert_with(|| make(template)).clone())
 }
 
-fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryMeta) {
+fn make(Template { index, fill, worn, blocks, encrypted }: Template) -> (DiskImage, MemoryMeta) {
     let geometry = Geometry::for_capacity(ZONE_BLOCKS);
     let mut image = DiskImage::new(geometry.capacity_end * BLOCK_SIZE_U64);
     // Where data and records will lie: what is there before must never be taken for either.
@@ -70,8 +71,8 @@ fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryM
     Store::format(&mut disk, &meta, &options).expect("memory does not fail");
     let options = StoreOptions { map_budget_bytes: 1 << 20 };
     let (mut store, _) = Store::open(&mut disk, &meta, &options, boot_id(1)).expect("just formatted");
-    let mut requests = vec![Request::CreateVolume { volume: VOLUME, blocks }];
-    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1) });
+    let mut requests = vec![Request::CreateVolume { volume: VOLUME, blocks, tagged: encrypted }];
+    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1), tagged: false });
     let discard = |number| Request::Discard {
         volume: FILLER,
         range: BlockRange::new(0, 1),
@@ -90,7 +91,8 @@ fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryM
         let data = data.freeze();
         let crcs = vec![block_crc(&data[..BLOCK_SIZE]); count];
         let stamp = Stamp::from_u64(worn + start + 1);
-        let write = Request::Write { volume: FILLER, start, stamp, crcs, segments: vec![data], stable: true };
+        let (segments, tags) = (vec![data], Vec::new());
+        let write = Request::Write { volume: FILLER, start, stamp, crcs, tags, segments, stable: true };
         run(&mut store, &mut disk, &meta, write);
     }
     store.request_checkpoint();

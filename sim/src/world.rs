@@ -244,7 +244,7 @@ impl World {
             returned: false,
             lost_disk_at: None,
             network: Network::new(engines.len(), profile.members),
-            records: RecordStore::new(&hosts, profile.blocks),
+            records: RecordStore::new(&hosts, profile.blocks, profile.encrypted),
             hosts,
             engines,
             desired: 0,

@@ -1,6 +1,6 @@
 //! `trivet volume create`.
 
-use super::{AttachArgs, CreateArgs, change};
+use super::{AttachArgs, CreateArgs, change, key};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -21,10 +21,12 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
         .exit(Exit::Usage));
     }
     let (client, dir) = arguments.place.connect()?;
+    let wrapped = if arguments.encrypt { Some(key::new_key(name, &arguments.key)?) } else { None };
     let request = v1::CreateVolumeRequest {
         name: name.clone(),
         blocks: arguments.size.blocks,
         copies: arguments.copies.unwrap_or(0),
+        wrapped_key: wrapped.as_ref().map(|(_, wrapped)| wrapped.to_text()).unwrap_or_default(),
     };
     let created = client.create_volume(request).await;
     let created =
@@ -35,10 +37,11 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
             listen: None,
             read_only: false,
             force: false,
+            key: key::KeyArgs::default(),
             place: arguments.place.clone(),
             output: arguments.output,
         };
-        return change::attach(&attach).await;
+        return change::attach_with(&attach, wrapped.map(|(data_key, _)| data_key)).await;
     }
     let volume = view::volume(created)?;
     let line = format!(

@@ -3,6 +3,8 @@
 mod change;
 mod create;
 mod delete;
+mod key;
+mod rekey;
 mod salvage;
 mod scrub;
 mod show;
@@ -11,7 +13,7 @@ use crate::args::{Output, Place, ReplicaName, VolumeSize, scrub_interval, scrub_
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 
-/// Make, list, show, delete, attach, detach, resize, scrub and salvage volumes
+/// Make, list, show, delete, attach, detach, rekey, resize, scrub and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -33,6 +35,11 @@ enum VolumeCommand {
     Attach(AttachArgs),
     /// Stop serving a volume
     Detach(NameArgs),
+    /// Have another key unlock an encrypted volume, also while it is served
+    #[command(after_help = "\
+The volume's data key stays the same and is wrapped anew, so nothing is written again: it takes
+no time, and who has had the data key itself keeps it. The old key opens nothing any more.")]
+    Rekey(RekeyArgs),
     /// Grow a volume that is detached
     Resize(ResizeArgs),
     /// Read and compare all copies of a volume, and mend what is bad
@@ -65,6 +72,11 @@ struct CreateArgs {
     /// Attach it too
     #[arg(long)]
     attach: bool,
+    /// Encrypt it in the engine, so that network, replicas and backups see nothing of it; say with what
+    #[arg(long, requires = "key_source")]
+    encrypt: bool,
+    #[command(flatten)]
+    key: key::NewKeyArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -119,6 +131,22 @@ struct AttachArgs {
     /// Take it from a program that embeds the engine and has not closed it
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    key: key::KeyArgs,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct RekeyArgs {
+    /// Which volume
+    name: String,
+    #[command(flatten)]
+    old: key::KeyArgs,
+    #[command(flatten)]
+    new: key::ReplacingKeyArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -188,6 +216,7 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Delete(arguments) => delete::run(arguments).await,
         VolumeCommand::Attach(arguments) => change::attach(arguments).await,
         VolumeCommand::Detach(arguments) => change::detach(arguments).await,
+        VolumeCommand::Rekey(arguments) => rekey::run(arguments).await,
         VolumeCommand::Resize(arguments) => change::resize(arguments).await,
         VolumeCommand::Scrub(arguments) => scrub::run(arguments).await,
         VolumeCommand::Salvage(arguments) => salvage::run(arguments).await,

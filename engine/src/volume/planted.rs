@@ -55,6 +55,10 @@ pub enum PlantedFault {
     ForgetSnapshotsOfReturning,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
+    /// All blocks of a write are sealed under its first stamp: one nonce for several blocks.
+    SealUnderFirstStamp,
+    /// Where a block lies takes no part in its seal.
+    SealWithoutPlace,
 }
 
 impl VolumeCore {

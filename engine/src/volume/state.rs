@@ -18,7 +18,7 @@
 
 use super::{Action, VolumeCore};
 use std::time::Duration;
-use trivet_model::AuthorityError;
+use trivet_model::{AuthorityError, KeyId};
 
 /// Where a volume is in its life; the module draws it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +82,20 @@ pub(super) enum Failure {
     /// There is no such snapshot, or no more.
     #[error("the volume has no such snapshot, or has none any more")]
     NoSnapshot,
+    /// An encrypted volume, and no key.
+    #[error("the volume is encrypted, and no key was given")]
+    NoKey,
+    /// A key, and nothing to use it for.
+    #[error("the volume is not encrypted, and a key was given")]
+    NotEncrypted,
+    /// A key for another volume.
+    #[error("the key given is not the volume's: its name is {found}, the volume's key is {expected}")]
+    WrongKey {
+        /// The volume's.
+        expected: KeyId,
+        /// Of the one given.
+        found: KeyId,
+    },
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

@@ -9,6 +9,7 @@
 
 mod attach;
 mod deletions;
+mod encryption;
 mod exports;
 mod healing;
 pub mod members;
@@ -21,6 +22,7 @@ mod salvage;
 mod scrubs;
 #[cfg(test)]
 mod tests;
+mod unlocked;
 pub mod volumes;
 
 pub(crate) use exports::export;
@@ -29,6 +31,7 @@ pub use healing::REPLACE_AFTER_DEFAULT;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
+pub use unlocked::KEY_TAKEN;
 
 use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
@@ -40,6 +43,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use trivet_api::{Layout, v1};
+use trivet_model::VolumeId;
+use unlocked::Unlocked;
 
 /// How often the records are compared with the world.
 const TICK: Duration = Duration::from_millis(500);
@@ -52,6 +57,7 @@ pub struct Control {
     supervisor: Supervisor,
     healing: Healing,
     scrubs: Scrubs,
+    unlocked: Unlocked,
 }
 
 impl std::fmt::Debug for Control {
@@ -66,6 +72,7 @@ enum Change {
     Create(v1::CreateVolumeRequest),
     Delete(v1::DeleteVolumeRequest),
     Resize(v1::ResizeVolumeRequest),
+    Rekey(v1::RekeyVolumeRequest),
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
     Export(v1::ExportSnapshotRequest),
@@ -88,6 +95,7 @@ struct Command {
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     commands: mpsc::Sender<Command>,
+    unlocked: Unlocked,
 }
 
 macro_rules! commands {
@@ -115,6 +123,8 @@ commands! {
     delete(Delete, DeleteVolumeRequest);
     /// Grows a volume.
     resize(Resize, ResizeVolumeRequest);
+    /// Wraps a volume's data key otherwise.
+    rekey(Rekey, RekeyVolumeRequest);
     /// Has a volume served.
     attach(Attach, AttachVolumeRequest);
     /// Has a volume no longer served, and waits until its engine has ended.
@@ -137,6 +147,12 @@ commands! {
 }
 
 impl ControlHandle {
+    /// Whether a volume's data key is here.
+    #[must_use]
+    pub fn has_key(&self, volume: VolumeId) -> bool {
+        self.unlocked.has(volume)
+    }
+
     async fn change(&self, change: Change) -> Result<u32, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command { change, reply }).await.or(Err(Refusal::Stopping))?;
@@ -162,6 +178,7 @@ impl Control {
             supervisor,
             healing: Healing::new(replace_after),
             scrubs: Scrubs::default(),
+            unlocked: Unlocked::default(),
         }
     }
 
@@ -174,8 +191,9 @@ impl Control {
         self.stop_strays().await?;
         self.apply_processes().await?;
         let (commands, receiver) = mpsc::channel(16);
+        let unlocked = self.unlocked.clone();
         let owner = tokio::spawn(self.run(receiver));
-        Ok((ControlHandle { commands }, owner))
+        Ok((ControlHandle { commands, unlocked }, owner))
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -203,7 +221,8 @@ impl Control {
             Change::Create(request) => self.create_volume(&request).await,
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,
-            Change::Attach(request) => self.attach_volume(&request).await,
+            Change::Rekey(request) => self.rekey_volume(&request),
+            Change::Attach(request) => self.attach_volume(request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
             Change::Unexport(request) => self.unexport_snapshot(&request).await,
@@ -218,6 +237,9 @@ impl Control {
     async fn reconcile(&mut self) {
         if let Err(error) = self.meet_replicas().await {
             tracing::warn!("replica servers: {error}");
+        }
+        if let Err(error) = self.hand_over_keys().await {
+            tracing::warn!("keys of volumes: {error}");
         }
         self.follow_scrubs().await;
         if let Err(error) = self.end_exports().await {

@@ -5,6 +5,7 @@
 
 mod attachment;
 mod deletion;
+mod encryption;
 mod export;
 mod node;
 mod replacement;
@@ -14,6 +15,7 @@ mod volume;
 
 pub use attachment::AttachmentRecord;
 pub use deletion::DeletionRecord;
+pub use encryption::EncryptionRecord;
 pub use export::ExportRecord;
 pub use node::NodeRecord;
 pub use replacement::{ReplacementReason, ReplacementRecord};

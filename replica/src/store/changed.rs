@@ -75,7 +75,7 @@ impl ChangedScan {
             }
         };
         let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
-        scan_groups(meta, self.slot, first, end, self.cut, &mut |group, stored| {
+        scan_groups(meta, self.slot, first, end, self.cut, &mut |group, stored, _| {
             for (at, entry) in stored.0.into_iter().enumerate() {
                 let block = group * GROUP_BLOCKS + at as u64;
                 let Some(entry) = entry.filter(|_| (self.start..self.until).contains(&block)) else {

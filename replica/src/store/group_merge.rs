@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use trivet_model::Stamp;
 
-use super::entry::{Entry, Group};
+use super::entry::{Entry, Group, GroupTags};
 use super::snapshots::Snapshots;
 use super::version::Version;
 use crate::planted::{self, PlantedFault};
@@ -24,6 +24,7 @@ use crate::planted::{self, PlantedFault};
 pub(super) struct Stored {
     pub(super) layer: Stamp,
     pub(super) state: Group,
+    pub(super) tags: GroupTags,
 }
 
 /// The outcome.
@@ -56,7 +57,7 @@ impl GroupMerge {
         }
         let own = stored.iter().take_while(|stored| stored.layer >= floor).count();
         let base = stored.get(own).map(|stored| stored.state.clone());
-        for Stored { layer, state } in &stored[..own] {
+        for Stored { layer, state, .. } in &stored[..own] {
             let after = snapshots.interval_of_layer(*layer).after;
             merge.before.extend(owned(state, after));
             if deleted {

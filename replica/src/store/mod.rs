@@ -38,6 +38,7 @@ mod recovery;
 mod regions;
 mod request;
 mod snapshots;
+mod tags;
 mod thinning;
 mod token;
 mod verified;
@@ -245,10 +246,11 @@ impl Store {
             return Err(RequestError::PoolFailed(cause.clone()));
         }
         match request {
-            Request::Write { volume, start, stamp, crcs, segments, stable } => {
+            Request::Write { volume, start, stamp, crcs, tags, segments, stable } => {
+                self.check_tags(volume, crcs.len(), tags.len())?;
                 let count = u32::try_from(crcs.len()).unwrap_or(u32::MAX);
                 let slot = self.admit_change(volume, BlockRange::new(start, count), IO_BLOCKS_MAX)?;
-                self.writes.push_back(QueuedWrite { id, slot, start, stamp, crcs, segments, stable });
+                self.writes.push_back(QueuedWrite { id, slot, start, stamp, crcs, tags, segments, stable });
             }
             Request::Discard { volume, range, stamp, stable } => {
                 let slot = self.admit_change(volume, range, u32::MAX)?;
@@ -285,7 +287,9 @@ impl Store {
                 }
                 self.held.push((id, slot, Record::Promise { slot, generation, epoch, session }));
             }
-            Request::CreateVolume { volume, blocks } => self.create_volume(id, volume, blocks)?,
+            Request::CreateVolume { volume, blocks, tagged } => {
+                self.create_volume(id, volume, blocks, tagged)?;
+            }
             Request::DeleteVolume { volume } => match self.volumes.find(volume) {
                 Some(slot) => self.held.push((id, slot, Record::Delete { slot })),
                 None => self.wait_stable(id, self.flushing.content, Reply::Done),
@@ -304,7 +308,13 @@ impl Store {
         Ok(())
     }
 
-    fn create_volume(&mut self, id: RequestId, volume: VolumeId, blocks: u64) -> Result<(), RequestError> {
+    fn create_volume(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        blocks: u64,
+        tagged: bool,
+    ) -> Result<(), RequestError> {
         let refuse = |reason| Err(RequestError::BadSize { asked: blocks, reason });
         if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
             return refuse("a volume has from one block to 64 TiB");
@@ -313,6 +323,9 @@ impl Store {
         if let Some(present) = present {
             if present.blocks != blocks {
                 return refuse("the volume is there with another size");
+            }
+            if present.tagged != tagged {
+                return refuse("the volume is there; only one of the two is encrypted");
             }
             self.wait_stable(id, self.flushing.content, Reply::Done);
             return Ok(());
@@ -325,7 +338,7 @@ impl Store {
             return refuse("the volume is being created");
         }
         let slot = self.volumes.take_slot();
-        let record = Record::Create { slot, volume, blocks };
+        let record = Record::Create { slot, volume, blocks, tagged };
         self.records.push_back(QueuedRecord { id, record, stable: true });
         Ok(())
     }
@@ -415,6 +428,13 @@ impl Store {
             return Err(RequestError::OutOfRange { range, blocks });
         }
         Ok(slot)
+    }
+
+    /// Every block of an encrypted volume comes with its tag, and none of another.
+    fn check_tags(&self, volume: VolumeId, blocks: usize, tags: usize) -> Result<(), RequestError> {
+        let known = self.volumes.get(self.find(volume)?);
+        let expected = if known.is_some_and(|known| known.tagged) { blocks } else { 0 };
+        if tags == expected { Ok(()) } else { Err(RequestError::Tags { volume, blocks, tags }) }
     }
 
     fn admit_change(&mut self, volume: VolumeId, range: BlockRange, most: u32) -> Result<Slot, RequestError> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use trivet_disk::{DiskOp, DiskToken};
-use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BlockTag, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
 use super::changed::ChangedScan;
 use super::checkpoint::CheckpointJob;
@@ -35,6 +35,8 @@ pub enum Request {
         stamp: Stamp,
         /// One checksum a block, already verified against the data by the caller.
         crcs: Vec<BlockCrc>,
+        /// One tag a block of an encrypted volume, else none.
+        tags: Vec<BlockTag>,
         /// Whole blocks each, block-aligned in memory (`BlockArena`).
         segments: Vec<Bytes>,
         /// Complete only when stable.
@@ -140,6 +142,8 @@ pub enum Request {
         volume: VolumeId,
         /// Its size.
         blocks: u64,
+        /// Whether it is encrypted: each of its blocks comes with a tag then, for ever.
+        tagged: bool,
     },
     /// Delete a replica; its space is freed in the background. Stable when complete.
     DeleteVolume {
@@ -205,6 +209,8 @@ pub struct Placement {
     pub versions: Vec<TailExtent>,
     /// One checksum a block that is not discarded, already verified against the data.
     pub crcs: Vec<BlockCrc>,
+    /// Their tags, if the volume is encrypted.
+    pub tags: Vec<BlockTag>,
     /// Those blocks one after the other; whole blocks each, block-aligned in memory.
     pub segments: Vec<Bytes>,
     /// Whether data stands against the same stamp, too: what is here cannot be read.
@@ -240,6 +246,10 @@ pub enum Reply {
 pub struct ReadBlocks {
     /// For every block of the range, its checksum, or `None` for a hole.
     pub crcs: Vec<Option<BlockCrc>>,
+    /// The present blocks' stamps, if the volume is encrypted.
+    pub stamps: Vec<Stamp>,
+    /// Their tags.
+    pub tags: Vec<BlockTag>,
     /// The present blocks' contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
 }
@@ -262,6 +272,8 @@ pub struct FetchedBlocks {
     pub versions: Vec<TailExtent>,
     /// Checksums of those that are not discarded.
     pub crcs: Vec<BlockCrc>,
+    /// Their tags, if the volume is encrypted.
+    pub tags: Vec<BlockTag>,
     /// Their contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
 }
@@ -355,6 +367,16 @@ pub enum RequestError {
         /// Why.
         reason: &'static str,
     },
+    /// Blocks of an encrypted volume without their tags, or tags with blocks of another.
+    #[error("{blocks} blocks with {tags} tags: every block of an encrypted volume has one, and no other has")]
+    Tags {
+        /// Which volume.
+        volume: VolumeId,
+        /// How many came.
+        blocks: usize,
+        /// With so many tags.
+        tags: usize,
+    },
     /// The engine lets too much pile up above the volume's stable stamp.
     #[error("{extents} writes are above the volume's stable stamp; flush first")]
     TailTooLong {
@@ -404,6 +426,8 @@ pub struct VolumeStatistics {
     pub volume: VolumeId,
     /// Size in blocks.
     pub blocks: u64,
+    /// Whether it is encrypted.
+    pub tagged: bool,
     /// Blocks that held data at the last checkpoint: about a second ago when it is quiet.
     pub blocks_used: u64,
     /// Promised generation.

@@ -2,7 +2,7 @@
 //!
 //! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
 //! (4), epoch (8), session (8), last (8), highest placed (8), committed (8), stable (8), intact limit
-//! (8; all ones for none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
+//! (8; all ones for none), deleted (1), encrypted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
 //! discard (1). Then the highest cut that it ever had (8), its snapshots: count (4) and per snapshot id
 //! (16), cut (8), and what is being thinned out: count (4) and per entry from (8), until (8), group (8).
 
@@ -44,6 +44,8 @@ pub(crate) struct Volume {
     pub(crate) intact_limit: Option<Stamp>,
     /// Deleted; its blocks are being freed.
     pub(crate) deleted: bool,
+    /// Encrypted: each of its blocks has a tag.
+    pub(crate) tagged: bool,
     /// Writes and discards above the stable stamp, and above what the others hold for good, in the
     /// order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
@@ -87,6 +89,7 @@ impl Volume {
             progress: VolumeProgress::default(),
             intact_limit: None,
             deleted: false,
+            tagged: false,
             tail: VecDeque::new(),
             snapshots: Snapshots::default(),
             layer_highest: Stamp::ZERO,
@@ -102,6 +105,7 @@ impl Volume {
         VolumeStatistics {
             volume: self.id,
             blocks: self.blocks,
+            tagged: self.tagged,
             blocks_used: self.blocks_used,
             generation: self.generation,
             epoch: self.epoch,
@@ -213,6 +217,7 @@ impl Volume {
         out.put_u64_le(self.progress.stable.as_u64());
         out.put_u64_le(self.intact_limit.map_or(NO_LIMIT, Stamp::as_u64));
         out.put_u8(u8::from(self.deleted));
+        out.put_u8(u8::from(self.tagged));
         out.put_u32_le(u32::try_from(self.tail.len()).unwrap_or(u32::MAX));
         for extent in &self.tail {
             out.put_u64_le(extent.range.start);
@@ -243,6 +248,7 @@ impl Volume {
         let limit = input.try_get_u64_le()?;
         volume.intact_limit = (limit != NO_LIMIT).then_some(Stamp::from_u64(limit));
         volume.deleted = input.try_get_u8()? != 0;
+        volume.tagged = input.try_get_u8()? != 0;
         let count = input.try_get_u32_le()? as usize;
         if count > TAIL_EXTENTS_MAX || input.len() < count * 21 {
             return Err(VolumeDecodeError("length of the tail"));
@@ -351,7 +357,7 @@ impl VolumeTable {
     /// Puts an empty volume with the same promise in the place of one, which is deleted.
     pub(crate) fn reset(&mut self, slot: Slot, next: Slot) {
         let Some(old) = self.by_slot.get(&slot).filter(|old| !old.deleted) else { return };
-        let mut empty = Volume::new(old.id, old.blocks);
+        let mut empty = Volume { tagged: old.tagged, ..Volume::new(old.id, old.blocks) };
         (empty.generation, empty.epoch, empty.session) = (old.generation, old.epoch, old.session);
         self.mark_deleted(slot);
         self.insert(next, empty);
@@ -396,7 +402,7 @@ mod tests {
         fn tail_agrees_with_a_stamp_a_block_and_round_trips(
             extents in extents(), since in 0u64..300, cuts in prop::collection::btree_set(1u64..300, 0..6))
         {
-            let mut volume = Volume::new(VolumeId::from_bytes([3; 16]), 100);
+            let mut volume = Volume { tagged: since % 2 == 0, ..Volume::new(VolumeId::from_bytes([3; 16]), 100) };
             for cut in &cuts {
                 let id = SnapshotId::from_bytes(u128::from(*cut).to_le_bytes());
                 volume.add_snapshot(Snapshot { id, cut: Stamp::from_u64(*cut) });

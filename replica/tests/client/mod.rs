@@ -79,7 +79,10 @@ impl Server {
     /// A client that has the volume, made if need be, open for writing.
     pub(crate) fn open(&self, generation: u32, session: u64) -> (Client, OpenReply) {
         let mut client = self.connect();
-        assert_eq!(client.call(Message::CreateVolume { volume: VOLUME, blocks: 1 << 20 }), Message::Done);
+        assert_eq!(
+            client.call(Message::CreateVolume { volume: VOLUME, blocks: 1 << 20, tagged: false }),
+            Message::Done
+        );
         match client.open(generation, session) {
             Message::OpenReply(reply) => (client, reply),
             other => panic!("not opened: {other:?}"),
@@ -180,7 +183,7 @@ impl Client {
     /// The blocks' fill bytes; `None` for a hole. Checks that each block is of one byte only.
     pub(crate) fn read(&mut self, start: u64, count: u32) -> Vec<Option<u8>> {
         match self.call(Message::Read { range: BlockRange::new(start, count) }) {
-            Message::ReadReply { present, data } => fills(&present, &data, count),
+            Message::ReadReply { present, data, .. } => fills(&present, &data, count),
             other => panic!("not read: {other:?}"),
         }
     }

@@ -94,6 +94,7 @@ impl World {
             wait_owed: false,
             members: recorded.collect(),
             snapshots: Vec::new(),
+            key: None,
         };
         let mut world = Self {
             random: Random(seed),
@@ -528,5 +529,6 @@ fn options(session: u64) -> CoreOptions {
         session,
         read_only: false,
         snapshot: None,
+        key: None,
     }
 }
