@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Epoch, Generation, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp, VolumeId,
-    VolumeRecord,
+    Epoch, Generation, InstantImport, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord,
+    Stamp, VolumeId, VolumeRecord,
 };
 
 /// A message whose fields do not make a volume record.
@@ -40,7 +40,18 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
         snapshots: record.snapshots.iter().map(snapshot_to_wire).collect(),
+        import: record.import.as_ref().map(import_to_wire),
     }
+}
+
+fn import_to_wire(import: &InstantImport) -> v1::InstantImport {
+    v1::InstantImport { source: import.source.clone(), bytes: import.bytes, hydrated: import.hydrated }
+}
+
+/// What a volume is filled from, as the wire has it.
+#[must_use]
+pub fn import_from_wire(import: v1::InstantImport) -> InstantImport {
+    InstantImport { source: import.source, bytes: import.bytes, hydrated: import.hydrated }
 }
 
 fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
@@ -80,6 +91,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
         snapshots: record.snapshots.into_iter().map(snapshot_from_wire).collect::<Result<_, _>>()?,
+        import: record.import.map(import_from_wire),
     })
 }
 
@@ -190,6 +202,7 @@ mod tests {
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(0),
+            import: Some(InstantImport { source: "nbd://host/x".to_owned(), bytes: 5000, hydrated: 1 }),
             wait_owed: false,
             members: vec![],
             snapshots: vec![],

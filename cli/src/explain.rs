@@ -73,6 +73,9 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
             "end that first: trivet snapshot unexport NAME SNAPSHOT; see them: trivet volume show NAME",
             Exit::Conflict,
         ),
+        FailureKind::InUse if message.contains("is still being imported") => {
+            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
+        }
         FailureKind::InUse if message.contains("is attached already") => {
             ("detach it first (trivet volume detach NAME), then attach it anew", Exit::Conflict)
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, SnapshotRecord, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, InstantImport, Member, MemberState, SnapshotRecord, Stamp};
 use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
@@ -75,6 +75,8 @@ pub(crate) struct VolumeView {
     pub(crate) replacement: Option<ReplacementView>,
     pub(crate) scrub: Option<ScrubView>,
     pub(crate) snapshots: Vec<SnapshotView>,
+    /// What it is being filled from while it is used.
+    pub(crate) import: Option<ImportView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -104,6 +106,25 @@ pub(crate) struct MemberView {
     pub(crate) trouble: String,
     #[serde(skip)]
     pub(crate) stamps: Stamps,
+}
+
+/// An instant import under way.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub(crate) struct ImportView {
+    pub(crate) source: String,
+    pub(crate) source_bytes: u64,
+    /// Everything below is in the volume; recorded every few seconds.
+    pub(crate) imported_bytes: u64,
+    pub(crate) percent: f64,
+}
+
+impl From<InstantImport> for ImportView {
+    #[allow(clippy::cast_precision_loss, reason = "a percentage for people")]
+    fn from(import: InstantImport) -> Self {
+        let imported_bytes = (import.hydrated * BLOCK_SIZE_U64).min(import.bytes);
+        let percent = imported_bytes as f64 * 100.0 / import.bytes.max(1) as f64;
+        Self { source: import.source, source_bytes: import.bytes, imported_bytes, percent }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
@@ -304,6 +325,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             .iter()
             .map(|taken| snapshot(&record.name, taken, &status.exports))
             .collect(),
+        import: record.import.map(ImportView::from),
         engine: process,
         name: record.name,
     })

@@ -225,6 +225,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         wait_owed: false,
         members,
         snapshots: Vec::new(),
+        import: None,
     })
 }
 

@@ -69,6 +69,7 @@ mod tests {
             wait_owed: false,
             members: Vec::new(),
             snapshots: Vec::new(),
+            import: None,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -17,6 +17,8 @@ pub use buffer::BlockArena;
 pub use checksum::{BlockCrc, ZERO_BLOCK_CRC, block_crc};
 pub use geometry::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE, VOLUME_BLOCKS_MAX};
 pub use ids::{BootId, Epoch, Generation, NodeId, PoolId, ReplicaId, SnapshotId, VolumeId};
-pub use record::{Member, MemberState, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord};
+pub use record::{
+    InstantImport, Member, MemberState, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord,
+};
 pub use scrub::{ScrubCounts, ScrubOrder};
 pub use stamp::Stamp;

@@ -57,6 +57,20 @@ pub struct VolumeRecord {
     pub members: Vec<Member>,
     /// Its snapshots, in the order of their cuts.
     pub snapshots: Vec<SnapshotRecord>,
+    /// What it is being filled from while it is used; nothing once all of that is in it.
+    pub import: Option<InstantImport>,
+}
+
+/// A volume's source, and how much of it is in the volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstantImport {
+    /// The NBD URI of the export that it is filled from. Nothing changes there.
+    pub source: String,
+    /// The export's bytes.
+    pub bytes: u64,
+    /// All blocks below are the volume's. Above, a block is the volume's if the volume has it, and else the
+    /// source's (`engine/src/volume/hydration.rs`).
+    pub hydrated: u64,
 }
 
 /// A snapshot of a volume.

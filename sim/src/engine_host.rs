@@ -261,6 +261,7 @@ impl World {
                     RecordRequest::Swap { expected, record, proposed: self.now },
                 );
             }
+            Action::FetchSource { .. } => unreachable!("volumes here have no source"),
             Action::Complete { tag, result } => self.completed(index, tag, result),
             Action::StateChanged => self.state_changed(index),
         }

@@ -59,6 +59,7 @@ impl RecordStore {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            import: None,
         };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }

@@ -1,6 +1,7 @@
 //! `trivet import`.
 
 mod download;
+mod instant;
 mod steps;
 
 use super::copy::{Copied, Watcher, copy};
@@ -41,6 +42,7 @@ Examples:
   trivet import debian-12.qcow2 web1 --checksum sha256:6856277491c234fa1bc6f250cbd9f0d44f77524479536ecbc0ac536bc07322cd
   trivet import https://example.org/images/disk.raw data --size 100GiB
   trivet import nbd://oldarray:10809/lun7 lun7
+  trivet import nbd://oldarray:10809/lun7 lun7 --instant
   trivet import /dev/sdb usb --copies 2")]
 pub(crate) struct ImportArgs {
     /// A file, a block device, an http:// or https:// URL, or an nbd:// or nbd+unix:// URI
@@ -62,6 +64,9 @@ pub(crate) struct ImportArgs {
     /// Read both again at the end, and compare them
     #[arg(long)]
     verify: bool,
+    /// Serve the new volume at once, and copy the NBD source into it in the background
+    #[arg(long, conflicts_with_all = ["format", "checksum", "verify", "restart", "yes", "attach"])]
+    instant: bool,
     /// Leave the volume attached
     #[arg(long)]
     attach: bool,
@@ -110,6 +115,9 @@ pub(super) async fn run(arguments: &ImportArgs) -> Result<(), Failure> {
     check_name(name)?;
     let origin = origin(&arguments.source)?;
     let layout = arguments.place.layout()?;
+    if arguments.instant {
+        return instant::run(arguments, &origin, layout).await;
+    }
     let records = Records::open(&layout.imports(), name).map_err(|error| record_failure(&error))?;
     if arguments.restart && !arguments.dry_run {
         records.forget().map_err(|error| record_failure(&error))?;

@@ -42,9 +42,10 @@ impl Volumes {
         name: &str,
         blocks: u64,
         copies: Option<u32>,
+        import: Option<v1::InstantImport>,
     ) -> Result<VolumeView, Failure> {
         let copies = copies.unwrap_or(0);
-        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies };
+        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies, import };
         let created = self.client.create_volume(request).await;
         let what = || format!("cannot make volume '{name}'");
         view::volume(created.map_err(|error| explain::api(&self.dir, what(), &error))?)

@@ -86,6 +86,9 @@ fn as_text(volume: &VolumeView) -> String {
     if !volume.snapshots.is_empty() {
         facts.push(("snapshots", volume.snapshots.len().to_string()));
     }
+    if let Some(import) = &volume.import {
+        facts.push(("imported", format!("{:.0} % of {}", import.percent, import.source)));
+    }
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }

@@ -30,6 +30,8 @@ pub(super) enum Purpose {
     Grow,
     /// Record a snapshot taken or deleted.
     Snapshots,
+    /// Record how much of its source is in the volume.
+    Hydration,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -332,6 +334,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Grow);
         } else if self.awaits_snapshot_record() {
             self.run_errand(Purpose::Snapshots);
+        } else if self.awaits_hydration_record() {
+            self.run_errand(Purpose::Hydration);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -391,6 +395,16 @@ impl VolumeCore {
                     None => {
                         self.record_learnt(now, record, revision);
                         self.snapshots_recorded(now);
+                    }
+                }
+            }
+            (Purpose::Hydration, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_hydration(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.hydration_recorded(now);
                     }
                 }
             }
@@ -468,6 +482,7 @@ impl VolumeCore {
             }
             Purpose::Members => self.record_learnt(now, *swapped, revision),
             Purpose::Snapshots => self.snapshots_recorded(now),
+            Purpose::Hydration => self.hydration_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -487,7 +502,12 @@ impl VolumeCore {
                     self.refresh_at = now + AUTHORITY_RETRY;
                 }
             }
-            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Snapshots | Purpose::Release => {
+            Purpose::Claim
+            | Purpose::Members
+            | Purpose::Grow
+            | Purpose::Snapshots
+            | Purpose::Hydration
+            | Purpose::Release => {
                 self.read_record_again(now, false);
             }
         }

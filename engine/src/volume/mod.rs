@@ -21,6 +21,7 @@
 mod closing;
 mod control;
 mod flush;
+mod hydration;
 mod lease;
 mod log;
 mod member;
@@ -114,6 +115,16 @@ pub enum Action {
         /// The new record.
         record: Box<VolumeRecord>,
     },
+    /// Read a run of bytes of the source that the volume is imported from, off this thread; answer
+    /// [`VolumeCore::source_fetched`].
+    FetchSource {
+        /// Names it in the answer.
+        chunk: u64,
+        /// Where.
+        offset: u64,
+        /// How many.
+        length: u32,
+    },
     /// A request is answered.
     Complete {
         /// As submitted.
@@ -190,6 +201,7 @@ pub struct VolumeCore {
     authority_trouble: Option<String>,
     /// When it last did not answer.
     authority_failed_at: Option<Duration>,
+    hydration: Option<Box<hydration::Hydration>>,
     closing: Option<Closing>,
     unfinished: bool,
     renewing: bool,
@@ -245,6 +257,7 @@ impl VolumeCore {
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,
+            hydration: None,
             closing: None,
             unfinished: false,
             renewing: false,
@@ -269,7 +282,7 @@ impl VolumeCore {
             }
             VolumeState::Open => {
                 self.active_at = now;
-                self.accept(now, tag, request);
+                self.take(now, tag, request);
             }
             VolumeState::Fenced => self.complete(tag, Err(IoError::Fenced)),
             VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => {
@@ -310,6 +323,7 @@ impl VolumeCore {
         if let Err(fault) = outcome {
             self.fault(now, member, fault);
         }
+        self.advance_hydration(now);
     }
 
     /// Time passes: call it at least as often as [`VolumeCore::tick_within`] says.
@@ -330,6 +344,7 @@ impl VolumeCore {
         self.advance_scrub(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
+        self.advance_hydration(now);
         self.check_closing(now);
     }
 

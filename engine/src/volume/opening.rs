@@ -35,6 +35,9 @@ impl VolumeCore {
             // While stamps were renewed, someone else opened the volume.
             return self.fenced(now);
         }
+        if self.options.read_only && record.import.is_some() {
+            return self.fail(now, Failure::Importing);
+        }
         if self.options.read_only {
             if self.lacks_viewed(&record) {
                 return self.fail(now, Failure::NoSnapshot);
@@ -209,12 +212,14 @@ impl VolumeCore {
         self.transition(now, VolumeState::Open);
         self.release_held_writes(now);
         self.retry_reads(now);
+        self.begin_hydration(now);
         for (tag, request) in std::mem::take(&mut self.early) {
-            self.accept(now, tag, request);
+            self.take(now, tag, request);
         }
         self.pump(now);
         self.begin_flush(now);
         self.let_go_everywhere(now);
+        self.advance_hydration(now);
     }
 
     /// The core finds fault with a member's connection.

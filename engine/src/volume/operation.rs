@@ -261,6 +261,7 @@ impl VolumeCore {
         tags.extend(self.flushing.take_waiters());
         tags.extend(self.growing.take().map(|growing| growing.tag));
         tags.extend(self.take_snapshot_tags());
+        tags.extend(self.take_blocked_tags());
         tags.sort_unstable();
         for tag in tags {
             self.complete(tag, Err(error.clone()));

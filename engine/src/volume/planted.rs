@@ -55,6 +55,16 @@ pub enum PlantedFault {
     ForgetSnapshotsOfReturning,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
+    /// Discards of what may still be the source's leave holes.
+    DiscardWhileHydrating,
+    /// Parts of blocks are zeroed so that the volume does not have the block any more.
+    ZeroPartsWhileHydrating,
+    /// Consumers reach chunks that are not hydrated.
+    SkipHydration,
+    /// How far hydration is gets recorded before it is stable.
+    RecordUnstableHydration,
+    /// What a consumer wrote is written over with the source's.
+    HydrateOverWrites,
 }
 
 impl VolumeCore {

@@ -62,6 +62,9 @@ impl VolumeCore {
             VolumeState::Open if recorded.iter().any(|known| known.name == snapshot.name) => {
                 Some(IoError::Invalid("the volume has a snapshot of this name"))
             }
+            VolumeState::Open if self.is_hydrating() => {
+                Some(IoError::Invalid("the volume is still being imported"))
+            }
             VolumeState::Open if recorded.len() >= SNAPSHOTS_MAX => {
                 Some(IoError::Invalid("the volume has as many snapshots as it may have"))
             }

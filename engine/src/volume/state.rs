@@ -82,6 +82,9 @@ pub(super) enum Failure {
     /// There is no such snapshot, or no more.
     #[error("the volume has no such snapshot, or has none any more")]
     NoSnapshot,
+    /// What is not imported yet would read as zeros.
+    #[error("the volume is still being imported: until that is done it can be opened for writing only")]
+    Importing,
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

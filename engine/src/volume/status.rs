@@ -239,8 +239,14 @@ impl VolumeCore {
             }
             VolumeState::Open if self.options.read_only => (!self.can_view()).then(away),
             VolumeState::Open if !self.required_are_ready() => Some(away()),
-            VolumeState::Open if self.members.iter().any(is_missing) => Some(self.what_is_missing()),
-            VolumeState::Open | VolumeState::Closed => None,
+            VolumeState::Open if self.members.iter().any(is_missing) => {
+                let missing = self.what_is_missing();
+                Some(
+                    self.hydration_trouble().map_or(missing.clone(), |source| format!("{missing}; {source}")),
+                )
+            }
+            VolumeState::Open => self.hydration_trouble(),
+            VolumeState::Closed => None,
             VolumeState::Closing => (!self.required_are_ready()).then(away),
             VolumeState::Fenced => Some("a newer engine has opened the volume".to_owned()),
             VolumeState::Failed => self.failure.as_ref().map(ToString::to_string),

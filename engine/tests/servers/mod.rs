@@ -54,6 +54,7 @@ impl Servers {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            import: None,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();

@@ -12,6 +12,9 @@ use trivet_model::VolumeRecord;
 impl Control {
     pub(super) async fn attach_volume(&self, request: &v1::AttachVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
+        if request.read_only && record.import.is_some() {
+            return Err(Refusal::ImportUnderWay(record.name));
+        }
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only

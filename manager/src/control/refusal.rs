@@ -93,6 +93,17 @@ pub enum Refusal {
         /// Which snapshot.
         name: String,
     },
+    /// It cannot be filled from there.
+    #[error("volume '{volume}' cannot be filled from a source of {bytes} bytes")]
+    BadImport {
+        /// Which volume.
+        volume: String,
+        /// Of its source.
+        bytes: u64,
+    },
+    /// Not all of its source is in it.
+    #[error("volume '{0}' is still being imported")]
+    ImportUnderWay(String),
     /// Somebody may be reading it.
     #[error("volume '{volume}': its snapshot '{name}' is exported")]
     Exported {
@@ -339,12 +350,14 @@ impl Refusal {
             | Self::BadSnapshotName(_)
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
+            | Self::BadImport { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
             | Self::NotLoopback { .. }
             | Self::Identity(_) => FailureKind::Invalid,
-            Self::Attached(_)
+            Self::ImportUnderWay(_)
+            | Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
             | Self::NotWritten(_)

@@ -8,11 +8,16 @@ use crate::records::{
 };
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::RecordStore;
+use trivet_api::convert::import_from_wire;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
 use trivet_model::{
-    Epoch, Generation, Member, MemberState, PoolId, Revision, VOLUME_BLOCKS_MAX, VolumeId, VolumeRecord,
+    BLOCK_SIZE_U64, Epoch, Generation, InstantImport, Member, MemberState, PoolId, Revision,
+    VOLUME_BLOCKS_MAX, VolumeId, VolumeRecord,
 };
+
+/// The longest URI of a source.
+const SOURCE_BYTES_MAX: usize = 4096;
 
 /// Copies of a new volume when nobody says how many.
 const COPIES_DEFAULT: usize = 3;
@@ -46,6 +51,8 @@ impl Control {
             return Err(Refusal::BadName(name.clone()));
         }
         check_size(blocks)?;
+        let import = request.import.clone().map(import_from_wire);
+        check_import(name, blocks, import.as_ref())?;
         if records::read::<VolumeNameRecord>(store, name)?.is_some() {
             return Err(Refusal::VolumeExists(name.clone()));
         }
@@ -74,6 +81,7 @@ impl Control {
             wait_owed: false,
             members: chosen.iter().map(member).collect(),
             snapshots: Vec::new(),
+            import,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[
@@ -184,6 +192,16 @@ impl Control {
 async fn resize_copy(member: &Member, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
     let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
     connection.resize_volume(volume, blocks).await
+}
+
+/// What a volume is filled from must fit into it.
+fn check_import(name: &str, blocks: u64, import: Option<&InstantImport>) -> Result<(), Refusal> {
+    let Some(import) = import else { return Ok(()) };
+    let fits = import.bytes > 0 && import.bytes <= blocks * BLOCK_SIZE_U64 && import.hydrated == 0;
+    if fits && import.source.len() <= SOURCE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refusal::BadImport { volume: name.to_owned(), bytes: import.bytes })
 }
 
 fn check_size(blocks: u64) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -35,7 +35,9 @@ impl Record for VolumeNameRecord {
 mod tests {
     use super::super::tests::assert_layout;
     use super::*;
-    use trivet_model::{Epoch, Generation, Member, MemberState, PoolId, SnapshotId, SnapshotRecord, Stamp};
+    use trivet_model::{
+        Epoch, Generation, InstantImport, Member, MemberState, PoolId, SnapshotId, SnapshotRecord, Stamp,
+    };
 
     #[test]
     fn layout() {
@@ -47,6 +49,7 @@ mod tests {
             generation: Generation::new(3).unwrap(),
             owner: "pid 7".into(),
             epoch: Epoch(4),
+            import: Some(InstantImport { source: "nbd://host/x".to_owned(), bytes: 5000, hydrated: 1 }),
             wait_owed: false,
             members: vec![
                 member(MemberState::InSync),
@@ -63,12 +66,13 @@ mod tests {
         assert_layout(
             &record,
             concat!(
-                r#"{"version":3,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#"{"version":4,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
                 r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}],"#,
                 r#""snapshots":[{"id":"03030303-0303-0303-0303-030303030303","name":"before","cut":8,"#,
-                r#""created":1795000000,"labels":{"kept":"yes"}}]}"#
+                r#""created":1795000000,"labels":{"kept":"yes"}}],"#,
+                r#""import":{"source":"nbd://host/x","bytes":5000,"hydrated":1}}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

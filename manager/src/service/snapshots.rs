@@ -25,6 +25,9 @@ impl ManagerService {
         if long || request.labels.len() > LABELS_MAX {
             return Err(Refusal::BadLabels { most: LABELS_MAX, bytes: LABEL_BYTES_MAX });
         }
+        if record.import.is_some() {
+            return Err(Refusal::ImportUnderWay(record.name));
+        }
         if record.snapshots.iter().any(|known| known.name == name) {
             return Err(Refusal::SnapshotExists { volume: record.name, name });
         }

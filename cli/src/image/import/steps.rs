@@ -192,7 +192,7 @@ impl Import<'_> {
                     ));
                     return Ok(None);
                 }
-                (self.volumes.create(name, wanted, self.arguments.copies).await?, true)
+                (self.volumes.create(name, wanted, self.arguments.copies, None).await?, true)
             }
         };
         let mut record = ImportRecord::new(
@@ -334,7 +334,7 @@ impl Import<'_> {
     }
 }
 
-fn too_small(name: &str, found: u64, needed: u64) -> Failure {
+pub(super) fn too_small(name: &str, found: u64, needed: u64) -> Failure {
     Failure::new(
         format!("cannot import into volume '{name}'"),
         format!("it has {}, the image is of {} ({needed} bytes)", ByteSize(found), ByteSize(needed)),

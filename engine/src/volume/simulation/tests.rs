@@ -110,6 +110,7 @@ fn everything_at_once() {
         use_up_stamps: 700,
         rot: 0,
         scrub: 150,
+        source_fails: 0,
         planted: None,
     };
     run_seeds(0..1000, 2500, faults);

@@ -69,6 +69,7 @@ impl World {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            import: None,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();
