@@ -117,3 +117,10 @@ fn writes_go_on_when_a_snapshot_is_taken() {
 fn a_snapshot_is_recorded_when_all_below_it_is_settled() {
     holds(2682, "replica-power,crowded-pool,snapshot", 110.547);
 }
+
+/// The engine: a reader that learnt at once that one member was in sync and the other no more let go of the
+/// one first, and told its clients that nobody could answer.
+#[test]
+fn a_reader_that_missed_a_record_is_never_without_members() {
+    holds(12107, "kill-replica,replica-power,crowded-pool,scrub,snapshot,reader", 55.014);
+}

@@ -209,29 +209,38 @@ impl VolumeCore {
         (wanted != *record).then_some(wanted)
     }
 
-    /// Follows the record.
+    /// Follows the record. Those who come are in before anyone leaves: a reader may have missed the records
+    /// in between, and must not find itself without members where there was always one.
     pub(super) fn adopt(&mut self, now: Duration, record: &VolumeRecord) {
         self.epoch = record.epoch;
-        for index in 0..self.members.len() {
-            let member = MemberIndex(index);
-            let recorded = record.members.iter().find(|m| m.replica == self.members[index].replica);
-            match recorded {
-                Some(recorded) => {
-                    self.follow_address(member, &recorded.address);
-                    self.follow_role(now, member, recorded.state);
-                }
-                None => self.removed(now, member),
-            }
-        }
-        if let (Some(last), 1) = (self.in_sync().into_iter().next(), self.in_sync().into_iter().count()) {
-            self.members[last.0].expelled = None;
-        }
         for recorded in &record.members {
             if self.members.iter().all(|link| link.replica != recorded.replica) {
                 self.add_member(now, recorded);
             }
         }
+        for in_sync in [true, false] {
+            for index in 0..self.members.len() {
+                let replica = self.members[index].replica;
+                let recorded = record.members.iter().find(|recorded| recorded.replica == replica);
+                if recorded.is_some_and(|recorded| recorded.state == Recorded::InSync) == in_sync {
+                    self.follow(now, MemberIndex(index), recorded);
+                }
+            }
+        }
+        if let (Some(last), 1) = (self.in_sync().into_iter().next(), self.in_sync().into_iter().count()) {
+            self.members[last.0].expelled = None;
+        }
         self.note_standing(now);
+    }
+
+    fn follow(&mut self, now: Duration, member: MemberIndex, recorded: Option<&trivet_model::Member>) {
+        match recorded {
+            Some(recorded) => {
+                self.follow_address(member, &recorded.address);
+                self.follow_role(now, member, recorded.state);
+            }
+            None => self.removed(now, member),
+        }
     }
 
     /// A member that the record has and we have not.
