@@ -118,6 +118,13 @@ fn a_snapshot_is_recorded_when_all_below_it_is_settled() {
     holds(2682, "replica-power,crowded-pool,snapshot", 110.547);
 }
 
+/// The engine: a snapshot was taken while a member that was brought back had a block that nobody had
+/// acknowledged, and was to be written anew above the cut.
+#[test]
+fn a_snapshot_shows_no_block_that_is_still_to_be_written_alike() {
+    holds(16652, "contention,record-loss,isolation,snapshot,reader", 108.619);
+}
+
 /// The engine: a reader that learnt at once that one member was in sync and the other no more let go of the
 /// one first, and told its clients that nobody could answer.
 #[test]

@@ -22,7 +22,7 @@ use super::{MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
 use trivet_model::record::is_volume_name;
-use trivet_model::{SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, VolumeRecord};
+use trivet_model::{SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, Stamp, VolumeRecord};
 use trivet_wire::frame::SnapshotEntry;
 use trivet_wire::{ErrorCode, Message};
 
@@ -83,6 +83,7 @@ impl VolumeCore {
         for member in self.ready_members() {
             self.resend_taking(now, member);
         }
+        self.copy_anew_what_diverges(now);
     }
 
     /// Deletes a snapshot; its space comes back in the background. Answered once the record says so; done
@@ -109,6 +110,12 @@ impl VolumeCore {
 
     fn recorded_snapshots(&self) -> &[SnapshotRecord] {
         self.record.as_ref().map_or(&[], |(record, _)| &record.snapshots)
+    }
+
+    /// Whether a snapshot shows what was written above this stamp, too.
+    pub(super) fn has_cut_above(&self, stamp: Stamp) -> bool {
+        let taken = self.taking.as_ref().map(|taking| &taking.snapshot);
+        self.recorded_snapshots().iter().chain(taken).any(|snapshot| snapshot.cut > stamp)
     }
 
     /// Whether writes wait for members to keep a snapshot.

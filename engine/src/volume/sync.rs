@@ -208,6 +208,11 @@ impl VolumeCore {
         if report.diverged.iter().any(|range| !range.fits(blocks)) {
             return Err(MemberFault::Protocol("it reports blocks beyond the volume"));
         }
+        let before = attempt.before;
+        if !report.diverged.is_empty() && self.has_cut_above(before) {
+            self.copy_anew(now, member, "it wrote what nobody acknowledged below a snapshot taken since");
+            return Ok(());
+        }
         for range in report.diverged {
             for block in range.blocks() {
                 self.rewrite(now, member, block);
@@ -216,12 +221,7 @@ impl VolumeCore {
         match report.state {
             PullState::Running => {}
             PullState::Failed => self.end_attempt(now, member, &report.detail),
-            PullState::Hopeless => {
-                let link = &self.members[member.0];
-                tracing::warn!(volume = %self.options.volume, member = %link.replica, why = report.detail,
-                    "a copy is of no use, and begins anew");
-                self.ask(now, member, Control::Reset, Message::Reset);
-            }
+            PullState::Hopeless => self.copy_anew(now, member, &report.detail),
             PullState::Finished => {
                 if let Some(attempt) = self.attempt(member) {
                     attempt.step = Step::Pulling { finished: true };
@@ -230,6 +230,27 @@ impl VolumeCore {
             }
         }
         Ok(())
+    }
+
+    /// What a member has is of no use: it begins anew, empty, and its attempt ends with its answer.
+    fn copy_anew(&mut self, now: Duration, member: MemberIndex, why: &str) {
+        if let Some(attempt) = self.attempt(member) {
+            attempt.step = Step::Pulling { finished: false };
+        }
+        let link = &self.members[member.0];
+        tracing::warn!(volume = %self.options.volume, member = %link.replica, why,
+            "a copy is of no use, and begins anew");
+        self.ask(now, member, Control::Reset, Message::Reset);
+    }
+
+    /// A cut is made. Members whose diverged blocks are still to be written anew would show them below it.
+    pub(super) fn copy_anew_what_diverges(&mut self, now: Duration) {
+        for index in 0..self.members.len() {
+            let member = MemberIndex(index);
+            if self.attempt(member).is_some_and(|attempt| !attempt.rewrites.is_empty()) {
+                self.copy_anew(now, member, "a snapshot is taken before it is like the others");
+            }
+        }
     }
 
     /// Writes the in-sync version of a block anew, to everyone, in its place among other I/O.
