@@ -232,7 +232,7 @@ impl World {
         self.mend_after(lasts, Mending::RecordLink { engine });
         let others = self.profile.engines - 1;
         self.desired = (engine + 1 + random.index(others)) % self.profile.engines;
-        let soon = random.log_between(Duration::from_millis(1), Duration::from_secs(3));
+        let soon = random.log_between(Duration::from_millis(1), Duration::from_secs(1));
         self.schedule(soon, Event::StartEngine { engine: self.desired });
     }
 

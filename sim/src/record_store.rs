@@ -63,6 +63,11 @@ impl RecordStore {
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }
 
+    /// Whether an engine cannot reach the record.
+    pub(crate) fn is_cut_off(&self, engine: usize) -> bool {
+        self.cut_off.contains(&engine)
+    }
+
     /// The hosts whose members the record calls in sync.
     pub(crate) fn in_sync(&self) -> Vec<usize> {
         let in_sync = self.record.members.iter().filter(|member| member.state == MemberState::InSync);
@@ -118,7 +123,7 @@ impl World {
     }
 
     pub(crate) fn record_arrives(&mut self, engine: usize, incarnation: u64, request: RecordRequest) {
-        if self.records.away > 0 || self.records.cut_off.contains(&engine) {
+        if self.records.away > 0 || self.records.is_cut_off(engine) {
             let answer = Box::new(unreachable(&request));
             return self.schedule(TIMEOUT, Event::RecordAnswers { engine, incarnation, answer });
         }

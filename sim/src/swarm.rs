@@ -295,15 +295,17 @@ impl Profile {
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
         let fills = (0..members).map(|_| ZONE_BLOCKS - blocks - random.pick(&[6, 14, 14, 100])).collect();
-        let alone = if faults.contains(&Fault::Isolation) { 2 } else { 1 };
+        let isolated = faults.contains(&Fault::Isolation);
+        // Enough that go on while others are not answered.
+        let depths: &[usize] = if isolated { &[6, 16] } else { &[1, 2, 6, 16] };
         Self {
             faults,
             run_for,
             members,
-            engines: random.pick(&[1, 2, 2, 3]).max(alone),
+            engines: random.pick(&[1, 2, 2, 3]).max(if isolated { 2 } else { 1 }),
             blocks,
             hot,
-            depth: random.pick(&[1, 2, 6, 16]),
+            depth: random.pick(depths),
             gap: run_for / REQUESTS,
             flush_one_in: random.pick(&[4, 12, 40, 400]),
             fills,

@@ -102,6 +102,8 @@ impl World {
         let flush = random.one_in(self.profile.flush_one_in);
         match choice {
             _ if self.is_reader(engine) => self.ask_read(engine, sectors),
+            // Its writes are not answered, and would soon be all that it has in flight.
+            1.. if self.records.is_cut_off(engine) => self.ask_read(engine, sectors),
             _ if flush => self.request(engine, Kind::Flush, IoRequest::Flush),
             0..4 => self.ask_read(engine, sectors),
             4..9 => self.ask_write(engine, sectors, stable),
