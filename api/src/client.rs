@@ -94,6 +94,9 @@ calls! {
     get_volume(GetVolumeRequest) -> VolumeStatus;
     /// Makes a volume.
     create_volume(CreateVolumeRequest) -> VolumeStatus;
+    clone_volume(CloneVolumeRequest) -> VolumeStatus;
+    flatten_volume(FlattenVolumeRequest) -> VolumeStatus;
+    set_image(SetImageRequest) -> VolumeStatus;
     /// Deletes a volume, or says what that would lose.
     delete_volume(DeleteVolumeRequest) -> DeleteVolumeReply;
     /// Grows a volume.

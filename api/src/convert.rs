@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Epoch, Generation, Member, MemberState, PoolId, Revision, SnapshotId, SnapshotRecord, Stamp, VolumeId,
-    VolumeRecord,
+    Ancestor, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, Revision, Sharing, SnapshotId,
+    SnapshotRecord, Stamp, VolumeId, VolumeRecord,
 };
 
 /// A message whose fields do not make a volume record.
@@ -40,7 +40,39 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         wait_owed: record.wait_owed,
         members: record.members.iter().map(member).collect(),
         snapshots: record.snapshots.iter().map(snapshot_to_wire).collect(),
+        lineage: record.lineage.iter().map(ancestor_to_wire).collect(),
+        sharing: match record.sharing {
+            Sharing::Nothing => v1::Sharing::Nothing,
+            Sharing::Parent => v1::Sharing::Parent,
+            Sharing::Flattening => v1::Sharing::Flattening,
+        }
+        .into(),
+        is_image: record.is_image,
     }
+}
+
+fn ancestor_to_wire(of: &Ancestor) -> v1::Ancestor {
+    v1::Ancestor {
+        volume: of.volume.as_bytes().to_vec(),
+        name: of.name.clone(),
+        snapshot: of.snapshot.as_bytes().to_vec(),
+        snapshot_name: of.snapshot_name.clone(),
+        cut: of.cut.as_u64(),
+    }
+}
+
+fn ancestor_from_wire(of: v1::Ancestor) -> Result<Ancestor, MalformedRecord> {
+    Ok(Ancestor {
+        volume: volume_id(&of.volume)?,
+        name: of.name,
+        snapshot: snapshot_id(of.snapshot)?,
+        snapshot_name: of.snapshot_name,
+        cut: Stamp::from_u64(of.cut),
+    })
+}
+
+fn snapshot_id(bytes: Vec<u8>) -> Result<SnapshotId, MalformedRecord> {
+    bytes.try_into().map(SnapshotId::from_bytes).or(Err(MalformedRecord { field: "snapshot id" }))
 }
 
 fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
@@ -54,9 +86,8 @@ fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
 }
 
 fn snapshot_from_wire(snapshot: v1::Snapshot) -> Result<SnapshotRecord, MalformedRecord> {
-    let id = snapshot.id.try_into().map(SnapshotId::from_bytes);
     Ok(SnapshotRecord {
-        id: id.or(Err(MalformedRecord { field: "snapshot id" }))?,
+        id: snapshot_id(snapshot.id)?,
         name: snapshot.name,
         cut: Stamp::from_u64(snapshot.cut),
         created: snapshot.created,
@@ -70,6 +101,15 @@ fn snapshot_from_wire(snapshot: v1::Snapshot) -> Result<SnapshotRecord, Malforme
 /// [`MalformedRecord`] names the first field that is wrong.
 pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, MalformedRecord> {
     let generation = Generation::new(record.generation).ok_or(MalformedRecord { field: "generation" })?;
+    let sharing = match record.sharing() {
+        v1::Sharing::Nothing => Sharing::Nothing,
+        v1::Sharing::Parent => Sharing::Parent,
+        v1::Sharing::Flattening => Sharing::Flattening,
+        v1::Sharing::Unspecified => return Err(MalformedRecord { field: "sharing" }),
+    };
+    if record.lineage.len() > LINEAGE_MAX {
+        return Err(MalformedRecord { field: "lineage" });
+    }
     Ok(VolumeRecord {
         id: volume_id(&record.id)?,
         name: record.name,
@@ -80,6 +120,9 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         wait_owed: record.wait_owed,
         members: record.members.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
         snapshots: record.snapshots.into_iter().map(snapshot_from_wire).collect::<Result<_, _>>()?,
+        lineage: record.lineage.into_iter().map(ancestor_from_wire).collect::<Result<_, _>>()?,
+        sharing,
+        is_image: record.is_image,
     })
 }
 
@@ -146,6 +189,23 @@ mod tests {
     }
 
     prop_compose! {
+        fn ancestor()(
+            volume in any::<[u8; 16]>(),
+            name in "[a-z0-9]{1,9}",
+            snapshot in any::<[u8; 16]>(),
+            snapshot_name in "[a-z0-9]{0,9}",
+            cut in any::<u64>(),
+        ) -> Ancestor {
+            let (volume, snapshot) = (VolumeId::from_bytes(volume), SnapshotId::from_bytes(snapshot));
+            Ancestor { volume, name, snapshot, snapshot_name, cut: Stamp::from_u64(cut) }
+        }
+    }
+
+    fn sharing() -> impl Strategy<Value = Sharing> {
+        prop::sample::select(vec![Sharing::Nothing, Sharing::Parent, Sharing::Flattening])
+    }
+
+    prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
             name in "[a-z0-9][a-z0-9._-]{0,62}",
@@ -156,6 +216,8 @@ mod tests {
             wait_owed in any::<bool>(),
             members in proptest::collection::vec((any::<[u8; 16]>(), "[a-z0-9.:]{1,21}", state()), 0..4),
             snapshots in proptest::collection::vec(snapshot(), 0..4),
+            (lineage, sharing, is_image) in
+                (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -170,6 +232,9 @@ mod tests {
                     .map(|(id, address, state)| Member { replica: PoolId::from_bytes(id), address, state })
                     .collect(),
                 snapshots,
+                lineage,
+                sharing,
+                is_image,
             }
         }
     }
@@ -193,6 +258,9 @@ mod tests {
             wait_owed: false,
             members: vec![],
             snapshots: vec![],
+            lineage: vec![],
+            sharing: Sharing::Nothing,
+            is_image: false,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

@@ -39,7 +39,7 @@ impl Pool {
         let crc = block_crc(&block);
         let block = block.freeze();
         let mut pool = Self { store, disk, meta, next_request: 0, random: 1, block, crc };
-        pool.submit(Request::CreateVolume { volume: VOLUME, blocks: VOLUME_BLOCKS });
+        pool.submit(Request::CreateVolume { volume: VOLUME, blocks: VOLUME_BLOCKS, parent: None });
         pool.settle();
         pool
     }

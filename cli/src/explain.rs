@@ -34,6 +34,19 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::NotFound if message.contains("there is no replica server") => {
             ("see which there are: trivet status", Exit::NotFound)
         }
+        FailureKind::InUse if message.contains("is a golden image") => (
+            "clone it: trivet volume clone NAME NEW; or make it a usual volume: trivet volume unseal NAME",
+            Exit::Conflict,
+        ),
+        FailureKind::InUse if message.contains("flatten it first") => {
+            ("flatten it: trivet volume flatten NAME; then clone it", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("was not closed in good order") => {
+            ("attach it, which makes them alike: trivet volume attach NAME; then try again", Exit::Conflict)
+        }
+        FailureKind::Invalid if message.contains("a clone shares with it there") => {
+            ("choose servers without a copy of it, or say --full: trivet volume show NAME", Exit::Usage)
+        }
         FailureKind::NotFound if message.contains("has no copy on") => {
             ("see which servers have one: trivet volume show NAME", Exit::NotFound)
         }

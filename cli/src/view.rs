@@ -9,7 +9,7 @@ use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, SnapshotRecord, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, Sharing, SnapshotRecord, Stamp};
 
 #[derive(Serialize, Debug)]
 pub(crate) struct ClusterView {
@@ -35,6 +35,8 @@ pub(crate) struct ReplicaView {
     pub(crate) process: ProcessView,
     pub(crate) size_bytes: Option<u64>,
     pub(crate) used_bytes: Option<u64>,
+    /// Of those used, what deleted volumes still hold because clones read it.
+    pub(crate) kept_bytes: Option<u64>,
     pub(crate) checksum_errors: Option<u64>,
     /// What is wrong; empty when nothing is.
     pub(crate) trouble: String,
@@ -75,7 +77,42 @@ pub(crate) struct VolumeView {
     pub(crate) replacement: Option<ReplacementView>,
     pub(crate) scrub: Option<ScrubView>,
     pub(crate) snapshots: Vec<SnapshotView>,
+    /// A golden image: it is read and cloned, and never written.
+    pub(crate) image: bool,
+    /// What it is a clone of.
+    pub(crate) parent: Option<ParentView>,
+    /// Where the blocks lie that a clone began with: `nothing` is shared, they lie with the `parent`, or they
+    /// are becoming its own (`flattening`).
+    pub(crate) sharing: &'static str,
+    /// Volumes that were made of this one and share its blocks.
+    pub(crate) clones: Vec<String>,
     pub(crate) engine: Option<ProcessView>,
+}
+
+/// What a clone was made of.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub(crate) struct ParentView {
+    pub(crate) volume: String,
+    pub(crate) volume_deleted: bool,
+    /// Unknown if it was taken for the clone alone.
+    pub(crate) snapshot: Option<String>,
+    pub(crate) snapshot_deleted: bool,
+    /// What was written to the parent up to this stamp, the clone began with.
+    pub(crate) stamp: String,
+}
+
+impl std::fmt::Display for ParentView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.volume)?;
+        if let Some(snapshot) = &self.snapshot {
+            write!(f, "@{snapshot}")?;
+        }
+        match (self.volume_deleted, self.snapshot_deleted && self.snapshot.is_some()) {
+            (true, _) => f.write_str(", which is deleted"),
+            (false, true) => f.write_str(", a snapshot that is deleted"),
+            (false, false) => Ok(()),
+        }
+    }
 }
 
 #[derive(Serialize, Debug)]
@@ -98,6 +135,10 @@ pub(crate) struct MemberView {
     /// Whether its server answers the manager.
     pub(crate) reachable: bool,
     pub(crate) used_bytes: Option<u64>,
+    /// It reads from the parent's copy in the same pool where it has nothing of its own.
+    pub(crate) tied: bool,
+    /// While it is flattened: so much of the volume has been looked through.
+    pub(crate) flattened_bytes: Option<u64>,
     /// How far it has been brought back, while that is under way.
     pub(crate) sync: Option<SyncView>,
     /// Why it is not in sync, or cannot be had; empty when nothing is wrong.
@@ -241,6 +282,7 @@ fn replica(status: v1::ReplicaStatus) -> Result<ReplicaView, MalformedRecord> {
         dir: status.dir,
         size_bytes: status.figures.as_ref().map(|figures| bytes(figures.blocks_total)),
         used_bytes: status.figures.as_ref().map(|figures| bytes(figures.blocks_used)),
+        kept_bytes: status.figures.as_ref().map(|figures| bytes(figures.blocks_kept)),
         checksum_errors: status.figures.as_ref().map(|figures| figures.checksum_errors),
         process,
         trouble,
@@ -275,6 +317,13 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         None => ("detached".to_owned(), String::new()),
         Some(process) => standing(process, &engine.state, &engine.reason),
     };
+    let parent = record.parent().map(|of| ParentView {
+        volume: of.name.clone(),
+        volume_deleted: status.parent_deleted,
+        snapshot: (!of.snapshot_name.is_empty()).then(|| of.snapshot_name.clone()),
+        snapshot_deleted: status.parent_snapshot_deleted,
+        stamp: of.cut.to_string(),
+    });
     Ok(VolumeView {
         id: record.id.to_string(),
         size_bytes: record.blocks * BLOCK_SIZE_U64,
@@ -304,6 +353,14 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             .iter()
             .map(|taken| snapshot(&record.name, taken, &status.exports))
             .collect(),
+        image: record.is_image,
+        parent,
+        sharing: match record.sharing {
+            Sharing::Nothing => "nothing",
+            Sharing::Parent => "parent",
+            Sharing::Flattening => "flattening",
+        },
+        clones: status.clones,
         engine: process,
         name: record.name,
     })
@@ -385,6 +442,8 @@ fn member(
         connection: seen.map(|seen| seen.connection.clone()),
         reachable: reached.is_some(),
         used_bytes: reached.map(|figures| figures.blocks_used * BLOCK_SIZE_U64),
+        tied: reached.is_some_and(|figures| figures.tied),
+        flattened_bytes: reached.and_then(|figures| figures.flattened).map(|blocks| blocks * BLOCK_SIZE_U64),
         sync: seen.and_then(|seen| seen.sync).map(|sync| SyncView::new(sync, blocks)),
         trouble: trouble.unwrap_or_default(),
         stamps: Stamps { state: member.state, last },

@@ -225,6 +225,9 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         wait_owed: false,
         members,
         snapshots: Vec::new(),
+        lineage: Vec::new(),
+        sharing: trivet_model::Sharing::Nothing,
+        is_image: false,
     })
 }
 

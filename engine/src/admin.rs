@@ -85,7 +85,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub fn create_volume(&mut self, volume: VolumeId, blocks: u64) -> Result<(), AdminError> {
-        self.change(Message::CreateVolume { volume, blocks })
+        self.change(Message::CreateVolume { volume, blocks, parent: None })
     }
 
     /// Deletes a replica; done already if it is not there.

@@ -69,6 +69,9 @@ mod tests {
             wait_owed: false,
             members: Vec::new(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use trivet_model::{Epoch, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 use trivet_wire::{
-    DecodeError, Decoder, ErrorCode, Frame, Hello, Message, PROTOCOL_VERSION, PoolReport, TailEntry, encode,
+    DecodeError, Decoder, ErrorCode, Frame, Hello, Message, OpenReply, PROTOCOL_VERSION, PoolReport,
+    Progress, PullReport, TailEntry, encode,
 };
 
 /// Time for a server to answer one request; making a volume waits for a flush.
@@ -75,6 +76,9 @@ pub struct ReplicaConnection {
     decoder: Decoder,
     pool: PoolId,
     requests: u64,
+    /// Of the volume that it has open for writing.
+    generation: Generation,
+    epoch: Epoch,
 }
 
 impl ReplicaConnection {
@@ -94,6 +98,8 @@ impl ReplicaConnection {
             decoder: Decoder::new(),
             pool: PoolId::from_bytes([0; 16]),
             requests: 0,
+            generation: Generation::ZERO,
+            epoch: Epoch(0),
         };
         let hello = Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION };
         match connection.request(Message::Hello(hello)).await? {
@@ -119,7 +125,73 @@ impl ReplicaConnection {
     /// # Errors
     /// [`ReplicaError`].
     pub async fn create_volume(&mut self, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
-        self.change(Message::CreateVolume { volume, blocks }).await
+        self.change(Message::CreateVolume { volume, blocks, parent: None }).await
+    }
+
+    /// Makes a replica of a clone, which is read from its parent's replica there; done already if it is there
+    /// with this size and parent.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn create_clone(
+        &mut self,
+        volume: VolumeId,
+        blocks: u64,
+        of: (VolumeId, SnapshotId),
+    ) -> Result<(), ReplicaError> {
+        self.change(Message::CreateVolume { volume, blocks, parent: Some(of) }).await
+    }
+
+    /// Has a clone's replica make what it reads from its parent its own; how far that is.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn flatten(&mut self, volume: VolumeId) -> Result<PullReport, ReplicaError> {
+        match self.request(Message::Flatten { volume }).await? {
+            Message::PullReport(report) => Ok(report),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Opens a replica for writing, as an engine does: whoever had it open before is fenced.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn open_to_write(
+        &mut self,
+        volume: VolumeId,
+        (generation, epoch): (Generation, Epoch),
+        session: u64,
+    ) -> Result<OpenReply, ReplicaError> {
+        (self.generation, self.epoch) = (generation, epoch);
+        match self.request(Message::Open { volume, writable: true, session }).await? {
+            Message::OpenReply(reply) => Ok(reply),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Has the replica that is open keep a snapshot.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn create_snapshot(&mut self, id: SnapshotId, cut: Stamp) -> Result<(), ReplicaError> {
+        self.change(Message::CreateSnapshot { id, cut }).await
+    }
+
+    /// Has the replica that is open let a snapshot go.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn delete_snapshot(&mut self, id: SnapshotId) -> Result<(), ReplicaError> {
+        self.change(Message::DeleteSnapshot { id }).await
+    }
+
+    /// Closes the replica that is open, of which nothing has changed.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub async fn close(&mut self, progress: Progress) -> Result<(), ReplicaError> {
+        self.change(Message::Close { progress }).await
     }
 
     /// Deletes a replica; done already if it is not there.
@@ -205,7 +277,8 @@ impl ReplicaConnection {
         self.requests += 1;
         let request = self.requests;
         let mut segments = Vec::new();
-        encode(&Frame { request, generation: Generation::ZERO, epoch: Epoch(0), message }, &mut segments);
+        let (generation, epoch) = (self.generation, self.epoch);
+        encode(&Frame { request, generation, epoch, message }, &mut segments);
         for segment in segments {
             self.stream.write_all(&segment).await.map_err(|cause| self.broken(cause))?;
         }

@@ -68,6 +68,9 @@ fn volume(name: &str) -> VolumeRecord {
             state: MemberState::InSync,
         }],
         snapshots: Vec::new(),
+        lineage: Vec::new(),
+        sharing: trivet_model::Sharing::Nothing,
+        is_image: false,
     }
 }
 

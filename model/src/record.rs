@@ -1,6 +1,6 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Epoch, Generation, ReplicaId, SnapshotId, Stamp, VolumeId};
+use crate::{Ancestor, Epoch, Generation, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,6 +57,14 @@ pub struct VolumeRecord {
     pub members: Vec<Member>,
     /// Its snapshots, in the order of their cuts.
     pub snapshots: Vec<SnapshotRecord>,
+    /// A clone's: whose blocks it began with, the nearest first, their cuts falling. A block whose stamp is not
+    /// above an ancestor's cut was written to that ancestor, or to one further on. At most
+    /// [`LINEAGE_MAX`](crate::LINEAGE_MAX).
+    pub lineage: Vec<Ancestor>,
+    /// Where those blocks lie.
+    pub sharing: Sharing,
+    /// A golden image: it is read and cloned, and never written.
+    pub is_image: bool,
 }
 
 /// A snapshot of a volume.

@@ -34,6 +34,12 @@ pub enum PlantedFault {
     MergeAcrossCut,
     /// Who reads a copy is not hung up on when it begins anew.
     KeepReaders,
+    /// A discard in a clone leaves no tombstone where the clone had nothing: the parent's block shows.
+    DiscardWithoutTombstone,
+    /// A snapshot that clones read from is deleted with what it shows.
+    FreeWhatClonesRead,
+    /// What a clone copies from its parent takes the place of what was written to the clone.
+    FlattenOverNewer,
 }
 
 #[cfg(feature = "planted-faults")]

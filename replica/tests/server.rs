@@ -7,9 +7,9 @@ use client::{Client, Server, VOLUME, blocks, fills, options, stamp, write};
 use std::collections::HashMap;
 use std::io::Write;
 use tempfile::TempDir;
-use trivet_model::{BlockRange, Stamp, VolumeId};
+use trivet_model::{BlockRange, SnapshotId, Stamp, VolumeId};
 use trivet_replica::server::{ServerError, StopHandle, run};
-use trivet_wire::{ErrorCode, Message, Progress};
+use trivet_wire::{ErrorCode, Message, Progress, PullState};
 
 fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -159,7 +159,7 @@ fn f26_garbage_gets_its_reason_and_is_cut_off() {
     assert_eq!(flood.closed_for(), ErrorCode::Malformed);
 
     let mut greedy = server.connect();
-    greedy.call(Message::CreateVolume { volume: VOLUME, blocks: 100 });
+    greedy.call(Message::CreateVolume { volume: VOLUME, blocks: 100, parent: None });
     greedy.call(Message::Open { volume: VOLUME, writable: false, session: 0 });
     let mut many = Vec::new();
     for _ in 0..3000 {
@@ -282,7 +282,10 @@ fn several_volumes_are_apart() {
             let volume = VolumeId::from_bytes([index; 16]);
             let mut client = server.connect();
             client.generation = 1;
-            assert_eq!(client.call(Message::CreateVolume { volume, blocks: 64 }), Message::Done);
+            assert_eq!(
+                client.call(Message::CreateVolume { volume, blocks: 64, parent: None }),
+                Message::Done
+            );
             let opened = client.call(Message::Open { volume, writable: true, session: 1 });
             assert!(matches!(opened, Message::OpenReply(_)), "{opened:?}");
             client
@@ -333,4 +336,55 @@ fn a_directory_of_something_else_is_left_alone() {
     let names: Vec<_> =
         std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["thesis.tex"]);
+}
+
+#[test]
+fn a_clone_is_made_read_and_flattened() {
+    let directory = directory();
+    let server = Server::start(directory.path());
+    let (mut client, _) = server.open(1, 7);
+    let (clone, snapshot) = (VolumeId::from_bytes([5; 16]), SnapshotId::from_bytes([6; 16]));
+    for at in 0..200 {
+        assert_eq!(client.write(at * 40, 1 + at * 2, &[1, 2]), Message::Done);
+    }
+    let cut = stamp(1, 1000);
+    assert_eq!(client.call(Message::CreateSnapshot { id: snapshot, cut }), Message::Done);
+    let mut administrator = server.connect();
+    let mut create = |of| {
+        let parent = Some((VOLUME, of));
+        administrator.call(Message::CreateVolume { volume: clone, blocks: 1 << 20, parent })
+    };
+    assert_eq!(error(create(SnapshotId::from_bytes([7; 16]))), ErrorCode::NoSuchSnapshot);
+    assert_eq!(create(snapshot), Message::Done);
+    assert_eq!(create(snapshot), Message::Done);
+    assert_eq!(client.call(Message::DeleteSnapshot { id: snapshot }), Message::Done);
+    assert_eq!(client.call(Message::Close { progress: Progress::default() }), Message::Done);
+    assert_eq!(administrator.call(Message::DeleteVolume { volume: VOLUME }), Message::Done);
+
+    let mut writer = server.connect();
+    writer.generation = 2;
+    let Message::OpenReply(reply) = writer.call(Message::Open { volume: clone, writable: true, session: 1 })
+    else {
+        panic!("not opened")
+    };
+    assert_eq!((reply.last, reply.progress.stable, reply.snapshots.len()), (cut, cut, 0));
+    assert_eq!(writer.write(40, 1, &[9]), Message::Done);
+    assert_eq!(writer.read(39, 4), [None, Some(9), Some(2), None]);
+    // Under way, it is in use; asked again, it says how far it is.
+    let report = loop {
+        match administrator.call(Message::Flatten { volume: clone }) {
+            Message::PullReport(report) if report.state == PullState::Running => {}
+            Message::PullReport(report) => break report,
+            other => panic!("no report: {other:?}"),
+        }
+    };
+    assert_eq!((report.state, report.position), (PullState::Finished, 1 << 20), "{}", report.detail);
+    assert_eq!(writer.read(39, 4), [None, Some(9), Some(2), None]);
+    assert_eq!(writer.read(199 * 40, 3), [Some(1), Some(2), None]);
+    let Message::PoolReport(report) = administrator.call(Message::PoolStatus) else { panic!("no report") };
+    assert_eq!((report.volumes.len(), report.volumes[0].tied), (1, false));
+    let nowhere = administrator.call(Message::Flatten { volume: VOLUME });
+    let Message::PullReport(report) = nowhere else { panic!("no report: {nowhere:?}") };
+    assert_eq!(report.state, PullState::Failed);
+    server.stop();
 }

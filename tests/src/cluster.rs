@@ -168,6 +168,17 @@ impl Cluster {
         &self.uri
     }
 
+    /// A new connection to a volume that is attached.
+    ///
+    /// # Panics
+    /// When it is not, or nobody listens.
+    #[must_use]
+    pub fn connect_to(&self, volume: &str) -> NbdClient {
+        let shown = self.trivet_json(&["volume", "show", volume]);
+        let uri = shown["uri"].as_str().unwrap_or_else(|| panic!("{volume} is not attached: {shown}"));
+        NbdClient::connect(uri).unwrap_or_else(|e| panic!("cannot connect to {uri}: {e}"))
+    }
+
     /// A new connection to volume `disk0`.
     ///
     /// # Panics

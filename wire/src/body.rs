@@ -16,12 +16,14 @@ use crate::header::{Flags, Header};
 use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAIL_ENTRY, VOLUME_REPORT};
 use bytes::{BufMut, Bytes, BytesMut};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId, SnapshotId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId, SnapshotId, VolumeId};
 
 /// In place of the block to go on from: the volume's end.
 const NO_NEXT: u64 = u64::MAX;
 /// In place of a snapshot: the volume as it is.
 const NO_SNAPSHOT: SnapshotId = SnapshotId::from_bytes([0; 16]);
+/// In place of a parent: the volume is no clone.
+const NO_PARENT: (VolumeId, SnapshotId) = (VolumeId::from_bytes([0; 16]), NO_SNAPSHOT);
 
 /// How long the fixed part of a message will be.
 pub(crate) fn length(message: &Message) -> usize {
@@ -140,11 +142,18 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::CreateSnapshot { id, cut } => encode_snapshot(SnapshotEntry { id: *id, cut: *cut }, out),
         Message::DeleteSnapshot { id } => out.put_slice(id.as_bytes()),
         Message::View { at } => out.put_slice(at.unwrap_or(NO_SNAPSHOT).as_bytes()),
-        Message::CreateVolume { volume, blocks } | Message::ResizeVolume { volume, blocks } => {
+        Message::CreateVolume { volume, blocks, parent } => {
+            let (of, snapshot) = parent.unwrap_or(NO_PARENT);
+            out.put_slice(volume.as_bytes());
+            out.put_u64_le(*blocks);
+            out.put_slice(of.as_bytes());
+            out.put_slice(snapshot.as_bytes());
+        }
+        Message::ResizeVolume { volume, blocks } => {
             out.put_slice(volume.as_bytes());
             out.put_u64_le(*blocks);
         }
-        Message::DeleteVolume { volume } => out.put_slice(volume.as_bytes()),
+        Message::DeleteVolume { volume } | Message::Flatten { volume } => out.put_slice(volume.as_bytes()),
         Message::PoolReport(report) => encode_pool_report(report, out),
         Message::Error { code, detail: text } => {
             out.put_u16_le(code.number());
@@ -173,6 +182,7 @@ fn encode_pool_report(report: &PoolReport, out: &mut BytesMut) {
     out.put_slice(report.pool.as_bytes());
     out.put_u64_le(report.blocks_total);
     out.put_u64_le(report.blocks_used);
+    out.put_u64_le(report.blocks_kept);
     out.put_u64_le(report.checksum_errors);
     out.put_u16_le(u16::try_from(failed.len()).expect("a detail is capped at 1024 bytes"));
     out.put_slice(failed.as_bytes());
@@ -182,6 +192,7 @@ fn encode_pool_report(report: &PoolReport, out: &mut BytesMut) {
         out.put_u64_le(volume.blocks_used);
         out.put_u32_le(volume.generation.get());
         out.put_u64_le(volume.last.as_u64());
+        out.put_u8(u8::from(volume.tied));
     }
 }
 
@@ -315,8 +326,13 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
             let at = SnapshotId::from_bytes(fields.array()?);
             Message::View { at: (at != NO_SNAPSHOT).then_some(at) }
         }
-        Kind::CreateVolume => Message::CreateVolume { volume: fields.volume()?, blocks: fields.u64()? },
+        Kind::CreateVolume => {
+            let (volume, blocks) = (fields.volume()?, fields.u64()?);
+            let parent = (fields.volume()?, SnapshotId::from_bytes(fields.array()?));
+            Message::CreateVolume { volume, blocks, parent: (parent != NO_PARENT).then_some(parent) }
+        }
         Kind::DeleteVolume => Message::DeleteVolume { volume: fields.volume()? },
+        Kind::Flatten => Message::Flatten { volume: fields.volume()? },
         Kind::ResizeVolume => Message::ResizeVolume { volume: fields.volume()?, blocks: fields.u64()? },
         Kind::PoolStatus => Message::PoolStatus,
         Kind::PoolReport => Message::PoolReport(fields.pool_report()?),

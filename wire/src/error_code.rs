@@ -43,6 +43,8 @@ pub enum ErrorCode {
     NoSuchSnapshot = 18,
     /// The snapshot cannot be taken.
     BadSnapshot = 19,
+    /// A clone cannot be made of this volume and snapshot here.
+    BadParent = 20,
 }
 
 impl ErrorCode {
@@ -75,6 +77,7 @@ impl ErrorCode {
             17 => Self::Source,
             18 => Self::NoSuchSnapshot,
             19 => Self::BadSnapshot,
+            20 => Self::BadParent,
             _ => return None,
         })
     }

@@ -144,7 +144,8 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn pool_report(&mut self) -> Result<PoolReport, DecodeError> {
         let pool = PoolId::from_bytes(self.array()?);
-        let (blocks_total, blocks_used, checksum_errors) = (self.u64()?, self.u64()?, self.u64()?);
+        let (blocks_total, blocks_used) = (self.u64()?, self.u64()?);
+        let (blocks_kept, checksum_errors) = (self.u64()?, self.u64()?);
         let failed_bytes = usize::from(self.u16()?);
         if failed_bytes > DETAIL_BYTES_MAX {
             return Err(self.wrong("failed"));
@@ -155,7 +156,7 @@ impl<'a> Fields<'a> {
             return Err(self.wrong("volumes"));
         }
         let volumes = (0..count).map(|_| self.volume_report()).collect::<Result<_, _>>()?;
-        Ok(PoolReport { pool, blocks_total, blocks_used, checksum_errors, failed, volumes })
+        Ok(PoolReport { pool, blocks_total, blocks_used, blocks_kept, checksum_errors, failed, volumes })
     }
 
     pub(crate) fn volume_report(&mut self) -> Result<VolumeReport, DecodeError> {
@@ -165,6 +166,7 @@ impl<'a> Fields<'a> {
             blocks_used: self.u64()?,
             generation: Generation::new(self.u32()?).ok_or_else(|| self.wrong("generation"))?,
             last: self.stamp()?,
+            tied: self.flag("tied")?,
         })
     }
 

@@ -185,7 +185,7 @@ pub enum Message {
         /// member that becomes one. (It says nothing of what this one holds.)
         stable: Stamp,
     },
-    /// Answers `PullStatus`.
+    /// Answers `PullStatus` and `Flatten`.
     PullReport(PullReport),
     /// Fetch blocks from a source, and place them anew where this replica has the same version or
     /// an older one. Answered by `Done` when all of them are placed.
@@ -225,12 +225,15 @@ pub enum Message {
         progress: Progress,
     },
 
-    /// Make an empty replica of a volume; done already if it is there with the same size.
+    /// Make an empty replica of a volume, or one of a clone, which is read from its parent where nothing was
+    /// written to it; done already if it is there with the same size and parent.
     CreateVolume {
         /// Its identity.
         volume: VolumeId,
         /// Its size.
         blocks: u64,
+        /// A clone's: the volume, with a replica in this pool, and its snapshot.
+        parent: Option<(VolumeId, SnapshotId)>,
     },
     /// Delete a replica and free its space; done already if it is not there.
     DeleteVolume {
@@ -243,6 +246,13 @@ pub enum Message {
         volume: VolumeId,
         /// Its new size.
         blocks: u64,
+    },
+    /// Have the replica of a clone copy what it reads from its parent, in the background and at a bounded
+    /// rate, and then let the parent go. Said again, it tells how far that is; what is done, stays. Answered
+    /// by `PullReport`, at once `Finished` where nothing is read from a parent.
+    Flatten {
+        /// Which volume.
+        volume: VolumeId,
     },
     /// Ask for the pool's state.
     PoolStatus,
@@ -401,6 +411,8 @@ pub struct PoolReport {
     pub blocks_total: u64,
     /// Blocks that hold data.
     pub blocks_used: u64,
+    /// Of them, those of deleted volumes that clones read from.
+    pub blocks_kept: u64,
     /// Reads whose checksum did not match, since the server started.
     pub checksum_errors: u64,
     /// Set when the pool has stopped after an I/O error: why.
@@ -422,6 +434,8 @@ pub struct VolumeReport {
     pub generation: Generation,
     /// The highest stamp it holds.
     pub last: Stamp,
+    /// Whether it is read from a parent where it has nothing of its own.
+    pub tied: bool,
 }
 
 /// Most extents in an `AllocationReply`.

@@ -23,7 +23,7 @@ pub(crate) const RANGE: usize = U64 + U32;
 pub(crate) const CRC: usize = U32;
 pub(crate) const EXTENT: usize = U32 + U8;
 pub(crate) const TAIL_ENTRY: usize = RANGE + STAMP + U8;
-pub(crate) const VOLUME_REPORT: usize = ID + U64 + U64 + U32 + STAMP;
+pub(crate) const VOLUME_REPORT: usize = ID + U64 + U64 + U32 + STAMP + U8;
 
 const HELLO: usize = U16 + U16;
 const HELLO_REPLY: usize = U16 + ID;
@@ -45,12 +45,13 @@ const PULL_REPORT: usize = U8 + U64 + U64 + U16;
 const PULL_REPORT_MAX: usize = PULL_REPORT + DETAIL_BYTES_MAX + DIVERGED_MAX * RANGE;
 const REPAIR: usize = RANGE + ID;
 const SIZED_VOLUME: usize = ID + U64;
-const POOL_REPORT: usize = ID + U64 + U64 + U64 + U16;
+const NEW_VOLUME: usize = SIZED_VOLUME + ID + ID;
+const POOL_REPORT: usize = ID + U64 + U64 + U64 + U64 + U16;
 const POOL_REPORT_MAX: usize = POOL_REPORT + DETAIL_BYTES_MAX + VOLUMES_MAX * VOLUME_REPORT;
 const ERROR: usize = U16;
 
 const _: () = assert!(WRITE == 32 && OPEN_REPLY == 56 && DISCARD == 36);
-const _: () = assert!(TAIL_ENTRY == 21 && VOLUME_REPORT == 44);
+const _: () = assert!(TAIL_ENTRY == 21 && VOLUME_REPORT == 45);
 const _: () = assert!(OPEN_REPLY_MAX <= POOL_REPORT_MAX);
 const _: () = assert!(POOL_REPORT_MAX <= 256 * 1024, "the most a decoder holds of a fixed part");
 
@@ -126,11 +127,12 @@ kinds! {
     DeleteSnapshot = 53, fixed exactly(ID), blocks 0, flags Flags::NONE;
     View = 54, fixed exactly(ID), blocks 0, flags Flags::NONE;
     Reset = 55, fixed exactly(0), blocks 0, flags Flags::NONE;
-    CreateVolume = 64, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
+    CreateVolume = 64, fixed exactly(NEW_VOLUME), blocks 0, flags Flags::NONE;
     DeleteVolume = 65, fixed exactly(ID), blocks 0, flags Flags::NONE;
     ResizeVolume = 66, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
     PoolStatus = 67, fixed exactly(0), blocks 0, flags Flags::NONE;
     PoolReport = 68, fixed POOL_REPORT..=POOL_REPORT_MAX, blocks 0, flags Flags::NONE;
+    Flatten = 69, fixed exactly(ID), blocks 0, flags Flags::NONE;
 }
 
 impl Message {
@@ -173,6 +175,7 @@ impl Message {
             Self::DeleteVolume { .. } => Kind::DeleteVolume,
             Self::ResizeVolume { .. } => Kind::ResizeVolume,
             Self::PoolStatus => Kind::PoolStatus,
+            Self::Flatten { .. } => Kind::Flatten,
             Self::PoolReport(_) => Kind::PoolReport,
             Self::Error { .. } => Kind::Error,
         }

@@ -143,7 +143,7 @@ fn forged_headers_are_refused_with_their_reason() {
     let version = refused(&forged(&done, 4, &[2, 0]));
     assert_eq!(version, DecodeError::Version { found: 2 });
     assert_eq!(version.code(), ErrorCode::Version);
-    for number in [0u16, 5, 15, 31, 56, 69, u16::MAX] {
+    for number in [0u16, 5, 15, 31, 56, 70, u16::MAX] {
         let error = refused(&forged(&done, 6, &number.to_le_bytes()));
         assert_eq!(error, DecodeError::Kind { found: number });
         assert_eq!(error.code(), ErrorCode::Malformed);
@@ -160,7 +160,7 @@ fn forged_fields_are_refused_with_their_reason() {
     let most = u64::MAX.to_le_bytes();
     let cases: [(Kind, usize, &[u8], &str); 42] = [
         (Kind::Error, 0, &[0, 0], "code"),
-        (Kind::Error, 0, &[20, 0], "code"),
+        (Kind::Error, 0, &[21, 0], "code"),
         (Kind::Error, 2, &[0xff], "detail"),
         (Kind::Write, 0, &most, "range"),
         (Kind::Write, 8, &[0xff, 0xff, 0xff, 0xff, 0xff], "stamp"),
@@ -204,8 +204,8 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::OpenReply, 56 + 24 + 16, &[9, 0, 0, 0, 0, 6, 0, 0], "snapshots"),
         (Kind::PullReport, 17, &[1, 4], "detail"),
         (Kind::PullReport, 19, &[0xff], "detail"),
-        (Kind::PoolReport, 40, &[0xff, 0xff], "failed"),
-        (Kind::PoolReport, 42, &[0xff], "failed"),
+        (Kind::PoolReport, 48, &[0xff, 0xff], "failed"),
+        (Kind::PoolReport, 50, &[0xff], "failed"),
     ];
     for (kind, at, value, field) in cases {
         let (result, _) = outcome(&forged_fixed(&sample(kind), at, value));

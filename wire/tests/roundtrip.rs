@@ -297,7 +297,11 @@ proptest! {
 #[test]
 fn the_longest_of_every_message() {
     let entry = TailEntry { range: BlockRange::new(1, 1), stamp: samples::stamp(1, 1), discard: true };
-    let Message::PoolReport(report) = frames().pop().unwrap().message else { panic!("not a report") };
+    let reports = frames().into_iter().filter_map(|frame| match frame.message {
+        Message::PoolReport(report) => Some(report),
+        _ => None,
+    });
+    let report = reports.last().unwrap();
     let volume: VolumeReport = report.volumes[0].clone();
     let single = |block| TailEntry { range: BlockRange::new(block, 1), discard: false, ..entry };
     let apart: Vec<TailEntry> = (7..7 + 256).map(single).collect();

@@ -1,6 +1,7 @@
 //! `trivet volume attach`, `detach` and `resize`.
 
 use super::{AttachArgs, NameArgs, ResizeArgs};
+use crate::args::{Output, Place};
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::announce;
@@ -26,6 +27,12 @@ pub(super) async fn attach(arguments: &AttachArgs) -> Result<(), Failure> {
         [&volume.uri, &volume.tcp_uri].into_iter().filter_map(|uri| uri.as_deref()).collect();
     announce(arguments.output, &volume, &uris.join("\n"));
     Ok(())
+}
+
+/// Attaches a volume that has just been made.
+pub(super) async fn attach_made(name: &str, place: &Place, output: Output) -> Result<(), Failure> {
+    let (name, place) = (name.to_owned(), place.clone());
+    attach(&AttachArgs { name, listen: None, read_only: false, force: false, place, output }).await
 }
 
 pub(super) async fn detach(arguments: &NameArgs) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `trivet volume create`.
 
-use super::{AttachArgs, CreateArgs, change};
+use super::{CreateArgs, change};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -30,15 +30,7 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
     let created =
         created.map_err(|error| explain::api(&dir, format!("cannot make volume '{name}'"), &error))?;
     if arguments.attach {
-        let attach = AttachArgs {
-            name: name.clone(),
-            listen: None,
-            read_only: false,
-            force: false,
-            place: arguments.place.clone(),
-            output: arguments.output,
-        };
-        return change::attach(&attach).await;
+        return change::attach_made(name, &arguments.place, arguments.output).await;
     }
     let volume = view::volume(created)?;
     let line = format!(

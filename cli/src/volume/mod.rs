@@ -1,8 +1,10 @@
 //! `trivet volume`.
 
 mod change;
+mod clone;
 mod create;
 mod delete;
+mod flatten;
 mod salvage;
 mod scrub;
 mod show;
@@ -11,7 +13,7 @@ use crate::args::{Output, Place, ReplicaName, VolumeSize, scrub_interval, scrub_
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 
-/// Make, list, show, delete, attach, detach, resize, scrub and salvage volumes
+/// Make, clone, list, show, delete, attach, detach, resize, scrub and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -22,6 +24,23 @@ pub(crate) struct VolumeArgs {
 enum VolumeCommand {
     /// Make a volume; thin, so that it takes space as it is written
     Create(CreateArgs),
+    /// Make a volume that begins with what another one holds, at once and without copying it
+    #[command(after_help = "\
+The clone's copies lie beside the parent's, in the same pools, and take space as the clone is
+written. Parent, snapshot and clone can each be used, changed and deleted as if the others were
+not there: a pool keeps what a clone still reads. Without a snapshot, one is taken for the
+clone alone: of a volume in use, what it holds at this moment.")]
+    Clone(CloneArgs),
+    /// Have a clone copy what it shares with its parent, in the background
+    #[command(after_help = "\
+Each copy of the clone copies within its pool, and gives way to whoever uses the pool. Follows
+that until its end; Ctrl-C leaves it running. Afterwards nothing is shared: space that was kept
+for the clone alone comes back.")]
+    Flatten(FlattenArgs),
+    /// Make a detached volume a golden image: it is read and cloned, and never changed
+    Seal(NameArgs),
+    /// Make a golden image a usual volume again
+    Unseal(NameArgs),
     /// List all volumes
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -65,6 +84,68 @@ struct CreateArgs {
     /// Attach it too
     #[arg(long)]
     attach: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct CloneArgs {
+    /// What to clone: a volume, or its snapshot
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    of: Origin,
+    /// The clone's name: 1 to 63 of a-z, 0-9, '-', '_', '.'
+    #[arg(value_name = "NEW")]
+    name: String,
+    /// Copies [default: as many as the volume has in sync]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    copies: Option<u32>,
+    /// Share nothing in the end: copy everything, in the background, in the same pools
+    #[arg(long, conflicts_with = "to")]
+    full: bool,
+    /// Put a copy on this replica server, which shares nothing; any number of times. They are made
+    /// once the clone is attached
+    #[arg(long, value_name = "REPLICA", conflicts_with = "copies")]
+    to: Vec<ReplicaName>,
+    /// Attach it too
+    #[arg(long)]
+    attach: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// `VOLUME` or `VOLUME@SNAPSHOT`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Origin {
+    volume: String,
+    snapshot: Option<String>,
+}
+
+impl std::str::FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (volume, snapshot) = match text.split_once('@') {
+            Some((volume, snapshot)) => (volume, Some(snapshot.to_owned())),
+            None => (text, None),
+        };
+        if volume.is_empty() || snapshot.as_ref().is_some_and(String::is_empty) {
+            return Err("name a volume, or a volume and its snapshot as in disk0@before".to_owned());
+        }
+        Ok(Self { volume: volume.to_owned(), snapshot })
+    }
+}
+
+#[derive(Args, Debug)]
+struct FlattenArgs {
+    /// Which volume
+    name: String,
+    /// Do not wait for its end
+    #[arg(long)]
+    background: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -183,6 +264,10 @@ struct SalvageArgs {
 pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
     match &arguments.command {
         VolumeCommand::Create(arguments) => create::run(arguments).await,
+        VolumeCommand::Clone(arguments) => clone::run(arguments).await,
+        VolumeCommand::Flatten(arguments) => flatten::run(arguments).await,
+        VolumeCommand::Seal(arguments) => clone::set_image(arguments, true).await,
+        VolumeCommand::Unseal(arguments) => clone::set_image(arguments, false).await,
         VolumeCommand::List(arguments) => show::list(arguments).await,
         VolumeCommand::Show(arguments) => show::show(arguments).await,
         VolumeCommand::Delete(arguments) => delete::run(arguments).await,
@@ -191,5 +276,23 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Resize(arguments) => change::resize(arguments).await,
         VolumeCommand::Scrub(arguments) => scrub::run(arguments).await,
         VolumeCommand::Salvage(arguments) => salvage::run(arguments).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_is_made_of_a_volume_or_a_snapshot() {
+        let origin = |volume: &str, snapshot: Option<&str>| Origin {
+            volume: volume.to_owned(),
+            snapshot: snapshot.map(str::to_owned),
+        };
+        assert_eq!("disk0".parse(), Ok(origin("disk0", None)));
+        assert_eq!("disk0@before".parse(), Ok(origin("disk0", Some("before"))));
+        for text in ["", "@", "disk0@", "@before"] {
+            assert!(text.parse::<Origin>().unwrap_err().contains("disk0@before"), "{text}");
+        }
     }
 }

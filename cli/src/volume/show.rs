@@ -7,8 +7,9 @@ use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
 use crate::scrub_view::ago;
-use crate::view::{self, VolumeView, copies, size};
+use crate::view::{self, MemberView, VolumeView, copies, size};
 use trivet_api::v1;
+use trivet_model::size::ByteSize;
 
 pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
     let (client, dir) = arguments.place.connect()?;
@@ -21,17 +22,24 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
             say("no volumes: trivet volume create NAME --size 10GiB makes one");
         }
         Format::Table => {
+            let has_clones = volumes.iter().any(|volume| volume.parent.is_some() || volume.image);
             let rows = volumes.iter().map(|volume| {
-                vec![
+                let mut row = vec![
                     volume.name.clone(),
                     size(Some(volume.size_bytes)),
                     size(volume.used_bytes),
                     copies(&volume.members),
                     volume.state.clone(),
                     volume.uri.clone().unwrap_or_else(|| "-".to_owned()),
-                ]
+                ];
+                if has_clones {
+                    row.push(origin(volume));
+                }
+                row
             });
-            say(&table(&["NAME", ">SIZE", ">USED", ">COPIES", "STATE", "URI"], rows.collect()));
+            let mut headers = vec!["NAME", ">SIZE", ">USED", ">COPIES", "STATE", "URI"];
+            headers.extend(has_clones.then_some("ORIGIN"));
+            say(&table(&headers, rows.collect()));
         }
     }
     Ok(())
@@ -51,6 +59,15 @@ pub(super) async fn show(arguments: &NameArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// For the list: what a volume is a clone of, or that it is there to be cloned.
+fn origin(volume: &VolumeView) -> String {
+    match &volume.parent {
+        _ if volume.image => "golden image".to_owned(),
+        Some(parent) => format!("clone of {parent}"),
+        None => "-".to_owned(),
+    }
+}
+
 /// The schedule, the scrub under way and the last one.
 fn scrubs(volume: &VolumeView) -> Vec<(&'static str, String)> {
     let Some(scrub) = &volume.scrub else { return Vec::new() };
@@ -61,6 +78,17 @@ fn scrubs(volume: &VolumeView) -> Vec<(&'static str, String)> {
     let mut facts = vec![("scrubs", scrub.schedule()), ("scrubbed", last)];
     facts.extend(running);
     facts
+}
+
+/// How far the copies are that make what they share their own.
+fn flattening(volume: &VolumeView) -> String {
+    let of_copy = |member: &MemberView| match (member.tied, member.flattened_bytes) {
+        (false, _) => format!("{} has everything", member.name),
+        (true, None) => format!("{} has not begun", member.name),
+        (true, Some(reached)) => format!("{} at {}", member.name, ByteSize(reached)),
+    };
+    let copies: Vec<String> = volume.members.iter().map(of_copy).collect();
+    format!("it is being flattened: {}", copies.join(", "))
 }
 
 fn as_text(volume: &VolumeView) -> String {
@@ -83,6 +111,21 @@ fn as_text(volume: &VolumeView) -> String {
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
     facts.extend(scrubs(volume));
+    if let Some(parent) = &volume.parent {
+        facts.push(("clone of", parent.to_string()));
+        let shares = match volume.sharing {
+            "nothing" => "nothing: all is its own".to_owned(),
+            "flattening" => flattening(volume),
+            _ => "what it has not written itself".to_owned(),
+        };
+        facts.push(("shares", shares));
+    }
+    if volume.image {
+        facts.push(("golden", "it is read and cloned, and never changed".to_owned()));
+    }
+    if !volume.clones.is_empty() {
+        facts.push(("clones", volume.clones.join(", ")));
+    }
     if !volume.snapshots.is_empty() {
         facts.push(("snapshots", volume.snapshots.len().to_string()));
     }

@@ -43,6 +43,9 @@ impl VolumeCore {
             self.record = Some((record.clone(), revision));
             return self.claimed(now, record);
         }
+        if record.is_image {
+            return self.fail(now, Failure::IsImage);
+        }
         if self.errand.as_ref().is_some_and(|errand| errand.attempts >= CLAIM_ATTEMPTS_MAX) {
             return self.fail(now, Failure::Contended);
         }

@@ -82,6 +82,9 @@ pub(super) enum Failure {
     /// There is no such snapshot, or no more.
     #[error("the volume has no such snapshot, or has none any more")]
     NoSnapshot,
+    /// Nobody writes to it.
+    #[error("the volume is a golden image: open it for reading, or clone it")]
+    IsImage,
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

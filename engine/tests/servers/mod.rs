@@ -54,6 +54,9 @@ impl Servers {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();

@@ -22,6 +22,9 @@ impl Control {
             return Ok(0);
         }
         self.check_unused(&record, request.force)?;
+        if record.is_image && !request.read_only {
+            return Err(Refusal::IsImage(record.name));
+        }
         let listen = match request.listen.as_str() {
             "" => None,
             address => Some(loopback_address(address)?),

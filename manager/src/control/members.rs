@@ -209,6 +209,23 @@ fn may_remove(record: &VolumeRecord, from: &Server, answers: &[PoolAnswer]) -> R
     if in_sync.iter().any(answers) { Ok(()) } else { Err(Refusal::NoneWouldAnswer { name, number }) }
 }
 
+/// Refuses where a server does not work, or has less room than a copy of a volume needs.
+pub(super) fn check_room(
+    answers: &[PoolAnswer],
+    to: &Server,
+    volume: &str,
+    needed: u64,
+) -> Result<(), Refusal> {
+    let number = to.number;
+    let answer = of_pool(answers, to.pool).ok_or(Refusal::NoSuchReplica(number))?;
+    let report = answer.working().map_err(|cause| Refusal::ReplicaAway { number, cause })?;
+    let free = report.blocks_total.saturating_sub(report.blocks_used);
+    if free < needed {
+        return Err(Refusal::NoRoom { name: volume.to_owned(), number, free, needed });
+    }
+    Ok(())
+}
+
 /// The server for one more copy: the one with this number, or for 0 the one with the most free space.
 pub(super) fn destination(
     record: &VolumeRecord,
@@ -225,12 +242,7 @@ pub(super) fn destination(
         if is_member(to.pool) {
             return Err(Refusal::AlreadyMember { name, number });
         }
-        let answer = of_pool(answers, to.pool).ok_or(Refusal::NoSuchReplica(number))?;
-        let report = answer.working().map_err(|cause| Refusal::ReplicaAway { number, cause })?;
-        let free = report.blocks_total.saturating_sub(report.blocks_used);
-        if free < needed {
-            return Err(Refusal::NoRoom { name, number, free, needed });
-        }
+        check_room(answers, &to, &name, needed)?;
         return Ok(to);
     }
     let able = answers.iter().filter_map(|answer| {

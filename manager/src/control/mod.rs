@@ -8,8 +8,10 @@
 //!   it is gone.
 
 mod attach;
+mod clones;
 mod deletions;
 mod exports;
+pub(crate) mod flattening;
 mod healing;
 pub mod members;
 pub mod pools;
@@ -21,6 +23,7 @@ mod salvage;
 mod scrubs;
 #[cfg(test)]
 mod tests;
+mod visit;
 pub mod volumes;
 
 pub(crate) use exports::export;
@@ -32,6 +35,7 @@ pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
 
 use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
+use flattening::Flattening;
 use healing::Healing;
 use scrubs::Scrubs;
 use std::path::PathBuf;
@@ -52,6 +56,7 @@ pub struct Control {
     supervisor: Supervisor,
     healing: Healing,
     scrubs: Scrubs,
+    flattening: Flattening,
 }
 
 impl std::fmt::Debug for Control {
@@ -64,6 +69,9 @@ impl std::fmt::Debug for Control {
 enum Change {
     EnsureReplicas(v1::EnsureReplicasRequest),
     Create(v1::CreateVolumeRequest),
+    Clone(v1::CloneVolumeRequest),
+    Flatten(v1::FlattenVolumeRequest),
+    SetImage(v1::SetImageRequest),
     Delete(v1::DeleteVolumeRequest),
     Resize(v1::ResizeVolumeRequest),
     Attach(v1::AttachVolumeRequest),
@@ -111,6 +119,12 @@ commands! {
     ensure_replicas(EnsureReplicas, EnsureReplicasRequest);
     /// Makes a volume.
     create(Create, CreateVolumeRequest);
+    /// Makes a clone of a volume.
+    clone_of(Clone, CloneVolumeRequest);
+    /// Begins to flatten a clone.
+    flatten(Flatten, FlattenVolumeRequest);
+    /// Makes a volume a golden image, or a usual one again.
+    set_image(SetImage, SetImageRequest);
     /// Deletes a volume; with `dry_run`, only says whether it could be.
     delete(Delete, DeleteVolumeRequest);
     /// Grows a volume.
@@ -162,6 +176,7 @@ impl Control {
             supervisor,
             healing: Healing::new(replace_after),
             scrubs: Scrubs::default(),
+            flattening: Flattening::default(),
         }
     }
 
@@ -201,6 +216,9 @@ impl Control {
         match change {
             Change::EnsureReplicas(request) => self.ensure_replicas(&request).await,
             Change::Create(request) => self.create_volume(&request).await,
+            Change::Clone(request) => self.clone_volume(&request).await,
+            Change::Flatten(request) => self.flatten_volume(&request.name),
+            Change::SetImage(request) => self.set_image(&request).await,
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,
             Change::Attach(request) => self.attach_volume(&request).await,
@@ -223,6 +241,7 @@ impl Control {
         if let Err(error) = self.end_exports().await {
             tracing::warn!("exports: {error}");
         }
+        self.follow_flattening();
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,
             Ok(None) => return,

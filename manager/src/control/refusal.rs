@@ -111,6 +111,41 @@ pub enum Refusal {
         /// Named as the newer one.
         until: String,
     },
+    /// It is read and cloned, and never written.
+    #[error("volume '{0}' is a golden image: it is read and cloned, and never changed")]
+    IsImage(String),
+    /// Its copies may differ, and only an engine can make them alike.
+    #[error("volume '{0}' was not closed in good order, and its copies may differ")]
+    NotClosed(String),
+    /// A pool does not make the clone.
+    #[error("volume '{name}' cannot be cloned: {cause}")]
+    NotCloned {
+        /// The parent.
+        name: String,
+        /// Why not.
+        cause: String,
+    },
+    /// Clones of clones of clones.
+    #[error("volume '{0}' has as many ancestors as a volume can have")]
+    LineageTooLong(String),
+    /// Where the parent has no copies, nothing can be shared.
+    #[error("{asked} copies need as many copies of volume '{name}' that are in sync and answer: {able} do")]
+    TooFewToShare {
+        /// The parent.
+        name: String,
+        /// Copies asked for.
+        asked: u32,
+        /// The parent's copies that can be had.
+        able: usize,
+    },
+    /// Who asks for a server wants a copy that shares nothing.
+    #[error("volume '{name}' has a copy on replica-{number}: a clone shares with it there")]
+    SharesThere {
+        /// The parent.
+        name: String,
+        /// Which server.
+        number: u32,
+    },
     /// There is nobody to ask.
     #[error("volume '{0}' has no copy in sync")]
     NoCopyInSync(String),
@@ -343,12 +378,17 @@ impl Refusal {
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
             | Self::NotLoopback { .. }
+            | Self::SharesThere { .. }
+            | Self::LineageTooLong(_)
             | Self::Identity(_) => FailureKind::Invalid,
             Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
             | Self::NotWritten(_)
             | Self::Exported { .. }
+            | Self::NotClosed(_)
+            | Self::NotCloned { .. }
+            | Self::IsImage(_)
             | Self::SnapshotFailed { cause: OrderError::Refused(_), .. }
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
@@ -365,6 +405,7 @@ impl Refusal {
             Self::NoRoom { .. } => FailureKind::NoSpace,
             Self::Replica(_)
             | Self::TooFewReplicas { .. }
+            | Self::TooFewToShare { .. }
             | Self::ReplicaNotMet(_)
             | Self::ReplicaAway { .. }
             | Self::NoServerFree(_)

@@ -74,6 +74,9 @@ impl Control {
             wait_owed: false,
             members: chosen.iter().map(member).collect(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[
@@ -119,6 +122,9 @@ impl Control {
         let (record, revision) = find(store, &request.name)?;
         self.check_unused(&record, request.force)?;
         check_no_export(store, &record)?;
+        if record.is_image {
+            return Err(Refusal::IsImage(record.name));
+        }
         if request.dry_run {
             return Ok(0);
         }
@@ -153,6 +159,9 @@ impl Control {
             return Ok(0);
         }
         self.check_unused(&record, false)?;
+        if record.is_image {
+            return Err(Refusal::IsImage(record.name));
+        }
         // The copies first: a record never promises more than every member has. A crash in
         // between leaves copies that are too long, which the next attempt finds done.
         for member in &record.members {
@@ -190,7 +199,7 @@ fn check_size(blocks: u64) -> Result<(), Refusal> {
     if (1..=VOLUME_BLOCKS_MAX).contains(&blocks) { Ok(()) } else { Err(Refusal::BadSize { blocks }) }
 }
 
-fn random_volume_id() -> Result<VolumeId, Refusal> {
+pub(super) fn random_volume_id() -> Result<VolumeId, Refusal> {
     random_id().map(VolumeId::from_random_bytes)
 }
 

@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -35,7 +35,9 @@ impl Record for VolumeNameRecord {
 mod tests {
     use super::super::tests::assert_layout;
     use super::*;
-    use trivet_model::{Epoch, Generation, Member, MemberState, PoolId, SnapshotId, SnapshotRecord, Stamp};
+    use trivet_model::{
+        Ancestor, Epoch, Generation, Member, MemberState, PoolId, Sharing, SnapshotId, SnapshotRecord, Stamp,
+    };
 
     #[test]
     fn layout() {
@@ -59,16 +61,28 @@ mod tests {
                 created: 1_795_000_000,
                 labels: [("kept".to_owned(), "yes".to_owned())].into(),
             }],
+            lineage: vec![Ancestor {
+                volume: VolumeId::from_bytes([4; 16]),
+                name: "golden".into(),
+                snapshot: SnapshotId::from_bytes([5; 16]),
+                snapshot_name: "v1".into(),
+                cut: Stamp::from_u64(7),
+            }],
+            sharing: Sharing::Parent,
+            is_image: false,
         };
         assert_layout(
             &record,
             concat!(
-                r#"{"version":3,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#"{"version":4,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
                 r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}],"#,
                 r#""snapshots":[{"id":"03030303-0303-0303-0303-030303030303","name":"before","cut":8,"#,
-                r#""created":1795000000,"labels":{"kept":"yes"}}]}"#
+                r#""created":1795000000,"labels":{"kept":"yes"}}],"#,
+                r#""lineage":[{"volume":"04040404-0404-0404-0404-040404040404","name":"golden","#,
+                r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
+                r#""sharing":"parent","is_image":false}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

@@ -65,6 +65,10 @@ impl ManagerService {
         if present.name != record.name {
             return Err(Refusal::Identity("name"));
         }
+        let origin = |record: &VolumeRecord| (record.lineage.clone(), record.sharing, record.is_image);
+        if origin(&present) != origin(record) {
+            return Err(Refusal::Identity("origin"));
+        }
         if !(present.blocks..=VOLUME_BLOCKS_MAX).contains(&record.blocks) {
             return Err(Refusal::Shrinks { name: present.name, now: present.blocks, asked: record.blocks });
         }
@@ -141,6 +145,33 @@ impl Manager for ManagerService {
     ) -> Result<Response<v1::VolumeStatus>, Status> {
         let name = request.get_ref().name.clone();
         self.control.create(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn clone_volume(
+        &self,
+        request: Request<v1::CloneVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.clone_of(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn flatten_volume(
+        &self,
+        request: Request<v1::FlattenVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.flatten(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn set_image(
+        &self,
+        request: Request<v1::SetImageRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.set_image(request.into_inner()).await?;
         self.volume(&name).await
     }
 

@@ -87,7 +87,7 @@ pub(crate) fn snapshot_of<'a>(record: &'a VolumeRecord, name: &str) -> Result<&'
 }
 
 #[allow(clippy::disallowed_methods, reason = "people are told when a snapshot was taken")]
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

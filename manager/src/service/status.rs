@@ -1,6 +1,7 @@
 //! What people are shown: records, processes, pools and engines, put together.
 
 use super::ManagerService;
+use crate::control::flattening::go_on;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
@@ -13,7 +14,7 @@ use std::path::Path;
 use trivet_api::convert::record_to_wire;
 use trivet_api::layout::export_name;
 use trivet_api::v1;
-use trivet_model::{Member, Revision, ScrubCounts, VolumeRecord};
+use trivet_model::{Member, Revision, ScrubCounts, Sharing, VolumeRecord};
 
 impl ManagerService {
     pub(super) async fn cluster_status(&self) -> Result<v1::ClusterStatus, Refusal> {
@@ -22,8 +23,11 @@ impl ManagerService {
         let answers = ask_all(store).await?;
         let replacements = records::list::<ReplacementRecord>(store)?;
         let mut shown = Vec::new();
-        for (record, revision) in records::list::<VolumeRecord>(store)? {
-            shown.push(self.describe(record, revision, &states, &answers, &replacements).await?);
+        let volumes = records::list::<VolumeRecord>(store)?;
+        for (record, revision) in volumes.clone() {
+            let mut volume = self.describe(record, revision, &states, &answers, &replacements).await?;
+            tell_kin(&mut volume, &volumes);
+            shown.push(volume);
         }
         shown.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         let node = records::list::<NodeRecord>(store)?.into_iter().next();
@@ -47,7 +51,14 @@ impl ManagerService {
         // Before the volume, so that who sees none of it sees what became of it.
         let replacements = records::list::<ReplacementRecord>(store)?;
         let (record, revision) = volumes::find(store, name)?;
-        self.describe(record, revision, &self.supervisor.states(), &answers, &replacements).await
+        let flattening = record.clone();
+        let states = self.supervisor.states();
+        let mut volume = self.describe(record, revision, &states, &answers, &replacements).await?;
+        tell_kin(&mut volume, &records::list::<VolumeRecord>(store)?);
+        if flattening.sharing == Sharing::Flattening {
+            tell_flattening(&mut volume, &flattening).await;
+        }
+        Ok(volume)
     }
 
     async fn describe(
@@ -90,6 +101,10 @@ impl ManagerService {
             engine,
             replacement,
             exports,
+            // Of others' records.
+            clones: Vec::new(),
+            parent_deleted: false,
+            parent_snapshot_deleted: false,
         })
     }
 
@@ -149,6 +164,7 @@ impl ManagerService {
                     blocks_total: report.blocks_total,
                     blocks_used: report.blocks_used,
                     checksum_errors: report.checksum_errors,
+                    blocks_kept: report.blocks_kept,
                     failed: report.failed.clone(),
                 }),
                 String::new(),
@@ -190,6 +206,39 @@ fn figures(record: &VolumeRecord, member: &Member, answers: &[PoolAnswer]) -> v1
         number: number_of(answers, member.replica),
         last: copy.map_or(0, |copy| copy.last.as_u64()),
         trouble,
+        tied: copy.is_some_and(|copy| copy.tied),
+        flattened: None,
+    }
+}
+
+/// What other volumes' records say: which are made of this one, and what is left of what it is made of.
+fn tell_kin(status: &mut v1::VolumeStatus, volumes: &[(VolumeRecord, Revision)]) {
+    let Some(shown) = &status.record else { return };
+    let Some((record, _)) = volumes.iter().find(|(record, _)| record.id.as_bytes()[..] == shown.id) else {
+        return;
+    };
+    let of_this = |other: &&(VolumeRecord, Revision)| {
+        let parent = other.0.parent().filter(|_| other.0.sharing != Sharing::Nothing);
+        parent.is_some_and(|parent| parent.volume == record.id)
+    };
+    status.clones = volumes.iter().filter(of_this).map(|(clone, _)| clone.name.clone()).collect();
+    status.clones.sort();
+    if let Some(of) = record.parent() {
+        let parent = volumes.iter().map(|(other, _)| other).find(|other| other.id == of.volume);
+        let snapshot =
+            parent.and_then(|parent| parent.snapshots.iter().find(|known| known.id == of.snapshot));
+        (status.parent_deleted, status.parent_snapshot_deleted) = (parent.is_none(), snapshot.is_none());
+    }
+}
+
+/// How far the copies are that are flattened.
+async fn tell_flattening(status: &mut v1::VolumeStatus, record: &VolumeRecord) {
+    for (figures, member) in status.figures.iter_mut().zip(&record.members) {
+        if figures.tied
+            && let Ok(report) = go_on(member, record.id).await
+        {
+            figures.flattened = Some(report.position);
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Copying from another member: the walk of one that comes back, and the repair of a few blocks.
+//! Copying from another member: the walk of one that comes back, and the repair of a few blocks. And from a
+//! clone's parent, within the pool (`flatten.rs`).
 //!
 //! ```text
 //!                 Changed                       Changed (own)
@@ -22,6 +23,7 @@
 //!   no trace in the map, and we may be somebody's source tomorrow.
 
 mod compare;
+mod flatten;
 mod latencies;
 mod pace;
 mod repair;
@@ -29,6 +31,7 @@ mod repair;
 mod tests;
 mod walk;
 
+pub use flatten::Flatten;
 pub use pace::Pace;
 pub use repair::{Repair, RepairOrder};
 pub use walk::{Pull, PullOrder};

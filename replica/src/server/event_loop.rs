@@ -11,6 +11,7 @@ mod upkeep;
 use super::ServerError;
 use super::background::{Background, Finished};
 use super::copying::{self, Copying};
+use super::flattening::Flattening;
 use super::peer::{Operation, Peer, Phase, Verdict};
 use super::source_link::Thread;
 use crate::session::{ConnectionId, Identity, Output, PoolFacts, Sessions};
@@ -104,6 +105,7 @@ pub(super) struct EventLoop {
     background: Background,
     sessions: Sessions,
     copying: Copying,
+    flattening: Flattening,
     /// By `ConnectionId::index`.
     peers: Vec<Option<Peer>>,
     peers_count: usize,
@@ -157,6 +159,7 @@ impl EventLoop {
             background: parts.background,
             sessions: Sessions::new(parts.identity),
             copying: Copying::new(),
+            flattening: Flattening::new(),
             peers: Vec::new(),
             peers_count: 0,
             listed: Vec::new(),
@@ -317,7 +320,9 @@ impl EventLoop {
                 Action::ScanChanged(scan) => self.background.scan(scan),
                 Action::Checkpoint(job) => self.background.checkpoint(job),
                 Action::Complete(id, result) => {
-                    if let Some(result) = self.copying.store_answered(id, result, now) {
+                    let result = self.copying.store_answered(id, result, now);
+                    if let Some(result) = result.and_then(|result| self.flattening.store_answered(id, result))
+                    {
                         self.sessions.completed(id, result, &self.store, &mut self.outputs);
                         self.perform();
                     }

@@ -5,6 +5,7 @@
 mod background;
 mod copying;
 mod event_loop;
+mod flattening;
 mod lock;
 mod options;
 mod peer;

@@ -70,6 +70,9 @@ pub enum Output {
     Send(ConnectionId, Frame),
     /// Begin to pull for a session, in place of what it pulled before. The volume is its own.
     Pull(ConnectionId, PullOrder, SourceAddress),
+    /// Begin to flatten a volume, unless that is under way, and say how far it is, by
+    /// [`Sessions::pull_reported`] with this request.
+    Flatten(ConnectionId, u64, VolumeId),
     /// Say how far a session's pull is, by [`Sessions::pull_reported`] with this request.
     ReportPull(ConnectionId, u64),
     /// The session ends: its pull, and repairs of which nothing has been handed to the store, end.

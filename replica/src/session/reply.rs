@@ -52,6 +52,7 @@ pub(super) fn failure(error: &RequestError) -> Message {
         RequestError::TailTooLong { .. } => ErrorCode::TailTooLong,
         RequestError::NoSuchSnapshot(_) => ErrorCode::NoSuchSnapshot,
         RequestError::BadSnapshot { .. } => ErrorCode::BadSnapshot,
+        RequestError::BadParent { .. } => ErrorCode::BadParent,
         RequestError::Source(_) => ErrorCode::Source,
         RequestError::PoolFailed(_) => ErrorCode::PoolFailed,
     };
@@ -66,7 +67,8 @@ pub(super) fn opened(volume: VolumeId, boot: BootId, pool: &dyn PoolFacts) -> Me
     let VolumeProgress { committed, stable } = known.progress;
     Message::OpenReply(OpenReply {
         blocks: known.blocks,
-        last: known.last,
+        // Below the progress nothing is missing, whether or not it has left a trace here.
+        last: known.last.max(committed),
         intact: known.intact,
         progress: Progress { committed, stable },
         boot,
@@ -87,11 +89,13 @@ pub(super) fn pool_report(id: PoolId, pool: &dyn PoolFacts) -> Message {
         blocks_used: volume.blocks_used,
         generation: volume.generation,
         last: volume.last,
+        tied: volume.tied,
     });
     Message::PoolReport(PoolReport {
         pool: id,
         blocks_total: statistics.blocks_total,
         blocks_used: statistics.blocks_used,
+        blocks_kept: statistics.blocks_kept,
         checksum_errors: statistics.checksum_errors,
         failed: statistics.failed.unwrap_or_default(),
         volumes: volumes.collect(),

@@ -6,7 +6,7 @@ use super::writers::Promise;
 use super::{CloseReason, ConnectionId, Output, PoolFacts, Sessions, SourceAddress, reply};
 use crate::planted::{self, PlantedFault};
 use crate::pull::{PullOrder, RepairOrder};
-use crate::store::{Request, RequestError, Snapshot, VolumeProgress};
+use crate::store::{Parent, Request, RequestError, Snapshot, VolumeProgress};
 use trivet_model::geometry::BLOCK_SIZE;
 use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
 use trivet_wire::{ErrorCode, Frame, Hello, HelloReply, Message, PROTOCOL_VERSION, Progress};
@@ -174,7 +174,14 @@ impl Sessions {
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
         let request = match message {
-            Message::CreateVolume { volume, blocks } => Request::CreateVolume { volume, blocks },
+            Message::CreateVolume { volume, blocks, parent } => {
+                let parent = parent.map(|(volume, snapshot)| Parent { volume, snapshot });
+                Request::CreateVolume { volume, blocks, parent }
+            }
+            Message::Flatten { volume } => {
+                out.push(Output::Flatten(from.connection, from.request, volume));
+                return Ok(());
+            }
             Message::ResizeVolume { volume, blocks } => Request::ResizeVolume { volume, blocks },
             Message::DeleteVolume { volume } if self.writers.is_open(volume) => {
                 let detail = format!("volume {volume} is open for writing");

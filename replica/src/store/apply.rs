@@ -47,7 +47,7 @@ impl Store {
         match change {
             Change::Write { origin, slot, start, stamp, crcs, runs } => {
                 let physical = runs.iter().flat_map(|(first, count)| first..first + u64::from(count));
-                let Some(volume) = self.volumes.get_mut(slot).filter(|volume| !volume.deleted) else {
+                let Some(volume) = self.volumes.get_mut(slot).filter(|volume| volume.is_live()) else {
                     for block in physical {
                         self.allocator.quarantine(block, sequence, self.reads.next());
                     }
@@ -75,7 +75,10 @@ impl Store {
                 // The space of what is deleted comes back with the next checkpoint.
                 self.maintenance.requested |= matches!(
                     record,
-                    Record::Delete { .. } | Record::DeleteSnapshot { .. } | Record::Reset { .. }
+                    Record::Delete { .. }
+                        | Record::DeleteSnapshot { .. }
+                        | Record::Reset { .. }
+                        | Record::Untie { .. }
                 );
             }
         }
@@ -93,14 +96,14 @@ pub(super) fn apply_record(
     match record {
         Record::Write { .. } => unreachable!("writes are applied block by block"),
         Record::Discard { slot, range, stamp } => {
-            if let Some(volume) = volumes.get_mut(*slot).filter(|volume| !volume.deleted) {
+            if let Some(volume) = volumes.get_mut(*slot).filter(|volume| volume.is_live()) {
                 let extent = TailExtent { range: *range, stamp: *stamp, discard: true };
                 let origin = volume.note(extent, Origin::Live);
                 active.discard(*slot, *range, *stamp, origin, &volume.snapshots, superseded);
             }
         }
         Record::PlaceTombstones { slot, range, stamp } => {
-            if let Some(volume) = volumes.get_mut(*slot).filter(|volume| !volume.deleted) {
+            if let Some(volume) = volumes.get_mut(*slot).filter(|volume| volume.is_live()) {
                 volume.note(TailExtent { range: *range, stamp: *stamp, discard: true }, Origin::Placed);
                 for (at, block) in range.blocks().enumerate() {
                     let tombstone = Version::placed_tombstone(stamp.plus(at as u64));
@@ -112,15 +115,17 @@ pub(super) fn apply_record(
                 }
             }
         }
-        Record::Create { slot, volume, blocks } => {
+        Record::Create { slot, volume, blocks, tie } => {
             if volumes.get(*slot).is_none() {
-                volumes.insert(*slot, Volume::new(*volume, *blocks));
+                let empty = Volume::new(*volume, *blocks);
+                volumes.insert(*slot, tie.map_or(empty, |tie| Volume::tied(*volume, *blocks, tie)));
             }
         }
         Record::Delete { slot } => {
-            volumes.mark_deleted(*slot);
-            active.remove_volume(*slot, superseded);
+            volumes.delete(*slot);
+            remove_deleted(volumes, active, *slot, superseded);
         }
+        Record::Untie { slot } => volumes.untie(*slot),
         Record::Resize { slot, blocks } => {
             if let Some(volume) = volumes.get_mut(*slot) {
                 volume.blocks = volume.blocks.max(*blocks);
@@ -146,12 +151,15 @@ pub(super) fn apply_record(
         }
         Record::Reset { slot, next } => {
             volumes.reset(*slot, *next);
-            active.remove_volume(*slot, superseded);
+            remove_deleted(volumes, active, *slot, superseded);
         }
-        Record::DeleteSnapshot { slot, id } => {
-            if let Some(volume) = volumes.get_mut(*slot) {
-                volume.remove_snapshot(*id);
-            }
-        }
+        Record::DeleteSnapshot { slot, id } => volumes.remove_snapshot(*slot, *id),
+    }
+}
+
+/// Drops what a deleted volume has in the memtable. (What an ancestor has there is merged as ever.)
+fn remove_deleted(volumes: &VolumeTable, active: &mut Memtable, slot: Slot, superseded: impl FnMut(u64)) {
+    if volumes.get(slot).is_none_or(Volume::is_deleted) {
+        active.remove_volume(slot, superseded);
     }
 }

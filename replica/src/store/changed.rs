@@ -4,9 +4,10 @@
 //! the store's thread and past the cache. A checkpoint may commit in between: then the map's version
 //! is as new or newer, and stamps tell. So nothing is missed that was there when the request came.
 //!
-//! Regions in which no stamp is high enough are passed over: the cost follows what changed.
+//! Regions in which no stamp is high enough are passed over: the cost follows what changed. Where a clone
+//! has nothing of its own, what its ancestors show is looked at in the same way; their stamps are lower, so
+//! "since" separates the clone's own changes from what it began with.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use trivet_model::{SnapshotId, Stamp, VolumeId};
@@ -15,6 +16,7 @@ use super::Store;
 use super::checkpoint::CheckpointError;
 use super::entry::{Entry, GROUP_BLOCKS};
 use super::extents::append;
+use super::lineage::Tie;
 use super::map_scan::scan_groups;
 use super::record::Slot;
 use super::request::{Action, ChangedPage, Reply, RequestError, RequestId};
@@ -32,73 +34,103 @@ const _: () = assert!(WINDOW_BLOCKS <= CHANGED_RUNS_MAX as u64);
 #[derive(Debug)]
 pub struct ChangedScan {
     id: RequestId,
-    slot: Slot,
-    since: Stamp,
-    at: Option<SnapshotId>,
-    cut: Stamp,
+    look: Look,
+    /// The volume's own versions, then those of its ancestors, the nearest first.
+    levels: Vec<Level>,
     start: u64,
     until: u64,
     /// Whether the volume goes on behind `until`.
     goes_on: bool,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    /// Versions above a stamp, as a snapshot shows them, or as they are now.
+    Since { at: Option<SnapshotId>, since: Stamp },
+    /// Data of ancestors that the volume or one of its snapshots shows.
+    Inherited,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    slot: Slot,
+    what: What,
+}
+
+/// One volume of a lineage.
+#[derive(Debug)]
+struct Level {
+    slot: Slot,
+    cut: Stamp,
     /// What the memtables had when this was asked.
-    newer: BTreeMap<u64, Entry>,
+    newer: Vec<(u64, Entry)>,
 }
 
 /// The answer to a [`ChangedScan`]: give it to `Store::changed_scanned`.
 #[derive(Debug)]
 pub struct ChangedScanned {
     id: RequestId,
-    slot: Slot,
-    at: Option<SnapshotId>,
+    look: Look,
+    lineage: Vec<Tie>,
+    start: u64,
     result: Result<ChangedPage, CheckpointError>,
 }
 
 impl ChangedScan {
     /// Scans. Blocks for as long as the map's store takes.
     #[must_use]
-    pub fn run(mut self, meta: &dyn MetaStore) -> ChangedScanned {
-        let newer = std::mem::take(&mut self.newer);
-        let result = self.scan(meta, newer);
-        ChangedScanned { id: self.id, slot: self.slot, at: self.at, result }
+    pub fn run(self, meta: &dyn MetaStore) -> ChangedScanned {
+        let result = self.scan(meta);
+        let ancestors = self.levels.iter().skip(1);
+        let lineage = ancestors.map(|level| Tie { parent: level.slot, cut: level.cut }).collect();
+        ChangedScanned { id: self.id, look: self.look, lineage, start: self.start, result }
     }
 
-    fn scan(
-        &self,
-        meta: &dyn MetaStore,
-        mut newer: BTreeMap<u64, Entry>,
-    ) -> Result<ChangedPage, CheckpointError> {
+    fn scan(&self, meta: &dyn MetaStore) -> Result<ChangedPage, CheckpointError> {
+        let own = self.level(meta, &self.levels[0])?;
+        let mut shown = own.clone();
+        for ancestor in &self.levels[1..] {
+            for (place, inherited) in shown.iter_mut().zip(self.level(meta, ancestor)?) {
+                *place = place.or(inherited);
+            }
+        }
         let mut versions = Vec::new();
-        let mut add = |block: u64, entry: Entry| {
+        for (block, (shown, own)) in (self.start..).zip(shown.into_iter().zip(own)) {
+            let Some(entry) = shown else { continue };
+            // What an ancestor has discarded is just a hole here.
+            let inherited = own.is_none();
+            let wanted = match self.look.what {
+                What::Since { since, .. } => entry.stamp > since,
+                What::Inherited => inherited,
+            } && !(inherited && entry.is_tombstone());
             let told = !(entry.is_tombstone() && planted::is(PlantedFault::ForgetDiscards));
-            if entry.stamp > self.since && told {
+            if wanted && told {
                 append(&mut versions, block, entry.stamp, entry.is_tombstone());
             }
-        };
-        let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
-        scan_groups(meta, self.slot, first, end, self.cut, &mut |group, stored| {
-            for (at, entry) in stored.0.into_iter().enumerate() {
-                let block = group * GROUP_BLOCKS + at as u64;
-                let Some(entry) = entry.filter(|_| (self.start..self.until).contains(&block)) else {
-                    continue;
-                };
-                while let Some((earlier, found)) = first_before(&mut newer, block) {
-                    add(earlier, found);
-                }
-                let found = newer.remove(&block).filter(|newer| newer.stamp > entry.stamp);
-                add(block, found.unwrap_or(entry));
-            }
-            ControlFlow::Continue(())
-        })?;
-        for (block, entry) in newer {
-            add(block, entry);
         }
         Ok(ChangedPage { versions, next: self.goes_on.then_some(self.until) })
     }
-}
 
-fn first_before(newer: &mut BTreeMap<u64, Entry>, block: u64) -> Option<(u64, Entry)> {
-    let first = newer.first_entry().filter(|first| *first.key() < block)?;
-    Some(first.remove_entry())
+    /// What a volume shows by itself, block by block.
+    fn level(&self, meta: &dyn MetaStore, level: &Level) -> Result<Vec<Option<Entry>>, CheckpointError> {
+        let index = |block: u64| usize::try_from(block - self.start).unwrap_or(usize::MAX);
+        let mut found: Vec<Option<Entry>> = vec![None; index(self.until)];
+        let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
+        scan_groups(meta, level.slot, first, end, level.cut, &mut |group, stored| {
+            for (block, entry) in (group * GROUP_BLOCKS..).zip(stored.0) {
+                if entry.is_some() && (self.start..self.until).contains(&block) {
+                    found[index(block)] = entry;
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (block, newer) in &level.newer {
+            let place = &mut found[index(*block)];
+            *place = Some(place.filter(|stored| stored.stamp >= newer.stamp).unwrap_or(*newer));
+        }
+        Ok(found)
+    }
 }
 
 impl Store {
@@ -106,40 +138,71 @@ impl Store {
         &mut self,
         id: RequestId,
         volume: VolumeId,
-        at: Option<SnapshotId>,
-        since: Stamp,
+        what: What,
         start: u64,
     ) -> Result<(), RequestError> {
-        let slot = self.find(volume)?;
-        let cut = self.cut(slot, at)?;
-        let Some(known) = self.volumes.get(slot) else { return Err(RequestError::NoSuchVolume(volume)) };
-        let blocks = known.blocks;
-        let Some(start) = known.regions.next_changed(start, since).filter(|start| *start < blocks) else {
+        let look = Look { slot: self.find(volume)?, what };
+        self.look_through(id, look, start)
+    }
+
+    fn look_through(&mut self, id: RequestId, look: Look, start: u64) -> Result<(), RequestError> {
+        let Look { slot, what } = look;
+        let (cut, since) = match what {
+            What::Since { at, since } => (self.cut(slot, at)?, since),
+            // What no cut parts from the beginning.
+            What::Inherited => (self.lowest_cut(slot), Stamp::ZERO),
+        };
+        let blocks = self.volumes.get(slot).map_or(0, |volume| volume.blocks);
+        let lineage = self.volumes.lineage(slot);
+        let ancestors: Vec<(Slot, Stamp)> = lineage.iter().map(|tie| (tie.parent, tie.cut)).collect();
+        // The volume's own changes are not what it has inherited.
+        let own = std::iter::once(slot).filter(|_| what != What::Inherited);
+        let slots = own.chain(ancestors.iter().map(|(ancestor, _)| *ancestor));
+        let regions = slots.filter_map(|slot| self.volumes.get(slot)).map(|volume| &volume.regions);
+        let first = regions.filter_map(|regions| regions.next_changed(start, since)).min();
+        let Some(start) = first.filter(|start| *start < blocks) else {
             self.complete(id, Ok(Reply::Changed(ChangedPage::default())));
             return Ok(());
         };
         let until = blocks.min((start / WINDOW_BLOCKS + 1) * WINDOW_BLOCKS);
-        let mut newer: BTreeMap<u64, Entry> = BTreeMap::new();
-        for table in self.frozen.as_deref().into_iter().chain([&self.active]) {
-            for (block, entry) in table.within(slot, start, until, cut) {
-                let place = newer.entry(block).or_insert(entry);
-                if entry.stamp > place.stamp {
-                    *place = entry;
-                }
+        let mut levels = Vec::with_capacity(1 + ancestors.len());
+        for (slot, cut) in std::iter::once((slot, cut)).chain(ancestors) {
+            let mut newer = Vec::new();
+            for table in self.frozen.as_deref().into_iter().chain([&self.active]) {
+                newer.extend(table.within(slot, start, until, cut));
             }
+            levels.push(Level { slot, cut, newer });
         }
-        let scan = ChangedScan { id, slot, at, since, cut, start, until, goes_on: until < blocks, newer };
         self.scans += 1;
+        let scan = ChangedScan { id, look, levels, start, until, goes_on: until < blocks };
         self.actions.push(Action::ScanChanged(Box::new(scan)));
         Ok(())
+    }
+
+    /// The lowest cut of a volume: what it shows, and no ancestor, every view of the volume shows.
+    pub(super) fn lowest_cut(&self, slot: Slot) -> Stamp {
+        let volume = self.volumes.get(slot);
+        volume.and_then(|volume| volume.snapshots.cuts().next()).unwrap_or(Stamp::MAX)
     }
 
     /// The background thread has looked through what [`Action::ScanChanged`] asked for.
     pub fn changed_scanned(&mut self, scanned: ChangedScanned) {
         self.scans -= 1;
-        let found = scanned.result.map_err(|error| RequestError::Medium(error.to_string()));
-        // A snapshot that was deleted meanwhile may have been thinned out under the scan.
-        let result = self.cut(scanned.slot, scanned.at).and(found);
-        self.complete(scanned.id, result.map(Reply::Changed));
+        let ChangedScanned { id, look, lineage, start, result } = scanned;
+        // A snapshot that was deleted meanwhile may have been thinned out under the scan, and so may what
+        // an ancestor showed that is one no more.
+        if let What::Since { at, .. } = look.what
+            && let Err(error) = self.cut(look.slot, at)
+        {
+            return self.complete(id, Err(error));
+        }
+        if self.volumes.lineage(look.slot) != lineage {
+            if let Err(error) = self.look_through(id, look, start) {
+                self.complete(id, Err(error));
+            }
+            return;
+        }
+        let result = result.map_err(|error| RequestError::Medium(error.to_string()));
+        self.complete(id, result.map(Reply::Changed));
     }
 }

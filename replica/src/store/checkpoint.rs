@@ -8,6 +8,7 @@
 //! - A state of a group names, of every block, what the cuts of its interval up to the next show. A
 //!   version belongs to the interval that its stamp lies in; states above only repeat it.
 //! - Live changes replace what the map holds; placed ones only what is older (`version.rs`).
+//! - A discard in a clone is merged into every group that an ancestor has a state of, so that it hides it.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -17,11 +18,12 @@ use bytes::Buf;
 use trivet_model::Stamp;
 
 use super::allocator::{ZoneBits, count_set};
-use super::entry::{BlockKey, Entry, GROUP_BLOCKS, key};
+use super::entry::{BlockKey, Entry, GROUP_BLOCKS, Group, key};
 use super::group_merge::{GroupMerge, Stored};
 use super::header::Header;
 use super::layout::Geometry;
-use super::map_scan::{decode_group, scan_layers};
+use super::lineage::Tie;
+use super::map_scan::{decode_group, scan_groups, scan_layers};
 use super::memtable::Memtable;
 use super::record::Slot;
 use super::snapshots::NO_SNAPSHOTS;
@@ -111,6 +113,9 @@ struct Due {
 
 type DueGroups = BTreeMap<(Slot, u64), Due>;
 
+/// Groups of a span, each with all its states; and where the span goes on.
+type Portion = (BTreeMap<u64, Vec<Stored>>, Option<u64>);
+
 impl CheckpointJob {
     /// Merges and commits. Blocks for as long as the map's store takes.
     #[must_use]
@@ -121,6 +126,12 @@ impl CheckpointJob {
     fn volume(&self, slot: Slot) -> Option<&Volume> {
         let at = self.volumes.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
         Some(&self.volumes[at].1)
+    }
+
+    /// What a volume is read from where it has nothing of its own.
+    fn lineage(&self, slot: Slot) -> impl Iterator<Item = Tie> + '_ {
+        let tie = |slot: Slot| self.volume(slot).and_then(|volume| volume.tie);
+        std::iter::successors(tie(slot), move |above| tie(above.parent))
     }
 
     fn merge(&self, meta: &dyn MetaStore) -> Result<CheckpointDone, CheckpointError> {
@@ -163,18 +174,17 @@ impl Merge<'_> {
             .ranges()
             .map(|(slot, start, end)| (slot, start / GROUP_BLOCKS, end.div_ceil(GROUP_BLOCKS)))
             .collect();
-        let deleted = self.job.volumes.iter().filter(|(_, volume)| volume.deleted);
+        let deleted = self.job.volumes.iter().filter(|(_, volume)| volume.is_deleted());
         spans.extend(deleted.map(|(slot, _)| (*slot, 0, u64::MAX)));
         spans.sort_unstable();
         for (slot, first, end) in spans {
             while let Some((at, of_group)) = due.next_if(|(at, _)| *at < (slot, first)) {
                 self.group(at, None, &points[of_group.points], of_group.floor)?;
             }
-            let mut from = first;
-            loop {
-                let portion = self.stored_groups(slot, from, end)?;
-                let Some((last, _)) = portion.last_key_value() else { break };
-                from = last + 1;
+            let mut next = Some(first);
+            while let Some(from) = next {
+                let (portion, rest) = self.groups_of_span(points, slot, from, end)?;
+                next = rest;
                 for (group, stored) in portion {
                     while let Some((at, of_group)) = due.next_if(|(at, _)| *at < (slot, group)) {
                         self.group(at, None, &points[of_group.points], of_group.floor)?;
@@ -200,7 +210,7 @@ impl Merge<'_> {
             first = range.end;
             due.insert(group_of(of_group[0].0), Due { points: range, floor: None });
         }
-        for (slot, volume) in self.job.volumes.iter().filter(|(_, volume)| !volume.deleted) {
+        for (slot, volume) in self.job.volumes.iter().filter(|(_, volume)| !volume.is_deleted()) {
             let Some(begun) = volume.thinning.front() else { continue };
             let (groups, rest) = thinning::portion(self.meta, *slot, *begun)?;
             let floor = volume.snapshots.interval_of_layer(begun.from).after;
@@ -212,24 +222,51 @@ impl Merge<'_> {
         Ok(due)
     }
 
-    /// The first groups that the map holds of a span, with all their states: a bounded portion.
-    fn stored_groups(
+    /// The first groups of a span that the map holds, of a clone's those that it is read from elsewhere, too:
+    /// a bounded portion.
+    fn groups_of_span(
         &self,
+        points: &[(BlockKey, Version)],
         slot: Slot,
         first: u64,
         end: u64,
-    ) -> Result<BTreeMap<u64, Vec<Stored>>, CheckpointError> {
+    ) -> Result<Portion, CheckpointError> {
         let mut found: BTreeMap<u64, Vec<Stored>> = BTreeMap::new();
+        let mut rest = None;
         let mut states = 0;
         scan_layers(self.meta, slot, first, end, &mut |group, layer, state| {
             if states >= PORTION_STATES && !found.contains_key(&group) {
+                rest = Some(group);
                 return ControlFlow::Break(());
             }
             states += 1;
             found.entry(group).or_default().push(Stored { layer, state });
             ControlFlow::Continue(())
         })?;
-        Ok(found)
+        for Tie { parent, cut } in self.job.lineage(slot) {
+            let until = rest.unwrap_or(end);
+            let mut seen = 0;
+            scan_groups(self.meta, parent, first, until, cut, &mut |group, _| {
+                if seen >= PORTION_STATES {
+                    rest = Some(group);
+                    return ControlFlow::Break(());
+                }
+                seen += 1;
+                found.entry(group).or_default();
+                ControlFlow::Continue(())
+            })?;
+            // What the ancestor has in the memtable is merged by this checkpoint, and not in the map yet.
+            let from = BlockKey { slot: parent, block: first * GROUP_BLOCKS };
+            let of_parent = &points[points.partition_point(|(key, _)| *key < from)..];
+            let groups = of_parent.iter().map(|(key, _)| group_of(*key));
+            for (_, group) in groups.take_while(|group| *group < (parent, rest.unwrap_or(end))) {
+                found.entry(group).or_default();
+            }
+        }
+        if let Some(rest) = rest {
+            found.split_off(&rest);
+        }
+        Ok((found, rest))
     }
 
     /// The states of a group in the layers from `floor` up, and the next one below.
@@ -264,23 +301,31 @@ impl Merge<'_> {
         }
         self.done = Some((slot, group));
         let job = self.job;
-        let volume = job.volume(slot);
-        let deleted = volume.is_none_or(|volume| volume.deleted);
-        let versions = if deleted { Vec::new() } else { versions_of(&job.frozen, slot, group, changed) };
+        let volume = job.volume(slot).filter(|volume| !volume.is_deleted());
+        let versions =
+            if volume.is_none() { Vec::new() } else { versions_of(&job.frozen, slot, group, changed) };
         let lowest = versions.iter().map(|(_, version)| version.stamp).min();
         if let Some(lowest) = lowest {
             let of_volume = self.lowest.entry(slot).or_insert(lowest);
             *of_volume = lowest.min(*of_volume);
         }
         let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
-        let floor =
-            if deleted { Some(Stamp::ZERO) } else { lowest.map(|lowest| snapshots.interval(lowest).after) };
+        let floor = if volume.is_none() {
+            Some(Stamp::ZERO)
+        } else {
+            lowest.map(|lowest| snapshots.interval(lowest).after)
+        };
         let Some(floor) = floor.into_iter().chain(thinned_from).min() else { return Ok(()) };
         let stored = match stored {
             Some(stored) => stored,
             None => self.states(slot, group, floor)?,
         };
-        let merged = GroupMerge::new(snapshots, floor, &stored, &versions, deleted);
+        // Where nothing is hidden, a discard of nothing leaves no trace, as on a copy that is not tied.
+        let inherited = match versions.iter().any(|(_, version)| version.is_tombstone()) {
+            true => self.inherited(slot, group)?,
+            false => Group::default(),
+        };
+        let merged = GroupMerge::new(volume, &inherited, floor, &stored, &versions);
         for (layer, state) in &merged.changes {
             let key = key::group(slot, group, *layer);
             match state {
@@ -294,6 +339,24 @@ impl Merge<'_> {
         }
         self.note_blocks(slot, &merged)?;
         self.note_versions(slot, group, changed, &merged)
+    }
+
+    /// What a clone's ancestors show of a group: by the map, and by the memtable, which this checkpoint merges.
+    fn inherited(&self, slot: Slot, group: u64) -> Result<Group, CheckpointError> {
+        let mut inherited = Group::default();
+        for Tie { parent, cut } in self.job.lineage(slot) {
+            let mut shown = Group::default();
+            scan_groups(self.meta, parent, group, group + 1, cut, &mut |_, state| {
+                shown = state;
+                ControlFlow::Continue(())
+            })?;
+            for (block, (place, shown)) in (group * GROUP_BLOCKS..).zip(inherited.0.iter_mut().zip(shown.0)) {
+                let newer = self.job.frozen.lookup_at(BlockKey { slot: parent, block }, cut);
+                let shown = newer.map(|version| version.over(shown)).or(shown);
+                *place = place.or(shown);
+            }
+        }
+        Ok(inherited)
     }
 
     /// Counts and marks the pool blocks that a group's states name now and did not before, and those
@@ -357,7 +420,7 @@ impl Merge<'_> {
     /// Writes where the volumes have changed.
     fn regions(&mut self) -> Result<(), CheckpointError> {
         for (slot, volume) in &self.job.volumes {
-            if volume.deleted {
+            if volume.is_deleted() {
                 for chunk in volume.regions.chunks() {
                     self.commit.delete(&key::regions(*slot, chunk))?;
                 }
@@ -375,7 +438,7 @@ impl Merge<'_> {
         let (mut used, mut removed) = (Vec::new(), Vec::new());
         for (slot, volume) in &self.job.volumes {
             let key = key::numbered(key::VOLUMES, slot.0);
-            if volume.deleted {
+            if volume.is_deleted() {
                 removed.push(*slot);
                 self.commit.delete(&key)?;
                 continue;

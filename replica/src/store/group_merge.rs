@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 use trivet_model::Stamp;
 
 use super::entry::{Entry, Group};
-use super::snapshots::Snapshots;
+use super::snapshots::NO_SNAPSHOTS;
 use super::version::Version;
+use super::volume::Volume;
 use crate::planted::{self, PlantedFault};
 
 /// A state of a group in the map.
@@ -42,13 +43,13 @@ pub(super) struct GroupMerge {
 impl GroupMerge {
     /// Merges `versions` (older first, each with its place in the group) into the states `stored` (the
     /// highest layer first: those from the layer `floor` up, and the next one below). All versions lie
-    /// above `floor`. With `deleted`, nothing is left.
+    /// above `floor`. Of no volume, nothing is left. `inherited` is what a clone's ancestors show of the group.
     pub(super) fn new(
-        snapshots: &Snapshots,
+        volume: Option<&Volume>,
+        inherited: &Group,
         floor: Stamp,
         stored: &[Stored],
         versions: &[(usize, Version)],
-        deleted: bool,
     ) -> Self {
         let mut merge = Self::default();
         if let Some(newest) = stored.first() {
@@ -56,21 +57,25 @@ impl GroupMerge {
         }
         let own = stored.iter().take_while(|stored| stored.layer >= floor).count();
         let base = stored.get(own).map(|stored| stored.state.clone());
+        let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
         for Stored { layer, state } in &stored[..own] {
             let after = snapshots.interval_of_layer(*layer).after;
             merge.before.extend(owned(state, after));
-            if deleted {
+            if volume.is_none() {
                 merge.changes.push((*layer, None));
             }
         }
-        if deleted {
-            return merge;
-        }
+        let Some(volume) = volume else { return merge };
+        let ceiling = volume.ceiling();
         let mut own = stored[..own].iter().rev().peekable();
         let mut versions = versions.iter().peekable();
         let mut state = base.unwrap_or_default();
         let across = planted::is(PlantedFault::MergeAcrossCut);
         for interval in snapshots.intervals_from(floor) {
+            if interval.after >= ceiling {
+                merge.changes.extend(own.by_ref().map(|above| (above.layer, None)));
+                break;
+            }
             let mut present: Option<&Stored> = None;
             while let Some(higher) = own.next_if(|stored| stored.layer < interval.until) {
                 if let Some(stale) = present.replace(higher) {
@@ -86,7 +91,7 @@ impl GroupMerge {
             while let Some((at, version)) = versions.next_if(|(_, version)| {
                 version.stamp <= interval.until && !(across && interval.until < Stamp::MAX)
             }) {
-                next.0[*at] = standing(*version, next.0[*at]);
+                next.0[*at] = standing(*version, next.0[*at], inherited.0[*at]);
             }
             match present {
                 None if next == state => continue,
@@ -123,10 +128,12 @@ fn newer(own: Option<Entry>, below: Option<Entry>) -> Option<Entry> {
 }
 
 /// What a state says of a block after a change.
-fn standing(new: Version, old: Option<Entry>) -> Option<Entry> {
+fn standing(new: Version, old: Option<Entry>, inherited: Option<Entry>) -> Option<Entry> {
+    let hides = inherited.is_some_and(|inherited| !inherited.is_tombstone())
+        && !planted::is(PlantedFault::DiscardWithoutTombstone);
     match old {
         // A discard of what nobody has written leaves no trace.
-        None if new.is_tombstone() && !new.leaves_trace => None,
+        None if new.is_tombstone() && !new.leaves_trace && !hides => None,
         old => Some(new.over(old)),
     }
 }

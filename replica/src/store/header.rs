@@ -11,7 +11,7 @@ use trivet_model::{BootId, Stamp};
 
 use super::record::Slot;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SEGMENTS_MAX: usize = 64;
 const DROPPED_MAX: usize = 1 << 20;
 const LIMITS_MAX: usize = 1 << 20;

@@ -41,7 +41,25 @@ impl Store {
         cut: Stamp,
     ) -> Result<Option<BlockVersion>, CheckpointError> {
         let Some(slot) = self.volumes.find(volume) else { return Ok(None) };
-        let key = BlockKey { slot, block };
+        let inherited = self.volumes.lineage(slot).into_iter().map(|tie| (tie.parent, tie.cut));
+        let mut found = None;
+        for (slot, cut) in std::iter::once((slot, cut)).chain(inherited) {
+            found = found.or(self.own_version(meta, BlockKey { slot, block }, cut)?);
+        }
+        Ok(found.map(|entry| BlockVersion {
+            stamp: entry.stamp,
+            offset: (!entry.is_tombstone()).then_some(entry.physical * BLOCK_SIZE_U64),
+            crc: entry.crc,
+        }))
+    }
+
+    fn own_version(
+        &self,
+        meta: &dyn MetaStore,
+        key: BlockKey,
+        cut: Stamp,
+    ) -> Result<Option<Entry>, CheckpointError> {
+        let BlockKey { slot, block } = key;
         let group = block / GROUP_BLOCKS;
         let mut newest: Option<Entry> = None;
         scan_groups(meta, slot, group, group + 1, cut, &mut |_, stored| {
@@ -52,10 +70,6 @@ impl Store {
         for version in tables.filter_map(|table| table.lookup_at(key, cut)) {
             newest = Some(version.over(newest));
         }
-        Ok(newest.map(|entry| BlockVersion {
-            stamp: entry.stamp,
-            offset: (!entry.is_tombstone()).then_some(entry.physical * BLOCK_SIZE_U64),
-            crc: entry.crc,
-        }))
+        Ok(newest)
     }
 }

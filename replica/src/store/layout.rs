@@ -16,7 +16,7 @@ use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, PoolId};
 /// Blocks in a zone: the unit of free-space bookkeeping (4 MiB).
 pub const ZONE_BLOCKS: u64 = 1024;
 /// The one version of the pool's format there is.
-pub const POOL_VERSION: u32 = 3;
+pub const POOL_VERSION: u32 = 4;
 /// Where the copies of the superblock lie.
 pub const SUPERBLOCK_OFFSETS: [u64; 2] = [0, BLOCK_SIZE_U64];
 
@@ -198,7 +198,7 @@ mod tests {
         sample().encode(&mut bytes);
         assert_eq!(bytes.len(), BLOCK_SIZE);
         assert_eq!(Superblock::decode(&bytes), Ok(sample()));
-        assert_eq!(&bytes[..16], b"TRVTPOOL\x03\0\0\0\0\x10\0\0");
+        assert_eq!(&bytes[..16], b"TRVTPOOL\x04\0\0\0\0\x10\0\0");
         assert_eq!(&bytes[32..40], &3u64.to_le_bytes());
         assert!(bytes[72..CRC_OFFSET].iter().all(|&b| b == 0));
     }

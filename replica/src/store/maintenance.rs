@@ -278,7 +278,7 @@ impl Store {
             self.flushing.wanted = self.flushing.completed;
             return;
         }
-        let freeing = |volume: &Volume| volume.deleted || !volume.thinning.is_empty();
+        let freeing = |volume: &Volume| volume.is_deleted() || !volume.thinning.is_empty();
         let deleting = self.volumes.iter().any(|(_, volume)| freeing(volume));
         if !self.active.is_empty() || deleting {
             self.maintenance.requested = true;

@@ -26,6 +26,7 @@ mod header;
 mod inspect;
 mod journal;
 mod layout;
+mod lineage;
 mod maintenance;
 mod map_scan;
 mod memtable;
@@ -55,17 +56,19 @@ use trivet_model::{BlockArena, BlockRange, SnapshotId, Stamp, VOLUME_BLOCKS_MAX,
 
 use allocator::Allocator;
 use cache::MapCache;
+use changed::What;
 use flush::Flushing;
 use hashbrown::HashMap;
 use header::Header;
 use journal::Journal;
 use layout::Superblock;
+use lineage::Tie;
 use maintenance::Maintenance;
 use memtable::Memtable;
 use place::{Pulled, QueuedPlace};
 use read::{Purpose, Reads};
 use record::{Record, Slot};
-use volume::{TAIL_EXTENTS_MAX, THINNINGS_MAX, VolumeTable};
+use volume::{Life, TAIL_EXTENTS_MAX, THINNINGS_MAX, VolumeTable};
 use write::{Batch, QueuedRecord, QueuedWrite};
 
 use crate::planted::{self, PlantedFault};
@@ -77,6 +80,7 @@ pub use group_load::{GroupLoad, GroupsLoaded};
 pub use header::HeaderError;
 pub use inspect::BlockVersion;
 pub use layout::{Geometry, POOL_VERSION, SUPERBLOCK_OFFSETS, SuperblockError, ZONE_BLOCKS};
+pub use lineage::{ANCESTORS_MAX, Parent};
 pub use open::{FormatOptions, OpenReport, StoreOptions};
 pub use open_error::{FormatError, OpenError};
 pub use place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX};
@@ -198,16 +202,18 @@ impl Store {
     /// Every volume's figures.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatistics> {
-        let live = self.volumes.iter().filter(|(_, volume)| !volume.deleted);
+        let live = self.volumes.iter().filter(|(_, volume)| volume.is_live());
         live.map(|(_, volume)| volume.statistics()).collect()
     }
 
     /// The pool's figures.
     #[must_use]
     pub fn statistics(&self) -> PoolStatistics {
+        let ancestors = self.volumes.iter().filter(|(_, volume)| volume.life == Life::Ancestor);
         PoolStatistics {
             blocks_total: self.superblock.geometry.zones() * ZONE_BLOCKS,
             blocks_used: self.allocator.taken(),
+            blocks_kept: ancestors.map(|(_, volume)| volume.blocks_used).sum(),
             checksum_errors: self.checksum_errors,
             failed: self.failed.clone().or_else(|| {
                 let silent = self.device_silent?;
@@ -263,7 +269,14 @@ impl Store {
             Request::Read { volume, at, range } => self.read(id, volume, at, range, Purpose::Read)?,
             Request::Fetch { volume, at, range } => self.read(id, volume, at, range, Purpose::Fetch)?,
             Request::Verify { volume, at, range } => self.read(id, volume, at, range, Purpose::Verify)?,
-            Request::Changed { volume, at, since, start } => self.changed(id, volume, at, since, start)?,
+            Request::Inherit { volume, range } => {
+                let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
+                self.inherit(id, slot, range);
+            }
+            Request::Changed { volume, at, since, start } => {
+                self.changed(id, volume, What::Since { at, since }, start)?;
+            }
+            Request::Inherited { volume, start } => self.changed(id, volume, What::Inherited, start)?,
             Request::Place { volume, placement } => self.accept_place(id, volume, placement)?,
             Request::Allocation { volume, at, range } => {
                 let slot = self.find_range(volume, range, u32::MAX)?;
@@ -285,7 +298,13 @@ impl Store {
                 }
                 self.held.push((id, slot, Record::Promise { slot, generation, epoch, session }));
             }
-            Request::CreateVolume { volume, blocks } => self.create_volume(id, volume, blocks)?,
+            Request::CreateVolume { volume, blocks, parent } => {
+                self.create_volume(id, volume, blocks, parent)?;
+            }
+            Request::Untie { volume } => {
+                let slot = self.find(volume)?;
+                self.records.push_back(QueuedRecord { id, record: Record::Untie { slot }, stable: true });
+            }
             Request::DeleteVolume { volume } => match self.volumes.find(volume) {
                 Some(slot) => self.held.push((id, slot, Record::Delete { slot })),
                 None => self.wait_stable(id, self.flushing.content, Reply::Done),
@@ -304,30 +323,65 @@ impl Store {
         Ok(())
     }
 
-    fn create_volume(&mut self, id: RequestId, volume: VolumeId, blocks: u64) -> Result<(), RequestError> {
+    fn create_volume(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        blocks: u64,
+        parent: Option<Parent>,
+    ) -> Result<(), RequestError> {
         let refuse = |reason| Err(RequestError::BadSize { asked: blocks, reason });
         if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
             return refuse("a volume has from one block to 64 TiB");
         }
+        let tie = parent.map(|parent| self.tie_to(parent)).transpose()?;
         let present = self.volumes.find(volume).and_then(|slot| self.volumes.get(slot));
         if let Some(present) = present {
             if present.blocks != blocks {
                 return refuse("the volume is there with another size");
             }
+            if present.tie != tie {
+                return refuse("the volume is there with another parent");
+            }
             self.wait_stable(id, self.flushing.content, Reply::Done);
             return Ok(());
         }
         let queued = self
-            .records
-            .iter()
-            .any(|queued| matches!(queued.record, Record::Create { volume: other, .. } if other == volume));
+            .records_under_way()
+            .any(|record| matches!(record, Record::Create { volume: other, .. } if *other == volume));
         if queued {
             return refuse("the volume is being created");
         }
         let slot = self.volumes.take_slot();
-        let record = Record::Create { slot, volume, blocks };
+        let record = Record::Create { slot, volume, blocks, tie };
         self.records.push_back(QueuedRecord { id, record, stable: true });
         Ok(())
+    }
+
+    /// From where a clone of this parent is read.
+    fn tie_to(&self, parent: Parent) -> Result<Tie, RequestError> {
+        let Parent { volume, snapshot } = parent;
+        let slot = self.find(volume)?;
+        let goes = |record: &Record| {
+            record.slot() == slot
+                && match record {
+                    Record::Delete { .. } | Record::Reset { .. } => true,
+                    Record::DeleteSnapshot { id, .. } => *id == snapshot,
+                    _ => false,
+                }
+        };
+        if self.records_under_way().any(goes) {
+            return Err(RequestError::BadParent {
+                volume,
+                reason: "what it is to be made of is being deleted",
+            });
+        }
+        let cut = self.cut(slot, Some(snapshot))?;
+        if self.volumes.lineage(slot).len() >= ANCESTORS_MAX {
+            let reason = "it is a clone of a clone, and so on, too many times; flatten it first";
+            return Err(RequestError::BadParent { volume, reason });
+        }
+        Ok(Tie { parent: slot, cut })
     }
 
     fn resize_volume(&mut self, id: RequestId, volume: VolumeId, blocks: u64) -> Result<(), RequestError> {
@@ -375,8 +429,10 @@ impl Store {
                 return Ok(());
             }
             (Some(_), _) => return refuse("it is there with another cut"),
-            (None, Some(_)) => return refuse("another snapshot has the same cut"),
-            (None, None) => {}
+            (None, Some(other)) if other.id != snapshot.id => {
+                return refuse("another snapshot has the same cut");
+            }
+            (None, _) => {}
         }
         if snapshot.cut == Stamp::ZERO || snapshot.cut == Stamp::MAX {
             return refuse("no write has such a stamp");

@@ -202,7 +202,7 @@ impl Store {
         let of_space = usize::try_from(geometry.zones() * ZONE_BLOCKS / 16).unwrap_or(usize::MAX);
         let memtable_entries_max = of_memory.min(of_space).max(1024);
         let mut maintenance = Maintenance::default();
-        let freeing = |volume: &Volume| volume.deleted || !volume.thinning.is_empty();
+        let freeing = |volume: &Volume| volume.is_deleted() || !volume.thinning.is_empty();
         let deleting = loaded.volumes.iter().any(|(_, volume)| freeing(volume));
         maintenance.requested = deleting || !loaded.active.is_empty();
         Self {

@@ -22,6 +22,7 @@ use super::request::{Placement, RequestError, RequestId, TailExtent};
 use super::snapshots::{NO_SNAPSHOTS, Snapshots};
 use super::version::Origin;
 use super::volume::TAIL_EXTENTS_MAX;
+use crate::planted::{self, PlantedFault};
 
 /// Runs in one place, and discarded blocks in it: what one journal record or memtable may get.
 pub const PLACE_RUNS_MAX: usize = 256;
@@ -181,7 +182,11 @@ impl Store {
             return Err(RequestError::TailTooLong { extents: known.tail.len().max(DISCARDS_MAX) });
         }
         known.outstanding += 1;
-        let origin = if repair { Origin::Repaired } else { Origin::Placed };
+        let origin = match repair {
+            true => Origin::Repaired,
+            false if known.tie.is_some() && planted::is(PlantedFault::FlattenOverNewer) => Origin::Live,
+            false => Origin::Placed,
+        };
         self.places.push_back(QueuedPlace { id, slot, origin, versions, crcs, segments });
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::cache::{LEAF_BLOCKS, LeafKey};
 use super::entry::{BlockKey, Entry};
 use super::extents::append;
 use super::group_load::{GroupLoad, GroupsLoaded};
+use super::lineage::Tie;
 use super::record::Slot;
 use super::request::{
     Action, AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, RequestId, TailExtent,
@@ -36,6 +37,8 @@ pub(super) enum Purpose {
     Allocation,
     Fetch,
     Verify,
+    /// As `Fetch`, of what only ancestors have.
+    Inherit,
 }
 
 /// A request whose leaves are being looked up.
@@ -139,6 +142,10 @@ impl Store {
         });
     }
 
+    pub(super) fn inherit(&mut self, id: RequestId, slot: Slot, range: BlockRange) {
+        self.lookup(PendingLookup { id, slot, at: None, range, purpose: Purpose::Inherit });
+    }
+
     /// Goes on with a lookup if everything it needs is in memory; asks for what is not.
     fn lookup(&mut self, lookup: PendingLookup) {
         // It may have been deleted while a leaf was looked up.
@@ -146,11 +153,18 @@ impl Store {
             Ok(cut) => cut,
             Err(error) => return self.complete(lookup.id, Err(error)),
         };
+        let lineage = self.volumes.lineage(lookup.slot);
         let mut entries = Vec::with_capacity(lookup.range.count as usize);
         let mut missing = Vec::new();
+        let inherits = lookup.purpose == Purpose::Inherit;
+        let cut = if inherits { self.lowest_cut(lookup.slot) } else { cut };
         for block in lookup.range.blocks() {
             let key = BlockKey { slot: lookup.slot, block };
-            let found = if cut == Stamp::MAX { self.newest(key) } else { self.shown(key, cut) };
+            let found = match self.own(key, cut) {
+                Ok(None) => self.inherited(key, &lineage),
+                Ok(Some(_)) if inherits => Ok(None),
+                found => found,
+            };
             match found {
                 Ok(entry) => entries.push(entry),
                 Err(leaf) if missing.last() == Some(&leaf) => {}
@@ -166,6 +180,24 @@ impl Store {
             self.actions.push(Action::LoadGroups(load));
         }
         self.reads.waiting.push(lookup);
+    }
+
+    /// What a cut shows of a block, as far as the volume has something of its own; the leaf to load when
+    /// memory does not tell.
+    fn own(&mut self, key: BlockKey, cut: Stamp) -> Result<Option<Entry>, LeafKey> {
+        if cut == Stamp::MAX { self.newest(key) } else { self.shown(key, cut) }
+    }
+
+    /// The data that the nearest ancestor shows of a block; the leaf to load when memory does not tell. What it
+    /// has discarded is just a hole here: no copy of the clone ever held what lies below.
+    fn inherited(&mut self, key: BlockKey, lineage: &[Tie]) -> Result<Option<Entry>, LeafKey> {
+        for tie in lineage {
+            let found = self.shown(BlockKey { slot: tie.parent, ..key }, tie.cut)?;
+            if found.is_some() {
+                return Ok(found.filter(|entry| !entry.is_tombstone()));
+            }
+        }
+        Ok(None)
     }
 
     /// The newest applied version of a block; the leaf to load when memory does not tell.
@@ -203,7 +235,7 @@ impl Store {
 
     fn looked_up(&mut self, lookup: PendingLookup, entries: Vec<Option<Entry>>) {
         let mut versions = Vec::new();
-        if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify) {
+        if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify | Purpose::Inherit) {
             for (block, entry) in lookup.range.blocks().zip(&entries) {
                 if let Some(entry) = entry {
                     append(&mut versions, block, entry.stamp, entry.is_tombstone());
@@ -290,10 +322,16 @@ impl Store {
         }
         for lookup in std::mem::take(&mut self.reads.waiting) {
             let leaves = lookup.range.start / LEAF_BLOCKS..=(lookup.range.end() - 1) / LEAF_BLOCKS;
-            let cut = self.cut(lookup.slot, lookup.at);
-            let failed = failures.iter().find(|(key, _)| {
-                key.slot == lookup.slot && Ok(key.cut) == cut && leaves.contains(&key.index)
-            });
+            let cut = match lookup.purpose {
+                Purpose::Inherit => Ok(self.lowest_cut(lookup.slot)),
+                _ => self.cut(lookup.slot, lookup.at),
+            };
+            let own = cut.map(|cut| (lookup.slot, cut)).into_iter();
+            let inherited = self.volumes.lineage(lookup.slot).into_iter().map(|tie| (tie.parent, tie.cut));
+            let looked_at: Vec<(Slot, Stamp)> = own.chain(inherited).collect();
+            let failed = failures
+                .iter()
+                .find(|(key, _)| looked_at.contains(&(key.slot, key.cut)) && leaves.contains(&key.index));
             match failed {
                 Some((_, cause)) => self.complete(lookup.id, Err(RequestError::Medium(cause.clone()))),
                 None => self.lookup(lookup),
@@ -340,7 +378,7 @@ fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
         segments,
     };
     Ok(match read.purpose {
-        Purpose::Fetch => Reply::Fetched(present(segments)),
+        Purpose::Fetch | Purpose::Inherit => Reply::Fetched(present(segments)),
         Purpose::Read | Purpose::Allocation | Purpose::Verify => {
             Reply::Blocks(ReadBlocks { crcs: crcs.collect(), segments })
         }

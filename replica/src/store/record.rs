@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut, TryGetError};
 use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
+use super::lineage::Tie;
 use super::request::VolumeProgress;
 use super::snapshots::Snapshot;
 use super::version::Origin;
@@ -41,6 +42,8 @@ pub(crate) enum Record {
         slot: Slot,
         volume: VolumeId,
         blocks: u64,
+        /// From where a clone is read where it has nothing of its own.
+        tie: Option<Tie>,
     },
     Delete {
         slot: Slot,
@@ -71,6 +74,10 @@ pub(crate) enum Record {
     Reset {
         slot: Slot,
         next: Slot,
+    },
+    /// A clone has everything itself that it shows.
+    Untie {
+        slot: Slot,
     },
 }
 
@@ -103,6 +110,7 @@ const KIND_PLACE_TOMBSTONES: u8 = 10;
 const KIND_SNAPSHOT: u8 = 11;
 const KIND_DELETE_SNAPSHOT: u8 = 12;
 const KIND_RESET: u8 = 13;
+const KIND_UNTIE: u8 = 14;
 
 const PREFIX_BYTES: usize = 1 + 4;
 
@@ -138,7 +146,7 @@ pub(crate) const fn write_record_bytes(blocks: usize) -> usize {
 }
 
 /// No record but a `Write` is longer.
-pub(crate) const OTHER_RECORD_BYTES_MAX: usize = PREFIX_BYTES + 16 + 8;
+pub(crate) const OTHER_RECORD_BYTES_MAX: usize = PREFIX_BYTES + 16 + 8 + 4 + 8;
 
 fn put_prefix(out: &mut Vec<u8>, kind: u8, slot: Slot) {
     out.put_u8(kind);
@@ -172,7 +180,8 @@ impl Record {
             | Self::Progress { slot, .. }
             | Self::Snapshot { slot, .. }
             | Self::DeleteSnapshot { slot, .. }
-            | Self::Reset { slot, .. } => *slot,
+            | Self::Reset { slot, .. }
+            | Self::Untie { slot } => *slot,
         }
     }
 
@@ -185,11 +194,13 @@ impl Record {
             Self::PlaceTombstones { slot, range, stamp } => {
                 put_tombstones(out, KIND_PLACE_TOMBSTONES, *slot, *range, *stamp);
             }
-            Self::Create { slot, volume, blocks } => {
+            Self::Create { slot, volume, blocks, tie } => {
                 put_prefix(out, KIND_CREATE, *slot);
                 out.put_slice(volume.as_bytes());
                 out.put_u64_le(*blocks);
+                Tie::encode(*tie, out);
             }
+            Self::Untie { slot } => put_prefix(out, KIND_UNTIE, *slot),
             Self::Delete { slot } => put_prefix(out, KIND_DELETE, *slot),
             Self::Resize { slot, blocks } => {
                 put_prefix(out, KIND_RESIZE, *slot);
@@ -255,7 +266,13 @@ impl Record {
             }
             KIND_CREATE => {
                 let volume = VolumeId::from_bytes(get_id(input)?);
-                Self::Create { slot, volume, blocks: input.try_get_u64_le()? }
+                let blocks = input.try_get_u64_le()?;
+                let tie = Tie::decode(input)?;
+                // Children are made after their parents, so a lineage has an end.
+                if tie.is_some_and(|tie| tie.parent >= slot) {
+                    return Err(RecordError::Field("parent of a volume"));
+                }
+                Self::Create { slot, volume, blocks, tie }
             }
             KIND_DELETE => Self::Delete { slot },
             KIND_RESIZE => Self::Resize { slot, blocks: input.try_get_u64_le()? },
@@ -282,6 +299,7 @@ impl Record {
             }
             KIND_DELETE_SNAPSHOT => Self::DeleteSnapshot { slot, id: SnapshotId::from_bytes(get_id(input)?) },
             KIND_RESET => Self::Reset { slot, next: Slot(input.try_get_u32_le()?) },
+            KIND_UNTIE => Self::Untie { slot },
             unknown => return Err(RecordError::Kind(unknown)),
         })
     }
@@ -321,12 +339,16 @@ mod tests {
                     }
                 }
             ),
-            (slot.clone(), any::<[u8; 16]>(), any::<u64>()).prop_map(|(slot, id, blocks)| Record::Create {
-                slot,
-                volume: VolumeId::from_bytes(id),
-                blocks,
-            }),
+            (slot.clone(), any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
+                |(slot, id, blocks, parent, cut)| Record::Create {
+                    slot,
+                    volume: VolumeId::from_bytes(id),
+                    blocks,
+                    tie: (parent < slot.0).then(|| Tie { parent: Slot(parent), cut: Stamp::from_u64(cut) }),
+                }
+            ),
             slot.clone().prop_map(|slot| Record::Delete { slot }),
+            slot.clone().prop_map(|slot| Record::Untie { slot }),
             (slot.clone(), any::<u64>()).prop_map(|(slot, blocks)| Record::Resize { slot, blocks }),
             (slot.clone(), 0u32..1 << 24, any::<u64>(), any::<u64>()).prop_map(
                 |(slot, generation, epoch, session)| Record::Promise {

@@ -216,7 +216,7 @@ fn replay_write(
     origin: Origin,
     entries: impl Iterator<Item = (BlockKey, Entry)>,
 ) {
-    let Some(volume) = loaded.volumes.get_mut(slot).filter(|volume| !volume.deleted) else { return };
+    let Some(volume) = loaded.volumes.get_mut(slot).filter(|volume| volume.is_live()) else { return };
     for (key, entry) in entries {
         let range = BlockRange::new(key.block, 1);
         let origin = volume.note(TailExtent { range, stamp: entry.stamp, discard: false }, origin);

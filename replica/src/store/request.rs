@@ -7,6 +7,7 @@ use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, V
 use super::changed::ChangedScan;
 use super::checkpoint::CheckpointJob;
 use super::group_load::GroupLoad;
+use super::lineage::Parent;
 use super::snapshots::Snapshot;
 
 /// Names a request in flight; chosen by the caller, unique among those in flight.
@@ -134,12 +135,36 @@ pub enum Request {
         /// The opening's random number.
         session: u64,
     },
-    /// Make an empty replica. Stable when complete. Done already if it is there, same size.
+    /// Make an empty replica, or a clone: a replica that is read from its parent where nothing was written to
+    /// it. Stable when complete. Done already if it is there, same size and parent. The stamps of what is
+    /// written to a clone must be above the parent's cut.
     CreateVolume {
         /// Its identity.
         volume: VolumeId,
         /// Its size.
         blocks: u64,
+        /// A clone's parent, with a replica in this pool.
+        parent: Option<Parent>,
+    },
+    /// The data that a clone is read from its ancestors, as it or one of its snapshots shows it: runs of
+    /// blocks from block `start` on; the answer covers a bounded part of the volume.
+    Inherited {
+        /// Which volume.
+        volume: VolumeId,
+        /// The block to begin at.
+        start: u64,
+    },
+    /// Read the blocks that a clone is read from its ancestors, with their versions.
+    Inherit {
+        /// Which volume.
+        volume: VolumeId,
+        /// The blocks.
+        range: BlockRange,
+    },
+    /// Nothing of a clone is inherited any more: let its parent go. Stable when complete.
+    Untie {
+        /// Which volume.
+        volume: VolumeId,
     },
     /// Delete a replica; its space is freed in the background. Stable when complete.
     DeleteVolume {
@@ -188,6 +213,8 @@ impl Request {
                 | Self::Allocation { .. }
                 | Self::Tail { .. }
                 | Self::Changed { .. }
+                | Self::Inherited { .. }
+                | Self::Inherit { .. }
                 | Self::Fetch { .. }
                 | Self::Verify { .. }
         )
@@ -227,9 +254,9 @@ pub enum Reply {
     Allocation(Vec<AllocationExtent>),
     /// `Tail`: in order of first block.
     Tail(Vec<TailExtent>),
-    /// `Changed`.
+    /// `Changed` and `Inherited`.
     Changed(ChangedPage),
-    /// `Fetch`.
+    /// `Fetch` and `Inherit`.
     Fetched(FetchedBlocks),
     /// `Verify`.
     Verified(VerifiedBlocks),
@@ -355,6 +382,14 @@ pub enum RequestError {
         /// Why.
         reason: &'static str,
     },
+    /// A clone cannot be made.
+    #[error("clone of volume {volume} refused: {reason}")]
+    BadParent {
+        /// The parent.
+        volume: VolumeId,
+        /// Why.
+        reason: &'static str,
+    },
     /// The engine lets too much pile up above the volume's stable stamp.
     #[error("{extents} writes are above the volume's stable stamp; flush first")]
     TailTooLong {
@@ -391,6 +426,8 @@ pub struct PoolStatistics {
     pub blocks_total: u64,
     /// Blocks that hold data or are on their way to be free.
     pub blocks_used: u64,
+    /// Of them, those of deleted volumes that clones read from, as of the last checkpoint.
+    pub blocks_kept: u64,
     /// Reads whose checksum did not match, since opening.
     pub checksum_errors: u64,
     /// Why the pool has stopped, if it has, or why it gets nowhere.
@@ -418,4 +455,6 @@ pub struct VolumeStatistics {
     pub intact: Stamp,
     /// Progress as last told.
     pub progress: VolumeProgress,
+    /// Whether it is read from a parent where it has nothing of its own.
+    pub tied: bool,
 }

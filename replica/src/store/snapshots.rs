@@ -8,6 +8,7 @@
 //! - Cuts rise strictly; no two snapshots have the same id or the same cut.
 //! - No stamp above a cut was written before the snapshot was taken (the engine stands still meanwhile),
 //!   so what a snapshot shows changes only by copies of what other members hold.
+//! - A cut that a clone reads from outlives its snapshot: it parts intervals as before, and nobody sees it.
 
 use bytes::{Buf, BufMut, TryGetError};
 use trivet_model::{SnapshotId, Stamp};
@@ -35,14 +36,23 @@ pub(crate) struct Interval {
     pub(crate) until: Stamp,
 }
 
-/// The snapshots of a volume, in the order of their cuts.
+/// A cut of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cut {
+    id: SnapshotId,
+    cut: Stamp,
+    /// The snapshot is deleted; clones read from it.
+    kept: bool,
+}
+
+/// The cuts of a volume, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Snapshots(Vec<Snapshot>);
+pub(crate) struct Snapshots(Vec<Cut>);
 
 /// What a volume without snapshots has.
 pub(crate) static NO_SNAPSHOTS: Snapshots = Snapshots(Vec::new());
 
-const SNAPSHOT_BYTES: usize = 16 + 8;
+const CUT_BYTES: usize = 16 + 8 + 1;
 
 impl Snapshots {
     pub(crate) fn is_empty(&self) -> bool {
@@ -53,28 +63,50 @@ impl Snapshots {
         self.0.len()
     }
 
+    /// The snapshots that there are; cuts that only clones need are none.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        self.0.iter().copied()
+        self.0.iter().filter(|cut| !cut.kept).map(|cut| Snapshot { id: cut.id, cut: cut.cut })
     }
 
     pub(crate) fn find(&self, id: SnapshotId) -> Option<Snapshot> {
-        self.0.iter().copied().find(|snapshot| snapshot.id == id)
+        self.iter().find(|snapshot| snapshot.id == id)
     }
 
+    /// Every cut, those without a snapshot included.
+    pub(crate) fn cuts(&self) -> impl Iterator<Item = Stamp> + '_ {
+        self.0.iter().map(|cut| cut.cut)
+    }
+
+    /// The cuts that outlive their snapshots.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = Stamp> + '_ {
+        self.0.iter().filter(|cut| cut.kept).map(|cut| cut.cut)
+    }
+
+    /// The snapshot with this cut, deleted or not.
     pub(crate) fn at(&self, cut: Stamp) -> Option<Snapshot> {
-        self.0.binary_search_by_key(&cut, |snapshot| snapshot.cut).ok().map(|at| self.0[at])
+        let at = self.0.binary_search_by_key(&cut, |other| other.cut).ok()?;
+        Some(Snapshot { id: self.0[at].id, cut })
     }
 
     pub(crate) fn insert(&mut self, snapshot: Snapshot) {
-        if let Err(at) = self.0.binary_search_by_key(&snapshot.cut, |other| other.cut) {
-            self.0.insert(at, snapshot);
+        let Snapshot { id, cut } = snapshot;
+        match self.0.binary_search_by_key(&cut, |other| other.cut) {
+            Ok(at) => self.0[at].kept &= self.0[at].id != id,
+            Err(at) => self.0.insert(at, Cut { id, cut, kept: false }),
         }
     }
 
-    /// Takes a snapshot away; answers the interval that it cut off from the one below.
-    pub(crate) fn remove(&mut self, id: SnapshotId) -> Option<Interval> {
-        let at = self.0.iter().position(|snapshot| snapshot.id == id)?;
-        let cut = self.0.remove(at).cut;
+    /// Takes a snapshot away and keeps its cut.
+    pub(crate) fn keep(&mut self, id: SnapshotId) {
+        if let Some(cut) = self.0.iter_mut().find(|cut| cut.id == id) {
+            cut.kept = true;
+        }
+    }
+
+    /// Takes a cut away; answers the interval that it cut off from the one below.
+    pub(crate) fn remove(&mut self, cut: Stamp) -> Option<Interval> {
+        let at = self.0.binary_search_by_key(&cut, |other| other.cut).ok()?;
+        self.0.remove(at);
         Some(Interval { after: cut, until: self.interval(cut.next()).until })
     }
 
@@ -111,28 +143,29 @@ impl Snapshots {
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32_le(u32::try_from(self.0.len()).unwrap_or(u32::MAX));
-        for snapshot in &self.0 {
-            out.put_slice(snapshot.id.as_bytes());
-            out.put_u64_le(snapshot.cut.as_u64());
+        for Cut { id, cut, kept } in &self.0 {
+            out.put_slice(id.as_bytes());
+            out.put_u64_le(cut.as_u64());
+            out.put_u8(u8::from(*kept));
         }
     }
 
     /// `None` when there are too many, or they do not rise.
     pub(crate) fn decode(input: &mut &[u8]) -> Result<Option<Self>, TryGetError> {
         let count = input.try_get_u32_le()? as usize;
-        if count > SNAPSHOTS_MAX || input.len() < count * SNAPSHOT_BYTES {
+        if count > SNAPSHOTS_MAX || input.len() < count * CUT_BYTES {
             return Ok(None);
         }
-        let mut snapshots = Vec::with_capacity(count);
+        let mut cuts: Vec<Cut> = Vec::with_capacity(count);
         for _ in 0..count {
             let mut id = [0; 16];
             input.try_copy_to_slice(&mut id)?;
             let cut = Stamp::from_u64(input.try_get_u64_le()?);
-            snapshots.push(Snapshot { id: SnapshotId::from_bytes(id), cut });
+            cuts.push(Cut { id: SnapshotId::from_bytes(id), cut, kept: input.try_get_u8()? != 0 });
         }
-        let rises = snapshots.is_sorted_by(|a, b| a.cut < b.cut);
-        let apart = rises && snapshots.iter().all(|snapshot| snapshot.cut < Stamp::MAX);
-        Ok(apart.then_some(Self(snapshots)))
+        let rises = cuts.is_sorted_by(|a, b| a.cut < b.cut);
+        let apart = rises && cuts.iter().all(|cut| cut.cut < Stamp::MAX);
+        Ok(apart.then_some(Self(cuts)))
     }
 }
 
@@ -171,7 +204,18 @@ mod tests {
             let from: Vec<Interval> = snapshots.intervals_from(interval.after).collect();
             prop_assert_eq!(&from[..], &all[all.iter().position(|other| *other == interval).unwrap()..]);
 
+            // A cut whose snapshot is deleted parts as before, and is listed no more.
+            let mut keeping = snapshots.clone();
+            if let Some(first) = snapshots.iter().next() {
+                keeping.keep(first.id);
+                prop_assert_eq!(keeping.interval(Stamp::from_u64(a)), interval);
+                prop_assert_eq!(keeping.iter().count() + 1, snapshots.len());
+                prop_assert_eq!((keeping.find(first.id), keeping.kept().next()), (None, Some(first.cut)));
+            }
             let mut bytes = Vec::new();
+            keeping.encode(&mut bytes);
+            prop_assert_eq!(Snapshots::decode(&mut &bytes[..]), Ok(Some(keeping)));
+            bytes.clear();
             snapshots.encode(&mut bytes);
             prop_assert_eq!(Snapshots::decode(&mut &bytes[..]), Ok(Some(snapshots.clone())));
             let short = Snapshots::decode(&mut &bytes[..bytes.len() - 1]);
@@ -179,7 +223,7 @@ mod tests {
 
             let mut fewer = snapshots.clone();
             for snapshot in snapshots.iter() {
-                let cut_off = fewer.remove(snapshot.id).unwrap();
+                let cut_off = fewer.remove(snapshot.cut).unwrap();
                 prop_assert_eq!(cut_off, Interval { after: snapshot.cut, until: snapshots.interval(snapshot.cut.next()).until });
             }
             prop_assert_eq!(fewer, Snapshots::default());

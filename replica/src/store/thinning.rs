@@ -33,6 +33,9 @@ pub(crate) struct Thinning {
 }
 
 impl Thinning {
+    /// Every group that has a state above the lowest layer.
+    pub(crate) const EVERYTHING: Self = Self { from: Stamp::from_u64(1), until: Stamp::MAX, group: 0 };
+
     /// What is to be done once the cut below `upper` is gone.
     pub(crate) fn of(upper: Interval) -> Self {
         Self { from: upper.after, until: upper.until, group: 0 }

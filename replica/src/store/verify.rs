@@ -2,8 +2,9 @@
 //!
 //! Every entry of the map names a data block within the file; no block has two owners; the
 //! free-space bitmaps say exactly what the entries say; every volume's count of blocks in use is
-//! right; no block is newer than its region says; a group's states agree on what they share; and, when
-//! asked for, every block's stored bytes match its checksum.
+//! right; no block is newer than its region says; a group's states agree on what they share; what clones
+//! read is there, and nothing is kept that none reads; and, when asked for, every block's stored bytes match
+//! its checksum.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,11 +17,13 @@ use super::allocator::{ZoneBits, count_set};
 use super::checkpoint::CheckpointError;
 use super::entry::{BlockKey, Entry, GROUP_BLOCKS, Group, key};
 use super::layout::ZONE_BLOCKS;
+use super::lineage::ANCESTORS_MAX;
 use super::map_scan::scan_layers;
 use super::open::{Loaded, load};
 use super::open_error::OpenError;
 use super::record::Slot;
 use super::snapshots::{NO_SNAPSHOTS, Snapshots};
+use super::volume::{Life, Volume};
 use crate::meta::{MetaError, MetaStore};
 
 /// Something wrong with a pool.
@@ -82,6 +85,14 @@ pub enum Finding {
         /// The layer, by the cut that it lies above.
         layer: Stamp,
     },
+    /// A clone reads from a volume or a cut that is not there, or something is kept for clones that there
+    /// are not.
+    Lineage {
+        /// Whose.
+        volume: VolumeId,
+        /// What is wrong.
+        cause: &'static str,
+    },
     /// A volume's count of blocks in use is wrong.
     Count {
         /// Whose.
@@ -119,6 +130,7 @@ impl fmt::Display for Finding {
             Self::Layer { volume, group, layer } => {
                 write!(f, "map: volume {volume} group {group}: the state above {layer} makes no sense")
             }
+            Self::Lineage { volume, cause } => write!(f, "map: volume {volume}: {cause}"),
             Self::Count { volume, recorded, counted } => {
                 write!(f, "volume {volume}: {recorded} blocks in use recorded, {counted} counted")
             }
@@ -184,7 +196,8 @@ pub fn verify(
         wants_data: data,
     };
     for (slot, volume) in loaded.volumes.iter() {
-        walk.report.volumes += u64::from(!volume.deleted);
+        walk.report.volumes += u64::from(volume.is_live());
+        walk.lineage(slot, volume);
         if let Err(error) = walk.volume(meta, slot) {
             walk.find(Finding::Map(error.to_string()));
         }
@@ -219,9 +232,38 @@ impl Walk<'_> {
         }
     }
 
+    /// What clones need is there, and what is kept is needed.
+    fn lineage(&mut self, slot: Slot, volume: &Volume) {
+        let volumes = &self.loaded.volumes;
+        let cause = match volume.tie {
+            Some(_) if volume.is_deleted() => Some("it is deleted and reads from a parent"),
+            Some(tie) if tie.parent >= slot => Some("its parent is no older than itself"),
+            Some(tie) => match volumes.get(tie.parent).filter(|parent| !parent.is_deleted()) {
+                None => Some("its parent is not there"),
+                Some(parent) if parent.snapshots.at(tie.cut).is_none() => Some("its parent has no such cut"),
+                Some(_) => None,
+            },
+            None => None,
+        };
+        // Ties are followed only where they lead downwards.
+        let deep = cause.is_none() && volumes.lineage(slot).len() > ANCESTORS_MAX;
+        let for_nobody = volume.snapshots.kept().any(|cut| !volumes.is_read_from(slot, cut))
+            || (volume.life == Life::Ancestor && !volumes.has_clones(slot));
+        let named = volume.life == Life::Ancestor && volume.snapshots.iter().next().is_some();
+        let causes = [
+            cause,
+            deep.then_some("it has too many ancestors"),
+            for_nobody.then_some("it is kept for clones, and there are none"),
+            named.then_some("it is deleted and has snapshots"),
+        ];
+        for cause in causes.into_iter().flatten() {
+            self.find(Finding::Lineage { volume: volume.id, cause });
+        }
+    }
+
     fn volume(&mut self, meta: &dyn MetaStore, slot: Slot) -> Result<(), CheckpointError> {
         let loaded = self.loaded;
-        let volume = loaded.volumes.get(slot).filter(|volume| !volume.deleted);
+        let volume = loaded.volumes.get(slot).filter(|volume| !volume.is_deleted());
         let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
         let mut newest: BTreeMap<u64, Entry> = BTreeMap::new();
         let mut states: Vec<(Stamp, Group)> = Vec::new();
@@ -264,11 +306,12 @@ impl Walk<'_> {
         snapshots: &Snapshots,
         newest: &mut BTreeMap<u64, Entry>,
     ) {
-        let volume = self.loaded.volumes.get(slot).filter(|volume| !volume.deleted);
+        let volume = self.loaded.volumes.get(slot).filter(|volume| !volume.is_deleted());
         let mut owned: BTreeSet<u64> = BTreeSet::new();
         for (index, (layer, state)) in states.iter().enumerate() {
             let after = snapshots.interval_of_layer(*layer).after;
-            if volume.is_some_and(|volume| *layer > volume.layer_highest) {
+            let nobodys = |volume: &Volume| *layer >= volume.ceiling() && volume.thinning.is_empty();
+            if volume.is_some_and(|volume| *layer > volume.layer_highest || nobodys(volume)) {
                 self.find(Finding::Layer { volume: self.volume_id(slot), group, layer: *layer });
             }
             if index == 0 {
@@ -388,7 +431,7 @@ impl Walk<'_> {
 
     fn counts(&mut self) {
         let volumes: Vec<_> =
-            self.loaded.volumes.iter().map(|(slot, v)| (slot, v.id, v.blocks_used, v.deleted)).collect();
+            self.loaded.volumes.iter().map(|(slot, v)| (slot, v.id, v.blocks_used, v.is_deleted())).collect();
         for (slot, volume, recorded, deleted) in volumes {
             let counted = self.used.get(&slot).copied().unwrap_or(0);
             if !deleted && recorded != counted {

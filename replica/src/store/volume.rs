@@ -2,16 +2,18 @@
 //!
 //! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
 //! (4), epoch (8), session (8), last (8), highest placed (8), committed (8), stable (8), intact limit
-//! (8; all ones for none), deleted (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
-//! discard (1). Then the highest cut that it ever had (8), its snapshots: count (4) and per snapshot id
-//! (16), cut (8), and what is being thinned out: count (4) and per entry from (8), until (8), group (8).
+//! (8; all ones for none), life (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
+//! discard (1). Then the highest cut that it ever had (8), its cuts: count (4) and per cut the snapshot's id
+//! (16), cut (8), kept (1), and what is being thinned out: count (4) and per entry from (8), until (8), group
+//! (8). At last, of a clone the parent's slot (4; all ones for none) and the cut that it is read as of (8).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, TryGetError};
 use hashbrown::HashMap;
-use trivet_model::{BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
+use trivet_model::{BlockRange, Epoch, Generation, Stamp, VolumeId};
 
+use super::lineage::Tie;
 use super::record::Slot;
 use super::regions::Regions;
 use super::request::{TailExtent, VolumeProgress, VolumeStatistics};
@@ -26,6 +28,19 @@ pub(crate) const TAIL_EXTENTS_MAX: usize = 1 << 18;
 pub(crate) const THINNINGS_MAX: usize = 4 * SNAPSHOTS_MAX;
 
 const NO_LIMIT: u64 = u64::MAX;
+
+/// ```text
+/// Live ──deleted──► Ancestor ──no clone reads from it any more──► Deleted ──its blocks are freed──► gone
+///   └────────────── deleted, and has no clones ──────────────────────►┘
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Life {
+    Live,
+    /// Has no name any more, and is kept for clones (`lineage.rs`).
+    Ancestor,
+    /// Its blocks are being freed.
+    Deleted,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Volume {
@@ -42,8 +57,9 @@ pub(crate) struct Volume {
     pub(crate) progress: VolumeProgress,
     /// After a loss of power: nothing above is known to be whole.
     pub(crate) intact_limit: Option<Stamp>,
-    /// Deleted; its blocks are being freed.
-    pub(crate) deleted: bool,
+    pub(crate) life: Life,
+    /// A clone's: from where it is read where it has nothing of its own.
+    pub(crate) tie: Option<Tie>,
     /// Writes and discards above the stable stamp, and above what the others hold for good, in the
     /// order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
@@ -86,7 +102,8 @@ impl Volume {
             placed_highest: Stamp::ZERO,
             progress: VolumeProgress::default(),
             intact_limit: None,
-            deleted: false,
+            life: Life::Live,
+            tie: None,
             tail: VecDeque::new(),
             snapshots: Snapshots::default(),
             layer_highest: Stamp::ZERO,
@@ -96,6 +113,12 @@ impl Volume {
             progress_recorded: VolumeProgress::default(),
             outstanding: 0,
         }
+    }
+
+    /// A clone, which begins with what its parent shows: all of that is stable everywhere.
+    pub(crate) fn tied(id: VolumeId, blocks: u64, tie: Tie) -> Self {
+        let progress = VolumeProgress { committed: tie.cut, stable: tie.cut };
+        Self { tie: Some(tie), progress, progress_recorded: progress, ..Self::new(id, blocks) }
     }
 
     pub(crate) fn statistics(&self) -> VolumeStatistics {
@@ -109,7 +132,16 @@ impl Volume {
             last: self.last,
             intact: self.intact_limit.unwrap_or(Stamp::MAX),
             progress: self.progress,
+            tied: self.tie.is_some(),
         }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.life == Life::Live
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.life == Life::Deleted
     }
 
     /// Notes versions before they are inserted, and answers how they stand against older tables: a
@@ -151,11 +183,11 @@ impl Volume {
         self.layer_highest = self.layer_highest.max(snapshot.cut);
     }
 
-    /// Takes a snapshot away; answers its cut.
-    pub(crate) fn remove_snapshot(&mut self, id: SnapshotId) -> Option<Stamp> {
-        let upper = self.snapshots.remove(id)?;
-        self.thinning.push_back(Thinning::of(upper));
-        Some(upper.after)
+    /// Takes a cut away.
+    pub(crate) fn remove_cut(&mut self, cut: Stamp) {
+        if let Some(upper) = self.snapshots.remove(cut) {
+            self.thinning.push_back(Thinning::of(upper));
+        }
     }
 
     /// So much is left of what was being thinned out.
@@ -212,7 +244,11 @@ impl Volume {
         out.put_u64_le(self.progress.committed.as_u64());
         out.put_u64_le(self.progress.stable.as_u64());
         out.put_u64_le(self.intact_limit.map_or(NO_LIMIT, Stamp::as_u64));
-        out.put_u8(u8::from(self.deleted));
+        out.put_u8(match self.life {
+            Life::Live => 0,
+            Life::Deleted => 1,
+            Life::Ancestor => 2,
+        });
         out.put_u32_le(u32::try_from(self.tail.len()).unwrap_or(u32::MAX));
         for extent in &self.tail {
             out.put_u64_le(extent.range.start);
@@ -224,6 +260,7 @@ impl Volume {
         self.snapshots.encode(&mut out);
         out.put_u32_le(u32::try_from(self.thinning.len()).unwrap_or(u32::MAX));
         self.thinning.iter().for_each(|thinning| thinning.encode(&mut out));
+        Tie::encode(self.tie, &mut out);
         out
     }
 
@@ -242,7 +279,12 @@ impl Volume {
         volume.progress.stable = Stamp::from_u64(input.try_get_u64_le()?);
         let limit = input.try_get_u64_le()?;
         volume.intact_limit = (limit != NO_LIMIT).then_some(Stamp::from_u64(limit));
-        volume.deleted = input.try_get_u8()? != 0;
+        volume.life = match input.try_get_u8()? {
+            0 => Life::Live,
+            1 => Life::Deleted,
+            2 => Life::Ancestor,
+            _ => return Err(VolumeDecodeError("life")),
+        };
         let count = input.try_get_u32_le()? as usize;
         if count > TAIL_EXTENTS_MAX || input.len() < count * 21 {
             return Err(VolumeDecodeError("length of the tail"));
@@ -257,13 +299,15 @@ impl Volume {
         volume.layer_highest = Stamp::from_u64(input.try_get_u64_le()?);
         volume.snapshots = Snapshots::decode(&mut input)?.ok_or(VolumeDecodeError("snapshots"))?;
         let count = input.try_get_u32_le()? as usize;
-        if count > THINNINGS_MAX || input.len() != count * THINNING_BYTES {
+        // Every snapshot there was when the last was taken may have been deleted since.
+        if count > THINNINGS_MAX + SNAPSHOTS_MAX || input.len() < count * THINNING_BYTES {
             return Err(VolumeDecodeError("length of what is thinned out"));
         }
         for _ in 0..count {
             volume.thinning.push_back(Thinning::decode(&mut input)?);
         }
-        Ok(volume)
+        volume.tie = Tie::decode(&mut input)?;
+        if input.has_remaining() { Err(VolumeDecodeError("what follows")) } else { Ok(volume) }
     }
 }
 
@@ -334,27 +378,17 @@ impl VolumeTable {
 
     pub(crate) fn insert(&mut self, slot: Slot, volume: Volume) {
         self.next_slot = self.next_slot.max(slot.0 + 1);
-        if !volume.deleted {
+        if volume.is_live() {
             self.slots.insert(volume.id, slot);
         }
         self.by_slot.insert(slot, volume);
     }
 
-    pub(crate) fn mark_deleted(&mut self, slot: Slot) {
-        if let Some(volume) = self.by_slot.get_mut(&slot) {
-            volume.deleted = true;
-            volume.tail.clear();
-            self.slots.remove(&volume.id);
+    /// The volume in this slot is not found by its name any more.
+    pub(crate) fn forget_name(&mut self, id: VolumeId, slot: Slot) {
+        if self.slots.get(&id) == Some(&slot) {
+            self.slots.remove(&id);
         }
-    }
-
-    /// Puts an empty volume with the same promise in the place of one, which is deleted.
-    pub(crate) fn reset(&mut self, slot: Slot, next: Slot) {
-        let Some(old) = self.by_slot.get(&slot).filter(|old| !old.deleted) else { return };
-        let mut empty = Volume::new(old.id, old.blocks);
-        (empty.generation, empty.epoch, empty.session) = (old.generation, old.epoch, old.session);
-        self.mark_deleted(slot);
-        self.insert(next, empty);
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) {
@@ -386,6 +420,7 @@ impl VolumeTable {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use trivet_model::SnapshotId;
 
     fn extents() -> impl Strategy<Value = Vec<(u64, u32, bool)>> {
         prop::collection::vec((0u64..60, 1u32..20, any::<bool>()), 0..30)
@@ -401,9 +436,11 @@ mod tests {
                 let id = SnapshotId::from_bytes(u128::from(*cut).to_le_bytes());
                 volume.add_snapshot(Snapshot { id, cut: Stamp::from_u64(*cut) });
             }
-            let lowest = volume.snapshots.iter().next();
-            if let Some(snapshot) = lowest {
-                prop_assert_eq!(volume.remove_snapshot(snapshot.id), Some(snapshot.cut));
+            let lowest = volume.snapshots.cuts().next();
+            if let Some(cut) = lowest {
+                volume.remove_cut(cut);
+                volume.tie = Some(Tie { parent: Slot(2), cut });
+                volume.life = Life::Ancestor;
             }
             let mut oracle = BTreeMap::new();
             let mut stamp = Stamp::from_u64(1);

@@ -349,7 +349,7 @@ impl Store {
         let behind: Vec<Slot> = self
             .volumes
             .iter()
-            .filter(|(_, volume)| !volume.deleted && volume.progress != volume.progress_recorded)
+            .filter(|(_, volume)| volume.is_live() && volume.progress != volume.progress_recorded)
             .map(|(slot, _)| slot)
             .collect();
         for slot in behind {

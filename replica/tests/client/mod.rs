@@ -79,7 +79,10 @@ impl Server {
     /// A client that has the volume, made if need be, open for writing.
     pub(crate) fn open(&self, generation: u32, session: u64) -> (Client, OpenReply) {
         let mut client = self.connect();
-        assert_eq!(client.call(Message::CreateVolume { volume: VOLUME, blocks: 1 << 20 }), Message::Done);
+        assert_eq!(
+            client.call(Message::CreateVolume { volume: VOLUME, blocks: 1 << 20, parent: None }),
+            Message::Done
+        );
         match client.open(generation, session) {
             Message::OpenReply(reply) => (client, reply),
             other => panic!("not opened: {other:?}"),

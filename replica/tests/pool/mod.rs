@@ -100,7 +100,7 @@ impl Pool {
     pub(crate) fn with_volume(capacity_blocks: u64, blocks: u64, seed: u64) -> Self {
         let (image, meta) = formatted(capacity_blocks);
         let mut pool = Self::open(image, meta, seed, 1).unwrap();
-        pool.run(Request::CreateVolume { volume: VOLUME, blocks }).unwrap();
+        pool.run(Request::CreateVolume { volume: VOLUME, blocks, parent: None }).unwrap();
         pool
     }
 

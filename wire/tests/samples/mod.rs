@@ -122,7 +122,12 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::View { at: Some(SnapshotId::from_bytes([5; 16])) },
         Message::View { at: None },
         Message::Reset,
-        Message::CreateVolume { volume, blocks: 1 << 18 },
+        Message::CreateVolume { volume, blocks: 1 << 18, parent: None },
+        Message::CreateVolume {
+            volume,
+            blocks: 1 << 18,
+            parent: Some((VolumeId::from_bytes([0x12; 16]), SnapshotId::from_bytes([5; 16]))),
+        },
         Message::DeleteVolume { volume },
         Message::ResizeVolume { volume, blocks: 1 << 19 },
         Message::PoolStatus,
@@ -130,6 +135,7 @@ pub(crate) fn frames() -> Vec<Frame> {
             pool,
             blocks_total: 1000,
             blocks_used: 10,
+            blocks_kept: 4,
             checksum_errors: 1,
             failed: "flush: EIO".into(),
             volumes: vec![VolumeReport {
@@ -138,8 +144,10 @@ pub(crate) fn frames() -> Vec<Frame> {
                 blocks_used: 10,
                 generation: generation(7),
                 last: stamp(7, 11),
+                tied: true,
             }],
         }),
+        Message::Flatten { volume },
     ];
     messages.into_iter().map(frame).collect()
 }

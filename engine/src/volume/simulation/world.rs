@@ -94,6 +94,9 @@ impl World {
             wait_owed: false,
             members: recorded.collect(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         };
         let mut world = Self {
             random: Random(seed),

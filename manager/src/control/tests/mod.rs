@@ -1,6 +1,7 @@
 //! Changes of members against a real store and servers that only keep the list of their copies. What
 //! an engine would do is written into the record by hand.
 
+mod clones;
 mod healing;
 mod members;
 mod scrubs;
@@ -69,6 +70,9 @@ impl World {
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();

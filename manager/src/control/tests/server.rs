@@ -5,20 +5,24 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use trivet_model::{BootId, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BootId, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 use trivet_wire::{
     Decoder, ErrorCode, Frame, HelloReply, Message, OpenReply, PROTOCOL_VERSION, PoolReport, Progress,
-    SnapshotEntry, VolumeReport, encode,
+    PullReport, PullState, SnapshotEntry, VolumeReport, encode,
 };
 
 /// Blocks of every pool, and of every copy.
 pub(super) const POOL_BLOCKS: u64 = 100;
 pub(super) const COPY_BLOCKS: u64 = 60;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Pool {
     snapshots: Vec<SnapshotEntry>,
+    /// And the highest stamp of each.
     copies: BTreeMap<VolumeId, Stamp>,
+    /// What is committed, if that is not all that is there.
+    committed: Option<Stamp>,
+    on_create: Option<Box<dyn FnOnce() + Send>>,
     others_used: u64,
     away: bool,
     busy: bool,
@@ -50,6 +54,24 @@ impl Server {
 
     pub(super) fn put(&self, volume: VolumeId, last: Stamp) {
         self.state.lock().unwrap().copies.insert(volume, last);
+    }
+
+    pub(super) fn copies(&self) -> usize {
+        self.state.lock().unwrap().copies.len()
+    }
+
+    pub(super) fn snapshots(&self) -> Vec<SnapshotId> {
+        self.state.lock().unwrap().snapshots.iter().map(|kept| kept.id).collect()
+    }
+
+    /// It knows only this to be on all members.
+    pub(super) fn unsettled(&self, committed: Stamp) {
+        self.state.lock().unwrap().committed = Some(committed);
+    }
+
+    /// What happens when the next copy is made.
+    pub(super) fn on_create(&self, happens: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().on_create = Some(Box::new(happens));
     }
 
     pub(super) fn keep(&self, snapshot: SnapshotEntry) {
@@ -109,6 +131,7 @@ fn answer(message: &Message, pool: PoolId, state: &mut Pool) -> Message {
         Message::Hello(_) => Message::HelloReply(HelloReply { version: PROTOCOL_VERSION, pool }),
         Message::CreateVolume { volume, .. } => {
             assert!(state.copies.insert(*volume, Stamp::ZERO).is_none(), "made over an old copy");
+            state.on_create.take().into_iter().for_each(|happens| happens());
             Message::Done
         }
         Message::DeleteVolume { .. } if state.busy => {
@@ -119,11 +142,30 @@ fn answer(message: &Message, pool: PoolId, state: &mut Pool) -> Message {
             Message::Done
         }
         Message::ResizeVolume { .. } => Message::Done,
-        Message::Open { writable: false, .. } => Message::OpenReply(OpenReply {
+        Message::CreateSnapshot { id, cut } => {
+            state.snapshots.push(SnapshotEntry { id: *id, cut: *cut });
+            Message::Done
+        }
+        Message::DeleteSnapshot { id } => {
+            state.snapshots.retain(|kept| kept.id != *id);
+            Message::Done
+        }
+        Message::Close { .. } => Message::Done,
+        Message::Flatten { .. } => Message::PullReport(PullReport {
+            state: PullState::Finished,
+            position: 1024,
+            copied_blocks: 0,
+            diverged: Vec::new(),
+            detail: String::new(),
+        }),
+        Message::Open { volume, .. } => Message::OpenReply(OpenReply {
             blocks: 1024,
-            last: Stamp::ZERO,
+            last: state.copies.get(volume).copied().unwrap_or_default(),
             intact: Stamp::MAX,
-            progress: Progress::default(),
+            progress: {
+                let committed = state.committed.or(state.copies.get(volume).copied()).unwrap_or_default();
+                Progress { committed, stable: committed }
+            },
             boot: BootId::from_bytes([1; 16]),
             snapshots: state.snapshots.clone(),
         }),
@@ -134,11 +176,13 @@ fn answer(message: &Message, pool: PoolId, state: &mut Pool) -> Message {
                 blocks_used: COPY_BLOCKS,
                 generation: Generation::ZERO,
                 last,
+                tied: false,
             };
             Message::PoolReport(PoolReport {
                 pool,
                 blocks_total: POOL_BLOCKS,
                 blocks_used: state.others_used,
+                blocks_kept: 0,
                 checksum_errors: 0,
                 failed: String::new(),
                 volumes: state.copies.iter().map(copy).collect(),

@@ -4,7 +4,7 @@ use super::{EventLoop, PACE_TIMER, thread};
 use crate::session::{ConnectionId, Output};
 use crate::store::{Request, RequestId};
 use std::time::Duration;
-use trivet_wire::Frame;
+use trivet_wire::{Frame, PullReport};
 
 /// Between looks at whether the pace allows more to be copied.
 const PACE_TICK: Duration = Duration::from_millis(5);
@@ -33,13 +33,11 @@ impl EventLoop {
                 }
                 Output::ReportPull(connection, request) => {
                     let report = self.copying.report(connection);
-                    let mut answer = Vec::with_capacity(1);
-                    self.sessions.pull_reported(connection, request, report, &mut answer);
-                    for output in answer {
-                        if let Output::Send(to, frame) = output {
-                            self.send(to, &frame);
-                        }
-                    }
+                    self.tell(connection, request, report);
+                }
+                Output::Flatten(connection, request, volume) => {
+                    let report = self.flattening.go_on(volume, &self.store);
+                    self.tell(connection, request, report);
                 }
                 Output::EndPull(connection) => self.end_copying(connection),
                 Output::Progress(volume, progress) => self.store.note_progress(volume, progress),
@@ -56,6 +54,17 @@ impl EventLoop {
             }
         }
         self.outputs = outputs;
+    }
+
+    /// Tells how far a copy is.
+    fn tell(&mut self, connection: ConnectionId, request: u64, report: PullReport) {
+        let mut answer = Vec::with_capacity(1);
+        self.sessions.pull_reported(connection, request, report, &mut answer);
+        for output in answer {
+            if let Output::Send(to, frame) = output {
+                self.send(to, &frame);
+            }
+        }
     }
 
     /// Asks the store on behalf of a session.
@@ -84,8 +93,11 @@ impl EventLoop {
     pub(super) fn copy(&mut self) -> bool {
         let thread = thread(&self.reactor, self.source);
         let mut ended = Vec::new();
-        let submitted = self.copying.advance(&mut self.store, &thread, &mut ended);
-        if !self.pace_timer && self.copying.waits_for_pace(&thread) {
+        let mut submitted = self.copying.advance(&mut self.store, &thread, &mut ended);
+        submitted |= self.flattening.advance(&mut self.store, thread.now, &mut self.copying.pace);
+        let waits = self.copying.waits_for_pace(&thread)
+            || (self.flattening.wants_more() && !self.copying.pace.allows(thread.now));
+        if !self.pace_timer && waits {
             self.pace_timer = true;
             self.reactor.timer(self.source, PACE_TIMER, PACE_TICK);
         }

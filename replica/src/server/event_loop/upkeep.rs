@@ -127,6 +127,7 @@ impl EventLoop {
                 self.reactor.cancel(self.source, door.token);
             }
             self.copying.stop(&mut self.store);
+            self.flattening.stop();
             self.sessions.stop(&mut self.outputs);
             self.perform();
         }

@@ -29,7 +29,7 @@ impl PoolFacts for Facts {
     }
 
     fn statistics(&self) -> PoolStatistics {
-        PoolStatistics { blocks_total: 100, blocks_used: 7, checksum_errors: 0, failed: None }
+        PoolStatistics { blocks_total: 100, blocks_used: 7, blocks_kept: 0, checksum_errors: 0, failed: None }
     }
 }
 
@@ -107,6 +107,7 @@ impl Server {
             last: stamp(1, 5),
             intact: stamp(1, 4),
             progress: VolumeProgress { committed: stamp(1, 3), stable: stamp(1, 2) },
+            tied: false,
         };
         self.facts.0.insert(volume, statistics);
     }

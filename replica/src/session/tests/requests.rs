@@ -183,7 +183,7 @@ fn the_pool_is_administered_without_a_volume_open() {
     assert_eq!((report.blocks_total, report.blocks_used, report.volumes.len()), (100, 7, 2));
     let third = VolumeId::from_bytes([3; 16]);
     for message in [
-        Message::CreateVolume { volume: third, blocks: 10 },
+        Message::CreateVolume { volume: third, blocks: 10, parent: None },
         Message::ResizeVolume { volume: third, blocks: 20 },
         Message::DeleteVolume { volume: third },
     ] {
