@@ -146,6 +146,7 @@ impl World {
                 }
             }
             Fault::Reader => self.strike_reader(random, hang),
+            Fault::Cloned => self.disturb_lineage(host, random),
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {

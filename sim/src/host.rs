@@ -2,6 +2,7 @@
 //! that of `replica/src/server/event_loop.rs` without sockets.
 
 use crate::Check;
+use crate::cloning::{self, Flattening};
 use crate::copying::{self, Copying};
 use crate::network::{LINGER, Side};
 use crate::random::Random;
@@ -59,6 +60,7 @@ pub(crate) struct Process {
     pub(crate) peers: Vec<(ConnectionId, usize)>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) copying: Copying,
+    pub(crate) flattening: Flattening,
     /// Sessions of others' copies, and where their answers go.
     pub(crate) copies_from_here: Vec<(ConnectionId, (usize, u64, u64))>,
     turning: bool,
@@ -100,8 +102,9 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(index: usize, profile: &Profile, random: &mut Random) -> Self {
         let fill = if profile.has(Fault::CrowdedPool) { profile.fills[index] } else { 0 };
+        let cloned = profile.has(Fault::Cloned).then(|| profile.hot.clone());
         let (image, meta) =
-            template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks });
+            template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks, cloned });
         Self {
             pool: template::pool_id(index),
             disk: FaultyDisk::new(image, random.next()),
@@ -211,6 +214,7 @@ impl World {
             peers: Vec::new(),
             outputs: Vec::new(),
             copying: Copying::default(),
+            flattening: Flattening::default(),
             copies_from_here: Vec::new(),
             turning: false,
             jobs: Vec::new(),
@@ -323,7 +327,7 @@ impl World {
         self.own_request(index, trivet_replica::store::Request::DeleteVolume { volume: template::FILLER });
     }
 
-    fn own_request(&mut self, index: usize, request: trivet_replica::store::Request) {
+    pub(crate) fn own_request(&mut self, index: usize, request: trivet_replica::store::Request) {
         let host = &mut self.hosts[index];
         host.own_requests += 1;
         let id = RequestId(OWN_REQUESTS + host.own_requests);
@@ -357,6 +361,7 @@ impl World {
                     self.perform_outputs(index, answer);
                 }
                 Output::EndPull(owner) => self.end_session_copies(index, owner),
+                Output::Flatten(..) => unreachable!("there is no manager who asks for it"),
                 Output::Send(peer, frame) => {
                     let copy = process.copies_from_here.iter().find(|(known, _)| *known == peer);
                     if let Some(&(_, back)) = copy {
@@ -425,7 +430,10 @@ impl World {
             }
             process.store.poll_actions(&mut actions);
             if actions.is_empty() && !reaped {
-                if self.advance_copies(index) {
+                let now = self.now;
+                let mut submitted = process.flattening.advance(&mut process.store, now);
+                submitted |= self.advance_copies(index);
+                if submitted {
                     continue;
                 }
                 return;
@@ -450,6 +458,10 @@ impl World {
             Action::LoadGroups(load) => self.give(index, incarnation, Job::Load(load)),
             Action::ScanChanged(scan) => self.give(index, incarnation, Job::Scan(scan)),
             Action::Checkpoint(job) => self.give(index, incarnation, Job::Checkpoint(job)),
+            Action::Complete(id, result) if id.0 >= cloning::REQUESTS => {
+                process.flattening.store_answered(id, result);
+                self.want_turn(index);
+            }
             Action::Complete(id, result) if id.0 >= copying::REQUESTS => {
                 process.copying.store_answered(id, result);
                 self.want_turn(index);

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod checkers;
+mod cloning;
 mod copying;
 mod engine_host;
 mod faults;

@@ -89,7 +89,7 @@ impl World {
 
     fn empty_disk(&mut self, index: usize) {
         let (worn, blocks) = (self.profile.worn, self.profile.blocks);
-        let (image, meta) = template::pool(Template { index, fill: 0, worn, blocks });
+        let (image, meta) = template::pool(Template { index, fill: 0, worn, blocks, cloned: None });
         self.lose_disk(index, Kept { image, meta });
     }
 

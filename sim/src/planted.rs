@@ -82,11 +82,19 @@ pub enum Planted {
     BelieveUnvouched,
     /// A replica does not hang up on readers when its copy begins anew.
     KeepReaders,
+    /// A discard in a clone leaves no tombstone where only the parent had a block.
+    DiscardWithoutTombstone,
+    /// A replica frees what clones read with the snapshot that they were made of.
+    FreeWhatClonesRead,
+    /// What a clone copies from its parent takes the place of what was written to the clone.
+    FlattenOverNewer,
+    /// A clone's first generation is not above its parent's.
+    CloneInOldGeneration,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -125,6 +133,10 @@ impl Planted {
         Self::MergeAcrossCut,
         Self::BelieveUnvouched,
         Self::KeepReaders,
+        Self::DiscardWithoutTombstone,
+        Self::FreeWhatClonesRead,
+        Self::FlattenOverNewer,
+        Self::CloneInOldGeneration,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -190,6 +202,9 @@ impl Planted {
             Self::PullHeadOnly => Some(PlantedFault::PullHeadOnly),
             Self::MergeAcrossCut => Some(PlantedFault::MergeAcrossCut),
             Self::KeepReaders => Some(PlantedFault::KeepReaders),
+            Self::DiscardWithoutTombstone => Some(PlantedFault::DiscardWithoutTombstone),
+            Self::FreeWhatClonesRead => Some(PlantedFault::FreeWhatClonesRead),
+            Self::FlattenOverNewer => Some(PlantedFault::FlattenOverNewer),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use crate::checkers::invariants;
 use crate::engine_host::address_of;
 use crate::host::Host;
 use crate::random::Random;
-use crate::swarm::Fault;
+use crate::swarm::{Fault, Profile};
 use crate::trace::Happening;
 use crate::world::{Event, VOLUME, World};
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(crate) struct RecordStore {
 }
 
 impl RecordStore {
-    pub(crate) fn new(hosts: &[Host], blocks: u64) -> Self {
+    pub(crate) fn new(hosts: &[Host], profile: &Profile) -> Self {
         let members = hosts.iter().enumerate().map(|(index, host)| Member {
             replica: host.pool,
             address: address_of(index, 0),
@@ -52,14 +52,18 @@ impl RecordStore {
         let record = VolumeRecord {
             id: VOLUME,
             name: "simulated".to_owned(),
-            blocks,
+            blocks: profile.blocks,
             generation: Generation::ZERO,
             owner: String::new(),
             epoch: Epoch(1),
             wait_owed: false,
             members: members.collect(),
             snapshots: Vec::new(),
+            lineage: Vec::new(),
+            sharing: trivet_model::Sharing::Nothing,
+            is_image: false,
         };
+        let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }
 

@@ -1,6 +1,7 @@
 //! What a seed's world is like: swarm testing (Groce et al., ISSTA 2012). Each fault is on or off, and
 //! how often it strikes is drawn, so that no fault always hides another.
 
+use crate::cloning;
 use crate::random::Random;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -71,6 +72,8 @@ pub enum Fault {
     Snapshot,
     /// Somebody begins to look at a snapshot beside the volume, stops or ends.
     Reader,
+    /// The volume is a clone of a clone: its copies are flattened, and what it was made of is deleted.
+    Cloned,
     /// Reads of the device return another place's blocks now and then. No seed draws this and what
     /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
@@ -85,7 +88,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -120,6 +123,7 @@ impl Fault {
         Self::RottenMetadata,
         Self::OlderDisk,
         Self::Reader,
+        Self::Cloned,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -141,7 +145,12 @@ impl Fault {
     pub(crate) const fn is_drawn(self) -> bool {
         let apart = matches!(
             self,
-            Self::Scrub | Self::RestartOnFailedDisk | Self::Isolation | Self::Snapshot | Self::Reader
+            Self::Scrub
+                | Self::RestartOnFailedDisk
+                | Self::Isolation
+                | Self::Snapshot
+                | Self::Reader
+                | Self::Cloned
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -278,6 +287,9 @@ impl Profile {
                 faults.insert(Fault::Reader);
             }
         }
+        if Random::stream(seed, 16).one_in(3) {
+            faults.insert(Fault::Cloned);
+        }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)
         {
@@ -294,7 +306,9 @@ impl Profile {
             // Over the borders of the map's groups and leaves.
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
-        let fills = (0..members).map(|_| ZONE_BLOCKS - blocks - random.pick(&[6, 14, 14, 100])).collect();
+        let cloned = if faults.contains(&Fault::Cloned) { cloning::BLOCKS_TAKEN } else { 0 };
+        let room = ZONE_BLOCKS - blocks - cloned;
+        let fills = (0..members).map(|_| room - random.pick(&[6, 14, 14, 100])).collect();
         let isolated = faults.contains(&Fault::Isolation);
         // Enough that go on while others are not answered.
         let depths: &[usize] = if isolated { &[6, 16] } else { &[1, 2, 6, 16] };
@@ -312,6 +326,12 @@ impl Profile {
             worn: random.pick(&[0, 0, 900, 1000]),
             scale: run_for,
         }
+    }
+
+    /// Whether the volume begins with data in a block.
+    pub(crate) fn begins_with_data(&self, block: u64) -> bool {
+        let used = || self.hot.iter().any(|(first, count)| (*first..first + count).contains(&block));
+        self.has(Fault::Cloned) && cloning::begins_with_data(block) && used()
     }
 
     /// Whether a fault is on.

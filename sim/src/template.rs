@@ -35,7 +35,7 @@ pub(crate) fn boot_id(number: u64) -> BootId {
 }
 
 /// What a run finds.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Template {
     /// Which host's.
     pub(crate) index: usize,
@@ -44,6 +44,8 @@ pub(crate) struct Template {
     pub(crate) worn: u64,
     /// The volume's size.
     pub(crate) blocks: u64,
+    /// It is a clone that begins with data in these runs of blocks.
+    pub(crate) cloned: Option<Vec<(u64, u64)>>,
 }
 
 /// A closed pool of one zone.
@@ -51,10 +53,10 @@ pub(crate) fn pool(template: Template) -> (DiskImage, MemoryMeta) {
     thread_local! {
         static MADE: RefCell<HashMap<Template, (DiskImage, MemoryMeta)>> = RefCell::default();
     }
-    MADE.with_borrow_mut(|made| made.entry(template).or_insert_with(|| make(template)).clone())
+    MADE.with_borrow_mut(|made| made.entry(template.clone()).or_insert_with(|| make(template)).clone())
 }
 
-fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryMeta) {
+fn make(Template { index, fill, worn, blocks, cloned }: Template) -> (DiskImage, MemoryMeta) {
     let geometry = Geometry::for_capacity(ZONE_BLOCKS);
     let mut image = DiskImage::new(geometry.capacity_end * BLOCK_SIZE_U64);
     // Where data and records will lie: what is there before must never be taken for either.
@@ -70,8 +72,12 @@ fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryM
     Store::format(&mut disk, &meta, &options).expect("memory does not fail");
     let options = StoreOptions { map_budget_bytes: 1 << 20 };
     let (mut store, _) = Store::open(&mut disk, &meta, &options, boot_id(1)).expect("just formatted");
-    let mut requests = vec![Request::CreateVolume { volume: VOLUME, blocks }];
-    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1) });
+    let mut arena = BlockArena::new();
+    let mut requests = match cloned {
+        None => vec![Request::CreateVolume { volume: VOLUME, blocks, parent: None }],
+        Some(hot) => crate::cloning::requests(blocks, &hot, &mut arena),
+    };
+    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1), parent: None });
     let discard = |number| Request::Discard {
         volume: FILLER,
         range: BlockRange::new(0, 1),
@@ -82,7 +88,6 @@ fn make(Template { index, fill, worn, blocks }: Template) -> (DiskImage, MemoryM
     for request in requests {
         run(&mut store, &mut disk, &meta, request);
     }
-    let mut arena = BlockArena::new();
     for start in (0..fill).step_by(usize::try_from(FILL_STEP).unwrap_or(1)) {
         let count = usize::try_from(FILL_STEP.min(fill - start)).unwrap_or(0);
         let mut data = arena.allocate(count);

@@ -233,6 +233,10 @@ impl World {
         if profile.has(Fault::Reader) {
             engines.push(EngineHost::new(&profile, &mut Random::stream(seed, 15)));
         }
+        let mut records = RecordStore::new(&hosts, &profile);
+        if planted == Some(Planted::CloneInOldGeneration) {
+            records.record.generation = trivet_model::Generation::ZERO;
+        }
         let mut world = Self {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
@@ -244,12 +248,12 @@ impl World {
             returned: false,
             lost_disk_at: None,
             network: Network::new(engines.len(), profile.members),
-            records: RecordStore::new(&hosts, profile.blocks),
+            records,
             hosts,
             engines,
             desired: 0,
             snapshots: Default::default(),
-            oracle: Oracle::new(profile.blocks),
+            oracle: Oracle::new(profile.blocks, |block| profile.begins_with_data(block)),
             clients: Clients::default(),
             trace: Trace::new(print),
             failure: None,

@@ -153,11 +153,16 @@ fn f29_a_volume_grows_during_failures() {
     holds(&[Fault::Grow, Fault::KillReplica, Fault::KillEngine, Fault::RecordOutage], 60, 20);
 }
 
-/// Clones are not there yet.
 #[test]
 fn f29_snapshots_come_and_go_during_failures() {
     holds(&[Fault::Snapshot, Fault::KillReplica, Fault::KillEngine, Fault::RecordOutage], 60, 20);
     holds(&[Fault::Snapshot, Fault::ReplicaPower, Fault::TotalPower, Fault::RecordLoss], 60, 20);
+}
+
+#[test]
+fn f29_clones_are_used_flattened_and_orphaned_during_failures() {
+    holds(&[Fault::Cloned, Fault::Snapshot, Fault::KillReplica, Fault::KillEngine], 60, 20);
+    holds(&[Fault::Cloned, Fault::ReplicaPower, Fault::TotalPower, Fault::RecordLoss], 60, 20);
 }
 
 #[test]

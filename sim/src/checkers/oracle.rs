@@ -27,6 +27,11 @@ pub(crate) struct OpeningId(usize);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct WriteId(pub(super) usize);
 
+impl WriteId {
+    /// What the volume begins with.
+    pub(crate) const FIRST: Self = Self(0);
+}
+
 /// What counts of a write when histories are judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteFact {
@@ -88,7 +93,8 @@ pub(crate) fn read_sector(bytes: &[u8], sector: usize) -> Result<u64, String> {
 }
 
 impl Oracle {
-    pub(crate) fn new(blocks: u64) -> Self {
+    /// A volume that begins with the values of the first write in some of its blocks, and with zeros elsewhere.
+    pub(crate) fn new(blocks: u64, begins_with_data: impl Fn(u64) -> bool) -> Self {
         let begin = Write {
             opening: None,
             begin: Duration::ZERO,
@@ -98,15 +104,20 @@ impl Oracle {
             holders: 0,
             dwindled: Duration::ZERO,
         };
-        let mut empty = SectorHistory::default();
-        empty.write(0, WriteId(0));
+        let touched: BTreeSet<u64> = (0..blocks).filter(|block| begins_with_data(*block)).collect();
+        let beginning = |sector: usize| {
+            let holds = touched.contains(&((sector / SECTORS) as u64));
+            let mut history = SectorHistory::default();
+            history.write(if holds { value_of(WriteId::FIRST, sector) } else { 0 }, WriteId::FIRST);
+            history
+        };
         let sectors = usize::try_from(blocks).expect("a small volume") * SECTORS;
         Self {
             openings: Vec::new(),
             writes: vec![begin],
-            sectors: vec![empty; sectors],
+            sectors: (0..sectors).map(beginning).collect(),
             volatile: Vec::new(),
-            touched: BTreeSet::new(),
+            touched,
         }
     }
 
