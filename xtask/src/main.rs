@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod clones;
 mod document;
 mod faults;
 mod resync;
@@ -12,7 +13,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: xtask bench [options]   (make bench)
        xtask faults [ROW ...]  (make faults)
        xtask resync [options]  (make resync-bench)
-       xtask snapshots [options]  (make snapshot-bench)";
+       xtask snapshots [options]  (make snapshot-bench)
+       xtask clones [options]  (make clone-bench)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(arguments),
         Some("resync") => resync::run(arguments),
         Some("snapshots") => snapshots::run(arguments),
+        Some("clones") => clones::run(arguments),
         Some("faults") => faults::run(arguments),
         _ => Err(USAGE.to_owned()),
     };
