@@ -25,7 +25,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 APT = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
 BUILD_PACKAGES = build-essential clang libclang-dev lld protobuf-compiler
-TEST_PACKAGES = fio libnbd-bin qemu-utils fuse3 xfsprogs e2fsprogs util-linux iproute2 nftables
+TEST_PACKAGES = fio libnbd-bin nbdkit qemu-utils fuse3 xfsprogs e2fsprogs util-linux iproute2 nftables
 
 # The sanitizer's flags are nightly's; the stable compiler takes them when told so.
 FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz

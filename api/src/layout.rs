@@ -9,6 +9,7 @@
 //! DIR/run/socket-dir     where sockets are whose path here would be too long
 //! DIR/log/NAME.log       what the process says
 //! DIR/records            the manager's records
+//! DIR/imports/NAME.*     an import under way into the volume NAME: how far it is, what was downloaded
 //! DIR/replica-N          a replica server's pool
 //! ```
 //!
@@ -158,6 +159,12 @@ impl Layout {
     #[must_use]
     pub fn records(&self) -> PathBuf {
         self.dir.join("records")
+    }
+
+    /// What is kept of imports under way.
+    #[must_use]
+    pub fn imports(&self) -> PathBuf {
+        self.dir.join("imports")
     }
 
     /// A replica server's pool.

@@ -1,7 +1,7 @@
 //! The command line's shape.
 
 use crate::failure::EXIT_CODES;
-use crate::{bench, check, completion, down, replica, role, snapshot, status, up, volume};
+use crate::{bench, check, completion, down, image, replica, role, snapshot, status, up, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use trivet_model::size::ByteSize;
@@ -21,6 +21,8 @@ Volumes:
   volume      Make, clone, list, show, delete, attach, detach, resize, scrub and salvage volumes
   snapshot    Take, list, show, export, compare and delete snapshots of volumes
   replica     Add, remove and replace the copies of a volume; or serve one disk's pool
+  import      Copy a disk image into a volume
+  export      Copy a volume or a snapshot into a disk image
   bench       Measure a volume
 Care:
   check       Prove the invariants of a pool that is not running
@@ -28,6 +30,7 @@ Care:
 Processes (started by `trivet up`; run them yourself to see their logs):
   manager     Keep the records and watch the other processes
   engine      Serve one volume over NBD
+  confine     Read an image in a jail
 
 Options:
 {options}{after-help}";
@@ -55,12 +58,15 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     Volume(volume::VolumeArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Import(image::ImportArgs),
+    Export(image::ExportArgs),
     Bench(bench::BenchArgs),
     Check(check::CheckArgs),
     Completion(completion::CompletionArgs),
     Manager(role::manager::ManagerArgs),
     Replica(replica::ReplicaArgs),
     Engine(role::engine::EngineArgs),
+    Confine(image::confine::ConfineArgs),
 }
 
 /// Where the cluster is.

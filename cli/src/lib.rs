@@ -10,6 +10,7 @@ mod completion;
 mod down;
 mod explain;
 mod failure;
+mod image;
 mod logging;
 mod nbd;
 mod output;
@@ -51,6 +52,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Engine(arguments) => return role::engine::run(&arguments),
         Command::Completion(arguments) => return completion::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
+        Command::Confine(arguments) => return image::confine::run(&arguments),
         _ => {}
     }
     logging::for_commands();
@@ -69,6 +71,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Command::Replica(replica::ReplicaArgs { command: Some(command), .. }) => {
                 replica::run(&command).await
             }
+            Command::Import(arguments) => image::import(&arguments).await,
+            Command::Export(arguments) => image::export(&arguments).await,
             Command::Bench(arguments) => bench::run(&arguments).await,
             _ => unreachable!("dispatched above"),
         }

@@ -1,7 +1,6 @@
 //! What is shown of a cluster: the same facts as JSON and as tables. Sizes in JSON are bytes.
 
 use crate::failure::Failure;
-use crate::nbd::uri::unix_uri;
 use crate::scrub_view::ScrubView;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -10,6 +9,7 @@ use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_model::size::ByteSize;
 use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, Sharing, SnapshotRecord, Stamp};
+use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
 pub(crate) struct ClusterView {

@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod random;
 pub mod replica;
 pub mod scratch;
+pub mod web;
 
 pub use checker::Checker;
 pub use cluster::{Cluster, Setup};

@@ -10,13 +10,13 @@ mod workload;
 
 use crate::args::{Format, Output, Place, byte_size};
 use crate::failure::{Exit, Failure};
-use crate::nbd::uri::NbdUri;
 use crate::output::{json, say};
 use crate::progress::Run;
 use clap::Args;
 use report::{Figures, Report, exact, kind_report, process_reports};
 use std::time::{Duration, Instant};
 use target::{Done, Target};
+use trivet_nbd::Uri;
 use workload::{Kind, Pattern, Workload};
 
 /// Measure a volume
@@ -31,7 +31,7 @@ Examples:
 pub(crate) struct BenchArgs {
     /// Over NBD: the URI that `up` and `volume attach` print
     #[arg(long, value_name = "URI", required_unless_present = "volume", conflicts_with = "volume")]
-    uri: Option<NbdUri>,
+    uri: Option<Uri>,
     /// Over the embedded library: a volume that is detached
     #[arg(long, value_name = "NAME")]
     volume: Option<String>,

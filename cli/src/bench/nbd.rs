@@ -4,10 +4,10 @@ use super::target::Done;
 use super::workload::{Kind, Step};
 use crate::explain;
 use crate::failure::Failure;
-use crate::nbd::client::{NbdClient, NbdRequest};
-use crate::nbd::uri::{NbdServer, NbdUri};
+use crate::nbd::NbdClient;
 use std::io;
 use std::path::{Path, PathBuf};
+use trivet_nbd::{Finished, Request, Server, Uri, Wanted};
 
 /// An NBD export under load.
 pub(super) struct NbdTarget {
@@ -15,16 +15,16 @@ pub(super) struct NbdTarget {
     pub(super) name: String,
     /// Its unix socket, by which a cluster's volume is known.
     pub(super) socket: Option<PathBuf>,
-    finished: Vec<crate::nbd::client::Finished>,
+    finished: Vec<Finished>,
 }
 
 impl NbdTarget {
-    pub(super) async fn connect(uri: &NbdUri) -> Result<Self, Failure> {
+    pub(super) async fn connect(uri: &Uri) -> Result<Self, Failure> {
         let (server, socket) = match &uri.server {
-            NbdServer::Unix(path) => (path.display().to_string(), Some(path.clone())),
-            NbdServer::Tcp(address) => (address.clone(), None),
+            Server::Unix(path) => (path.display().to_string(), Some(path.clone())),
+            Server::Tcp(address) => (address.clone(), None),
         };
-        let client = NbdClient::connect(uri).await.map_err(|error| {
+        let client = NbdClient::connect(uri, Wanted::Data).await.map_err(|error| {
             let what = format!("cannot connect to export '{}'", uri.export);
             match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::new(
@@ -40,15 +40,15 @@ impl NbdTarget {
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.client.size()
+        self.client.export().size
     }
 
     pub(super) fn is_read_only(&self) -> bool {
-        self.client.is_read_only()
+        self.client.export().read_only
     }
 
     pub(super) fn can_flush(&self) -> bool {
-        self.client.can_flush()
+        self.client.export().can_flush
     }
 
     pub(super) fn server_pid(&self) -> Option<u32> {
@@ -57,9 +57,9 @@ impl NbdTarget {
 
     pub(super) fn submit(&mut self, handle: u64, step: Step, length: u32) -> Result<(), Failure> {
         let request = match step.kind {
-            Kind::Read => NbdRequest::Read { offset: step.offset, length },
-            Kind::Write => NbdRequest::Write { offset: step.offset, data: step.data },
-            Kind::Flush => NbdRequest::Flush,
+            Kind::Read => Request::ReadAndForget { offset: step.offset, length },
+            Kind::Write => Request::Write { offset: step.offset, data: step.data },
+            Kind::Flush => Request::Flush,
         };
         self.client.submit(handle, request).map_err(|error| self.broken(&error))
     }

@@ -30,7 +30,7 @@ async fn ask(place: &Place) -> Option<ClusterView> {
 fn is_meant(volume: &VolumeView, target: &Target) -> bool {
     match target {
         Target::Nbd(nbd) => {
-            let uri = nbd.socket.as_ref().map(|socket| crate::nbd::uri::unix_uri(&volume.name, socket));
+            let uri = nbd.socket.as_ref().map(|socket| trivet_nbd::unix_uri(&volume.name, socket));
             uri.is_some() && uri == volume.uri
         }
         Target::Embedded(embedded) => embedded.volume == volume.name,

@@ -5,7 +5,7 @@ use super::nbd::NbdTarget;
 use super::workload::{Pattern, Step};
 use crate::args::Place;
 use crate::failure::Failure;
-use crate::nbd::uri::NbdUri;
+use trivet_nbd::Uri;
 
 /// A finished request.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) async fn nbd(uri: &NbdUri) -> Result<Self, Failure> {
+    pub(super) async fn nbd(uri: &Uri) -> Result<Self, Failure> {
         Ok(Self::Nbd(Box::new(NbdTarget::connect(uri).await?)))
     }
 

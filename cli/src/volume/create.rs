@@ -10,16 +10,22 @@ use trivet_api::v1;
 use trivet_model::record::is_volume_name;
 use trivet_model::size::ByteSize;
 
+/// Refuses what cannot name a volume.
+pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
+    if is_volume_name(name) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format!("'{name}' cannot name a volume"),
+        "a name is 1 to 63 of a-z, 0-9, '-', '_' and '.', and begins with a letter or digit",
+        "choose another name, such as disk1",
+    )
+    .exit(Exit::Usage))
+}
+
 pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
     let name = &arguments.name;
-    if !is_volume_name(name) {
-        return Err(Failure::new(
-            format!("'{name}' cannot name a volume"),
-            "a name is 1 to 63 of a-z, 0-9, '-', '_' and '.', and begins with a letter or digit",
-            "choose another name, such as disk1",
-        )
-        .exit(Exit::Usage));
-    }
+    check_name(name)?;
     let (client, dir) = arguments.place.connect()?;
     let request = v1::CreateVolumeRequest {
         name: name.clone(),

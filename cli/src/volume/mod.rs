@@ -9,6 +9,8 @@ mod salvage;
 mod scrub;
 mod show;
 
+pub(crate) use create::check_name;
+
 use crate::args::{Output, Place, ReplicaName, VolumeSize, scrub_interval, scrub_rate};
 use crate::failure::Failure;
 use clap::{Args, Subcommand};

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// Where an export is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct NbdUri {
-    pub(crate) server: NbdServer,
-    pub(crate) export: String,
+pub struct Uri {
+    /// At which server.
+    pub server: Server,
+    /// Its name there.
+    pub export: String,
 }
 
+/// An NBD server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum NbdServer {
+pub enum Server {
+    /// A unix socket.
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
@@ -22,11 +26,12 @@ pub(crate) enum NbdServer {
 const PORT_DEFAULT: u16 = 10_809;
 
 /// The URI of an export on a unix socket.
-pub(crate) fn unix_uri(export: &str, socket: &Path) -> String {
+#[must_use]
+pub fn unix_uri(export: &str, socket: &Path) -> String {
     format!("nbd+unix:///{export}?socket={}", encode(socket.as_os_str().as_bytes()))
 }
 
-impl std::str::FromStr for NbdUri {
+impl std::str::FromStr for Uri {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -43,14 +48,18 @@ impl std::str::FromStr for NbdUri {
                 let socket = query.split('&').find_map(|field| field.strip_prefix("socket="));
                 let socket = socket.ok_or_else(|| fail("names no socket"))?;
                 let bytes = decode(socket).ok_or_else(|| fail("has a bad % escape"))?;
-                NbdServer::Unix(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+                Server::Unix(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
             }
             "nbd" if authority.is_empty() => return Err(fail("names no host")),
             "nbd" if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
-                NbdServer::Tcp(authority.to_owned())
+                Server::Tcp(authority.to_owned())
             }
-            "nbd" => NbdServer::Tcp(format!("{authority}:{PORT_DEFAULT}")),
-            "nbds" | "nbds+unix" => return Err(fail("asks for TLS, which the bench does not speak")),
+            "nbd" => Server::Tcp(format!("{authority}:{PORT_DEFAULT}")),
+            "nbds" | "nbds+unix" => {
+                return Err(fail(
+                    "asks for TLS, which this client does not speak: make a tunnel (ssh, stunnel) to it",
+                ));
+            }
             _ => return Err(fail("is no NBD URI")),
         };
         Ok(Self { server, export })
@@ -96,17 +105,17 @@ mod tests {
 
     #[test]
     fn reads_what_tools_write() {
-        let unix = "nbd+unix:///disk0?socket=/a/b%20c".parse::<NbdUri>().unwrap();
-        assert_eq!(unix.server, NbdServer::Unix("/a/b c".into()));
+        let unix = "nbd+unix:///disk0?socket=/a/b%20c".parse::<Uri>().unwrap();
+        assert_eq!(unix.server, Server::Unix("/a/b c".into()));
         assert_eq!(unix.export, "disk0");
-        let tcp = "nbd://localhost/x".parse::<NbdUri>().unwrap();
-        assert_eq!(tcp.server, NbdServer::Tcp("localhost:10809".into()));
-        let port = "nbd://[::1]:99/".parse::<NbdUri>().unwrap();
-        assert_eq!((port.server, port.export.as_str()), (NbdServer::Tcp("[::1]:99".into()), ""));
+        let tcp = "nbd://localhost/x".parse::<Uri>().unwrap();
+        assert_eq!(tcp.server, Server::Tcp("localhost:10809".into()));
+        let port = "nbd://[::1]:99/".parse::<Uri>().unwrap();
+        assert_eq!((port.server, port.export.as_str()), (Server::Tcp("[::1]:99".into()), ""));
         for bad in
             ["", "disk0", "http://x/", "nbd+unix:///x", "nbd:///x", "nbds://x/", "nbd+unix:///%g?socket=/a"]
         {
-            let error = bad.parse::<NbdUri>().unwrap_err();
+            let error = bad.parse::<Uri>().unwrap_err();
             assert!(error.contains("nbd+unix:///NAME?socket=/path"), "{error}");
         }
     }
@@ -117,7 +126,7 @@ mod tests {
             let socket = PathBuf::from(std::ffi::OsString::from_vec(path));
             let uri = unix_uri("disk0", &socket);
             prop_assert!(uri.is_ascii());
-            prop_assert_eq!(uri.parse::<NbdUri>().unwrap().server, NbdServer::Unix(socket));
+            prop_assert_eq!(uri.parse::<Uri>().unwrap().server, Server::Unix(socket));
         }
     }
 }

@@ -1,0 +1,107 @@
+//! The volume of an import or export: found or made, and attached while it is needed.
+
+use crate::cluster::client;
+use crate::explain;
+use crate::failure::Failure;
+use crate::up::{wait_for_engine, wait_for_export};
+use crate::view::{self, ExportView, VolumeView};
+use std::path::PathBuf;
+use trivet_api::{ApiError, Client, FailureKind, Layout, v1};
+use trivet_nbd::Uri;
+
+/// The volumes of a cluster.
+pub(super) struct Volumes {
+    pub(super) layout: Layout,
+    pub(super) dir: PathBuf,
+    client: Client,
+}
+
+impl Volumes {
+    pub(super) fn of(layout: Layout) -> Result<Self, Failure> {
+        Ok(Self { client: client(&layout)?, dir: layout.dir().to_owned(), layout })
+    }
+
+    /// The volume of this name, if there is one.
+    pub(super) async fn find(&self, name: &str) -> Result<Option<VolumeView>, Failure> {
+        match self.client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await {
+            Ok(found) => view::volume(found).map(Some),
+            Err(ApiError::Refused { kind: FailureKind::NotFound, .. }) => Ok(None),
+            Err(error) => Err(explain::api(&self.dir, format!("cannot look at volume '{name}'"), &error)),
+        }
+    }
+
+    /// The same; that there is none is an error.
+    pub(super) async fn get(&self, name: &str) -> Result<VolumeView, Failure> {
+        let found = self.client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await;
+        let what = || format!("cannot look at volume '{name}'");
+        view::volume(found.map_err(|error| explain::api(&self.dir, what(), &error))?)
+    }
+
+    pub(super) async fn create(
+        &self,
+        name: &str,
+        blocks: u64,
+        copies: Option<u32>,
+    ) -> Result<VolumeView, Failure> {
+        let copies = copies.unwrap_or(0);
+        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies };
+        let created = self.client.create_volume(request).await;
+        let what = || format!("cannot make volume '{name}'");
+        view::volume(created.map_err(|error| explain::api(&self.dir, what(), &error))?)
+    }
+
+    /// Attaches it, and waits until it is served.
+    pub(super) async fn attach(&self, name: &str, read_only: bool) -> Result<VolumeView, Failure> {
+        let request =
+            v1::AttachVolumeRequest { name: name.to_owned(), listen: String::new(), read_only, force: false };
+        let asked = self.client.attach_volume(request).await;
+        asked.map_err(|error| explain::api(&self.dir, format!("cannot attach volume '{name}'"), &error))?;
+        self.served(name).await
+    }
+
+    /// Serves a snapshot beside its volume, and waits until it is; served already if it was.
+    pub(super) async fn export(&self, volume: &str, snapshot: &str) -> Result<ExportView, Failure> {
+        let listen = String::new();
+        let request =
+            v1::ExportSnapshotRequest { volume: volume.to_owned(), name: snapshot.to_owned(), listen };
+        let asked = self.client.export_snapshot(request).await;
+        let what = || format!("cannot serve snapshot '{snapshot}' of '{volume}'");
+        asked.map_err(|error| explain::api(&self.dir, what(), &error))?;
+        wait_for_export(&self.client, &self.layout, volume, snapshot).await
+    }
+
+    pub(super) async fn unexport(&self, volume: &str, snapshot: &str) -> Result<(), Failure> {
+        let request = v1::UnexportSnapshotRequest { volume: volume.to_owned(), name: snapshot.to_owned() };
+        let ended = self.client.unexport_snapshot(request).await;
+        let what = || format!("cannot end the export of snapshot '{snapshot}' of '{volume}'");
+        ended.map(drop).map_err(|error| explain::api(&self.dir, what(), &error))
+    }
+
+    /// Waits until an attached volume is served.
+    pub(super) async fn served(&self, name: &str) -> Result<VolumeView, Failure> {
+        wait_for_engine(&self.client, &self.layout, name).await
+    }
+
+    pub(super) async fn detach(&self, name: &str) -> Result<(), Failure> {
+        let detached = self.client.detach_volume(v1::DetachVolumeRequest { name: name.to_owned() }).await;
+        let what = || format!("cannot detach volume '{name}'");
+        detached.map(drop).map_err(|error| explain::api(&self.dir, what(), &error))
+    }
+
+    /// Deletes a volume that is attached or not.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), Failure> {
+        if self.find(name).await?.is_some_and(|found| found.attached) {
+            self.detach(name).await?;
+        }
+        let request = v1::DeleteVolumeRequest { name: name.to_owned(), dry_run: false, force: false };
+        let deleted = self.client.delete_volume(request).await;
+        let what = || format!("cannot delete volume '{name}'");
+        deleted.map(drop).map_err(|error| explain::api(&self.dir, what(), &error))
+    }
+}
+
+/// Where something is served.
+pub(super) fn parse_uri(name: &str, uri: Option<&str>) -> Result<Uri, Failure> {
+    let uri = uri.unwrap_or_default();
+    uri.parse().map_err(|error| Failure::new(format!("'{name}' is not served"), error, ""))
+}
