@@ -101,6 +101,8 @@ calls! {
     delete_volume(DeleteVolumeRequest) -> DeleteVolumeReply;
     /// Grows a volume.
     resize_volume(ResizeVolumeRequest) -> VolumeStatus;
+    /// Changes a volume's settings.
+    set_volume(SetVolumeRequest) -> VolumeStatus;
     /// Serves a volume over NBD.
     attach_volume(AttachVolumeRequest) -> VolumeStatus;
     /// Stops serving a volume.

@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Ancestor, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, Revision, Sharing, SnapshotId,
-    SnapshotRecord, Stamp, VolumeId, VolumeRecord,
+    Ancestor, Durability, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit, Revision,
+    Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -48,6 +48,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         }
         .into(),
         is_image: record.is_image,
+        settings: Some(settings_to_wire(&record.settings)),
     }
 }
 
@@ -73,6 +74,55 @@ fn ancestor_from_wire(of: v1::Ancestor) -> Result<Ancestor, MalformedRecord> {
 
 fn snapshot_id(bytes: Vec<u8>) -> Result<SnapshotId, MalformedRecord> {
     bytes.try_into().map(SnapshotId::from_bytes).or(Err(MalformedRecord { field: "snapshot id" }))
+}
+
+/// The wire's form of a volume's settings.
+#[must_use]
+pub fn settings_to_wire(settings: &VolumeSettings) -> v1::VolumeSettings {
+    v1::VolumeSettings {
+        durability: durability_to_wire(settings.durability).into(),
+        iops_limit: settings.iops_limit.map(limit_to_wire),
+        bandwidth_limit: settings.bandwidth_limit.map(limit_to_wire),
+    }
+}
+
+/// The wire's word for a durability.
+#[must_use]
+pub const fn durability_to_wire(durability: Durability) -> v1::Durability {
+    match durability {
+        Durability::WriteBack => v1::Durability::WriteBack,
+        Durability::WriteThrough => v1::Durability::WriteThrough,
+    }
+}
+
+/// The wire's form of a limit.
+#[must_use]
+pub const fn limit_to_wire(limit: RateLimit) -> v1::RateLimit {
+    v1::RateLimit { per_second: limit.per_second, burst: limit.burst }
+}
+
+/// The model's form of a durability; `None` when nothing was said.
+#[must_use]
+pub const fn durability_from_wire(durability: v1::Durability) -> Option<Durability> {
+    match durability {
+        v1::Durability::Unspecified => None,
+        v1::Durability::WriteBack => Some(Durability::WriteBack),
+        v1::Durability::WriteThrough => Some(Durability::WriteThrough),
+    }
+}
+
+/// The model's form of a volume's settings.
+///
+/// # Errors
+/// [`MalformedRecord`] when it does not say how durable writes are.
+pub fn settings_from_wire(settings: &v1::VolumeSettings) -> Result<VolumeSettings, MalformedRecord> {
+    let limit = |limit: v1::RateLimit| RateLimit { per_second: limit.per_second, burst: limit.burst };
+    let durability = durability_from_wire(settings.durability());
+    Ok(VolumeSettings {
+        durability: durability.ok_or(MalformedRecord { field: "durability" })?,
+        iops_limit: settings.iops_limit.map(limit),
+        bandwidth_limit: settings.bandwidth_limit.map(limit),
+    })
 }
 
 fn snapshot_to_wire(snapshot: &SnapshotRecord) -> v1::Snapshot {
@@ -123,6 +173,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         lineage: record.lineage.into_iter().map(ancestor_from_wire).collect::<Result<_, _>>()?,
         sharing,
         is_image: record.is_image,
+        settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
     })
 }
 
@@ -188,6 +239,23 @@ mod tests {
         }
     }
 
+    fn limit() -> impl Strategy<Value = Option<RateLimit>> {
+        proptest::option::of(
+            any::<(u64, u64)>().prop_map(|(per_second, burst)| RateLimit { per_second, burst }),
+        )
+    }
+
+    prop_compose! {
+        fn settings()(
+            through in any::<bool>(),
+            iops_limit in limit(),
+            bandwidth_limit in limit(),
+        ) -> VolumeSettings {
+            let durability = if through { Durability::WriteThrough } else { Durability::WriteBack };
+            VolumeSettings { durability, iops_limit, bandwidth_limit }
+        }
+    }
+
     prop_compose! {
         fn ancestor()(
             volume in any::<[u8; 16]>(),
@@ -218,6 +286,7 @@ mod tests {
             snapshots in proptest::collection::vec(snapshot(), 0..4),
             (lineage, sharing, is_image) in
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
+            settings in settings(),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -235,6 +304,7 @@ mod tests {
                 lineage,
                 sharing,
                 is_image,
+                settings,
             }
         }
     }
@@ -261,6 +331,7 @@ mod tests {
             lineage: vec![],
             sharing: Sharing::Nothing,
             is_image: false,
+            settings: VolumeSettings::default(),
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;
@@ -269,6 +340,10 @@ mod tests {
         wire.id.pop();
         assert_eq!(record_from_wire(wire.clone()), Err(MalformedRecord { field: "id" }));
         wire.id.push(0);
+        wire.settings = None;
+        assert_eq!(record_from_wire(wire.clone()), Err(MalformedRecord { field: "settings" }));
+        wire.settings = Some(v1::VolumeSettings::default());
+        assert_eq!(record_from_wire(wire.clone()), Err(MalformedRecord { field: "durability" }));
         wire.members.push(v1::Member::default());
         assert_eq!(record_from_wire(wire), Err(MalformedRecord { field: "member state" }));
     }

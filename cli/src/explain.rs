@@ -105,6 +105,10 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::Invalid => ("correct it and try again", Exit::Usage),
         FailureKind::Replica => ("see which replica servers run, and why not: trivet status", Exit::Failed),
         FailureKind::NoSpace => ("free space on the disk of that replica, or in its pool", Exit::NoSpace),
+        FailureKind::Internal if message.contains("may not be in force yet") => (
+            "its engine follows by itself once it can: trivet volume show NAME says what it waits for",
+            Exit::Failed,
+        ),
         FailureKind::Internal => ("the manager's log says more: DIR/log/manager.log", Exit::Failed),
     }
 }

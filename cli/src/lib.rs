@@ -18,6 +18,7 @@ mod progress;
 mod replica;
 mod role;
 mod scrub_view;
+mod settings_view;
 mod snapshot;
 mod status;
 mod up;

@@ -78,7 +78,8 @@ pub(crate) async fn run(arguments: &UpArgs) -> Result<(), Failure> {
     let cluster = status(&client, &layout).await?;
     if cluster.volumes.is_empty() {
         let blocks = arguments.size.map_or(FIRST_VOLUME_BLOCKS, |size| size.blocks);
-        let create = v1::CreateVolumeRequest { name: FIRST_VOLUME.to_owned(), blocks, copies: 0 };
+        let create =
+            v1::CreateVolumeRequest { name: FIRST_VOLUME.to_owned(), blocks, copies: 0, settings: None };
         client.create_volume(create).await.map_err(failed("cannot make the volume disk0"))?;
         let attach = v1::AttachVolumeRequest { name: FIRST_VOLUME.to_owned(), ..Default::default() };
         client.attach_volume(attach).await.map_err(failed("cannot attach the volume disk0"))?;

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::scrub_view::ScrubView;
+use crate::settings_view::SettingsView;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -86,6 +87,8 @@ pub(crate) struct VolumeView {
     pub(crate) sharing: &'static str,
     /// Volumes that were made of this one and share its blocks.
     pub(crate) clones: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) settings: SettingsView,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -361,6 +364,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
             Sharing::Flattening => "flattening",
         },
         clones: status.clones,
+        settings: SettingsView::from(&record.settings),
         engine: process,
         name: record.name,
     })

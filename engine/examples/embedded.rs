@@ -19,7 +19,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 use trivet_engine::admin::Admin;
 use trivet_engine::{IoReply, IoRequest, MemoryAuthority, OpenOptions, Volume};
-use trivet_model::{BLOCK_SIZE_U64, Epoch, Generation, Member, MemberState, VolumeId, VolumeRecord};
+use trivet_model::{
+    BLOCK_SIZE_U64, Epoch, Generation, Member, MemberState, VolumeId, VolumeRecord, VolumeSettings,
+};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -228,6 +230,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         lineage: Vec::new(),
         sharing: trivet_model::Sharing::Nothing,
         is_image: false,
+        settings: VolumeSettings::default(),
     })
 }
 

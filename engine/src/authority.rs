@@ -52,7 +52,7 @@ impl Authority for MemoryAuthority {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trivet_model::{Epoch, Generation};
+    use trivet_model::{Epoch, Generation, VolumeSettings};
 
     #[test]
     fn only_the_expected_revision_is_swapped() {
@@ -72,6 +72,7 @@ mod tests {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings: VolumeSettings::default(),
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use trivet_model::{Authority, SnapshotId, SnapshotOrder, VolumeId};
+use trivet_model::{Authority, SnapshotId, SnapshotOrder, VolumeId, VolumeSettings};
 use trivet_reactor::{Options, Reactor, SetupError, SocketError};
 
 /// How to open a volume.
@@ -114,8 +114,8 @@ pub(crate) type FrontendMaker = Box<dyn FnOnce(&Reactor) -> Result<Box<dyn Front
 /// comes as `Bytes` too, uncopied from the socket.
 ///
 /// Requests that overlap are carried out in the order of their submission; others in any order. A
-/// write is acknowledged when every in-sync member's device has accepted it; a flush makes stable
-/// what was acknowledged before. Nothing fails because a member is away: it waits.
+/// write is acknowledged when every in-sync member's device has accepted it, or where the volume is
+/// write-through has it stable; a flush makes stable what was acknowledged before. Nothing fails because a member is away: it waits.
 ///
 /// Dropping a volume closes it, waiting up to 5 seconds for what is in flight.
 #[derive(Debug)]
@@ -206,6 +206,25 @@ impl Volume {
     pub fn order_snapshot(&self, order: SnapshotOrder) -> IoFuture {
         let (completer, future) = promise();
         self.shared.call(Call::Snapshot(order, completer));
+        future
+    }
+
+    /// Changes how durable acknowledged writes are, and how much I/O the volume takes, in the volume's
+    /// record and here. Completes with [`IoReply::Done`] once that is in force; when writes are to be
+    /// stable from now on, everything acknowledged before is stable, too, by then.
+    ///
+    /// What others change in the record is followed by itself within five seconds, or at once with
+    /// [`Volume::follow_settings`].
+    pub fn change_settings(&self, settings: VolumeSettings) -> IoFuture {
+        let (completer, future) = promise();
+        self.shared.call(Call::Settings(Some(settings), completer));
+        future
+    }
+
+    /// Follows the settings that the record has by now. Completes as [`Volume::change_settings`] does.
+    pub fn follow_settings(&self) -> IoFuture {
+        let (completer, future) = promise();
+        self.shared.call(Call::Settings(None, completer));
         future
     }
 

@@ -71,7 +71,8 @@ impl EventLoop {
     pub(crate) fn run(mut self) -> io::Result<()> {
         self.settle();
         loop {
-            self.reactor.poll(self.patience())?;
+            let patience = self.patience();
+            self.reactor.poll(patience)?;
             self.take_errands();
             self.take_frames();
             self.advance_links();
@@ -84,15 +85,20 @@ impl EventLoop {
         }
     }
 
-    fn patience(&self) -> Wait {
+    fn patience(&mut self) -> Wait {
         if self.core.has_actions() {
             return Wait::No;
         }
-        let tick = self.core.tick_within().map(|_| self.next_tick);
+        let now = self.reactor.now();
+        let tick = self.core.tick_within().map(|within| {
+            // Something may have come up that wants an earlier tick.
+            self.next_tick = self.next_tick.min(now + within);
+            self.next_tick
+        });
         let links = self.links.iter().filter_map(Link::due);
         let farewell = self.over_since.filter(|_| self.closing).map(|since| since + FAREWELL);
         let due = links.chain(tick).chain(farewell).min();
-        due.map_or(Wait::Forever, |due| Wait::For(due.saturating_sub(self.reactor.now())))
+        due.map_or(Wait::Forever, |due| Wait::For(due.saturating_sub(now)))
     }
 
     const fn thread<'a>(reactor: &'a Reactor, source: Source, now: Duration) -> Thread<'a> {
@@ -161,16 +167,15 @@ impl EventLoop {
 
     fn tick(&mut self) {
         let now = self.reactor.now();
+        if now < self.next_tick {
+            return;
+        }
         if let Some(within) = self.core.tick_within() {
-            if now >= self.next_tick {
-                self.core.tick(now);
-                self.next_tick = now + within;
-                if self.core.state() != VolumeState::Open {
-                    self.show();
-                }
+            self.core.tick(now);
+            self.next_tick = now + within;
+            if self.core.state() != VolumeState::Open {
+                self.show();
             }
-            // Something may have come up that wants an earlier tick.
-            self.next_tick = self.next_tick.min(now + within);
         }
     }
 

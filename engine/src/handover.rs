@@ -14,7 +14,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
-use trivet_model::SnapshotOrder;
+use trivet_model::{SnapshotOrder, VolumeSettings};
 use trivet_reactor::{Reactor, Source, Waker};
 
 /// Most requests that wait for the volume's thread to take them.
@@ -57,6 +57,7 @@ pub(crate) enum Call {
     Request(IoRequest, Completer),
     Grow(u64, Completer),
     Snapshot(SnapshotOrder, Completer),
+    Settings(Option<VolumeSettings>, Completer),
     Status(Sender<VolumeStatus>),
     Close { patience: Duration },
 }
@@ -231,6 +232,10 @@ impl Handover {
                 Call::Snapshot(order, completer) => {
                     let tag = self.note(completer);
                     volume.order_snapshot(tag, order);
+                }
+                Call::Settings(wanted, completer) => {
+                    let tag = self.note(completer);
+                    volume.change_settings(tag, wanted);
                 }
                 Call::Status(sender) => {
                     if sender.send(volume.status()).is_err() {

@@ -12,7 +12,10 @@ use trivet_engine::volume::Standing;
 use trivet_engine::{
     CloseError, Engine, EngineError, EngineOptions, IoError, IoReply, IoRequest, OpenOptions, Volume,
 };
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp};
+use trivet_model::{
+    BLOCK_SIZE, BLOCK_SIZE_U64, Durability, RateLimit, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp,
+    VolumeSettings,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -254,4 +257,48 @@ fn an_engine_that_is_fenced_ends_and_says_so() {
     engine.wait_open(Some(PATIENCE)).unwrap();
     let _newer = servers.open();
     assert_eq!(engine.wait(), Err(EngineError::Fenced));
+}
+
+#[test]
+fn settings_are_in_force_once_they_are_changed() {
+    let servers = Servers::start(2);
+    let volume = servers.open();
+    volume.request(write(0, 1)).wait().unwrap();
+    let iops_limit = Some(RateLimit { per_second: 200, burst: 20 });
+    let settings =
+        VolumeSettings { durability: Durability::WriteThrough, iops_limit, ..VolumeSettings::default() };
+    assert_eq!(volume.change_settings(settings.clone()).wait(), Ok(IoReply::Done));
+    assert_eq!(servers.record().settings, settings);
+    let status = volume.status().unwrap();
+    assert_eq!(status.settings, settings);
+    assert_eq!(status.stable, status.committed, "all that was written before is stable");
+
+    let writes: Vec<_> = (0..60).map(|block| volume.request(write(block, 2))).collect();
+    writes.into_iter().for_each(|write| assert_eq!(write.wait(), Ok(IoReply::Done)));
+    let throttled = volume.status().unwrap().counters.throttled;
+    assert!((1..=40).contains(&throttled), "{throttled} of 60 were held up, where 20 pass at once");
+
+    // What others put into the record is followed when one is told to.
+    servers.set(VolumeSettings::default());
+    assert_eq!(volume.follow_settings().wait(), Ok(IoReply::Done));
+    assert_eq!(volume.status().unwrap().settings, VolumeSettings::default());
+
+    servers.set(settings.clone());
+    let reader = servers.open_read_only();
+    assert_eq!(reader.status().unwrap().settings, settings);
+    assert!(matches!(reader.change_settings(VolumeSettings::default()).wait(), Err(IoError::Invalid(_))));
+    assert_eq!(reader.follow_settings().wait(), Ok(IoReply::Done));
+}
+
+#[test]
+fn closing_finishes_what_a_limit_holds() {
+    let servers = Servers::start(1);
+    servers.set(VolumeSettings {
+        iops_limit: Some(RateLimit { per_second: 1, burst: 1 }),
+        ..VolumeSettings::default()
+    });
+    let volume = servers.open();
+    let writes: Vec<_> = (0..100).map(|block| volume.request(write(block, 3))).collect();
+    volume.close(PATIENCE).unwrap();
+    writes.into_iter().for_each(|write| assert_eq!(write.wait(), Ok(IoReply::Done)));
 }

@@ -119,7 +119,7 @@ pub enum OrderError {
     #[error("its engine refuses: {0}")]
     Refused(String),
     /// It may have been carried out, or be yet.
-    #[error("its engine has not answered within {} s", ORDER_TIMEOUT.as_secs())]
+    #[error("its engine has not answered in time")]
     Silent,
     /// Nobody is there, or it hung up.
     #[error("its engine cannot be reached: {0}")]
@@ -131,21 +131,30 @@ pub enum OrderError {
 /// # Errors
 /// [`OrderError`]; it may be ordered again.
 pub async fn order(path: &Path, order: &SnapshotOrder) -> Result<(), OrderError> {
-    let mut line = match serde_json::to_vec(&serde_json::json!({ "snapshot": order })) {
-        Ok(line) => line,
-        Err(error) => unreachable!("an order is always JSON: {error}"),
-    };
-    line.push(b'\n');
+    say(path, &serde_json::json!({ "snapshot": order }), ORDER_TIMEOUT).await
+}
+
+/// Has the engine that has its control socket at `path` put the settings in force that are recorded, and
+/// waits for that.
+///
+/// # Errors
+/// [`OrderError`]; it may be said again.
+pub async fn follow_settings(path: &Path, patience: Duration) -> Result<(), OrderError> {
+    say(path, &serde_json::json!({ "follow": "settings" }), patience).await
+}
+
+async fn say(path: &Path, order: &serde_json::Value, patience: Duration) -> Result<(), OrderError> {
+    let line = format!("{order}\n");
     let ordering = async {
         let unreachable = |error: std::io::Error| OrderError::Unreachable(error.to_string());
         let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
-        stream.write_all(&line).await.map_err(unreachable)?;
+        stream.write_all(line.as_bytes()).await.map_err(unreachable)?;
         let mut text = Vec::new();
         stream.take(REPORT_BYTES_MAX).read_to_end(&mut text).await.map_err(unreachable)?;
         serde_json::from_slice::<Outcome>(&text)
             .map_err(|_nothing_or_half| OrderError::Unreachable("it hung up".to_owned()))
     };
-    let outcome = tokio::time::timeout(ORDER_TIMEOUT, ordering).await.or(Err(OrderError::Silent))??;
+    let outcome = tokio::time::timeout(patience, ordering).await.or(Err(OrderError::Silent))??;
     outcome.error.map_or(Ok(()), |error| Err(OrderError::Refused(error)))
 }
 

@@ -15,6 +15,7 @@ use trivet_manager::store::{RecordStore, RocksStore};
 use trivet_manager::{ManagerOptions, ServerError, server};
 use trivet_model::{
     Authority, AuthorityError, Epoch, Generation, Member, MemberState, PoolId, VolumeId, VolumeRecord,
+    VolumeSettings,
 };
 
 struct Manager {
@@ -71,6 +72,7 @@ fn volume(name: &str) -> VolumeRecord {
         lineage: Vec::new(),
         sharing: trivet_model::Sharing::Nothing,
         is_image: false,
+        settings: VolumeSettings::default(),
     }
 }
 
@@ -167,7 +169,7 @@ async fn refusals_have_kinds_and_name_what_they_refuse() {
         ("used", 1, FailureKind::Exists, "there is a volume 'used' already"),
         ("disk1", 1, FailureKind::Replica, "0 of 0 answer"),
     ] {
-        let request = v1::CreateVolumeRequest { name: name.into(), blocks, copies: 1 };
+        let request = v1::CreateVolumeRequest { name: name.into(), blocks, copies: 1, settings: None };
         let error = client.create_volume(request).await.unwrap_err();
         assert_eq!(error.kind(), Some(kind), "{error}");
         assert!(error.to_string().contains(words), "{error}");

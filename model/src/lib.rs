@@ -10,6 +10,7 @@ pub mod ids;
 mod lineage;
 pub mod record;
 mod scrub;
+pub mod settings;
 pub mod size;
 pub mod stamp;
 
@@ -21,4 +22,5 @@ pub use ids::{BootId, Epoch, Generation, NodeId, PoolId, ReplicaId, SnapshotId, 
 pub use lineage::{Ancestor, LINEAGE_MAX, Sharing};
 pub use record::{Member, MemberState, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord};
 pub use scrub::{ScrubCounts, ScrubOrder};
+pub use settings::{Durability, RateLimit, VolumeSettings};
 pub use stamp::Stamp;

@@ -1,6 +1,6 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Ancestor, Epoch, Generation, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId};
+use crate::{Ancestor, Epoch, Generation, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId, VolumeSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -65,6 +65,8 @@ pub struct VolumeRecord {
     pub sharing: Sharing,
     /// A golden image: it is read and cloned, and never written.
     pub is_image: bool,
+    /// What its users chose.
+    pub settings: VolumeSettings,
 }
 
 /// A snapshot of a volume.

@@ -45,6 +45,10 @@ pub(crate) struct Engine {
     pub(crate) viewed: Option<SnapshotId>,
     links: Vec<Link>,
     pub(crate) opening: OpeningId,
+    /// What its clock said when it started.
+    pub(crate) began: Duration,
+    /// I/Os that it has carried out.
+    pub(crate) passed: u64,
     tick_at: Option<Duration>,
     shown: VolumeState,
     /// The generation in which it opened the volume last.
@@ -143,6 +147,8 @@ impl World {
             viewed,
             links: Vec::new(),
             opening,
+            began: now,
+            passed: 0,
             tick_at: None,
             shown: VolumeState::Claiming,
             served: Generation::ZERO,
@@ -162,6 +168,10 @@ impl World {
         }
         self.engines[index].incarnation += 1;
         self.resume(Node::Engine(index));
+    }
+
+    pub(crate) fn engine_clock(&self, index: usize) -> Duration {
+        self.engines[index].clock(self.now)
     }
 
     /// Calls the core with its clock's time, and does what it says.

@@ -147,6 +147,11 @@ impl World {
             }
             Fault::Reader => self.strike_reader(random, hang),
             Fault::Cloned => self.disturb_lineage(host, random),
+            Fault::Settings => {
+                if self.engines[engine].held.is_none() {
+                    self.ask_to_set(engine, random);
+                }
+            }
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {

@@ -17,6 +17,7 @@ mod readers;
 mod record_store;
 mod run;
 mod scrubbing;
+mod settings;
 mod shrink;
 mod stages;
 mod swarm;

@@ -90,11 +90,19 @@ pub enum Planted {
     FlattenOverNewer,
     /// A clone's first generation is not above its parent's.
     CloneInOldGeneration,
+    /// The engine sends writes of a write-through volume like any others.
+    SkipWriteThrough,
+    /// The engine flushes nothing when a volume becomes write-through.
+    SkipSwitchFlush,
+    /// The engine forgets what a limit holds back.
+    ForgetThrottled,
+    /// The engine's limits hold nothing back.
+    IgnoreLimits,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 46] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -137,6 +145,10 @@ impl Planted {
         Self::FreeWhatClonesRead,
         Self::FlattenOverNewer,
         Self::CloneInOldGeneration,
+        Self::SkipWriteThrough,
+        Self::SkipSwitchFlush,
+        Self::ForgetThrottled,
+        Self::IgnoreLimits,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -179,6 +191,10 @@ impl Planted {
             Self::RecordSnapshotEarly => Some(PlantedFault::RecordSnapshotEarly),
             Self::ForgetSnapshotsOfReturning => Some(PlantedFault::ForgetSnapshotsOfReturning),
             Self::BelieveUnvouched => Some(PlantedFault::BelieveUnvouched),
+            Self::SkipWriteThrough => Some(PlantedFault::SkipWriteThrough),
+            Self::SkipSwitchFlush => Some(PlantedFault::SkipSwitchFlush),
+            Self::ForgetThrottled => Some(PlantedFault::ForgetThrottled),
+            Self::IgnoreLimits => Some(PlantedFault::IgnoreLimits),
             _ => None,
         }
     }

@@ -10,7 +10,9 @@ use crate::swarm::{Fault, Profile};
 use crate::trace::Happening;
 use crate::world::{Event, VOLUME, World};
 use std::time::Duration;
-use trivet_model::{AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeRecord};
+use trivet_model::{
+    AuthorityError, Epoch, Generation, Member, MemberState, Revision, VolumeRecord, VolumeSettings,
+};
 
 /// How long an engine waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,7 +45,7 @@ pub(crate) struct RecordStore {
 }
 
 impl RecordStore {
-    pub(crate) fn new(hosts: &[Host], profile: &Profile) -> Self {
+    pub(crate) fn new(hosts: &[Host], profile: &Profile, settings: VolumeSettings) -> Self {
         let members = hosts.iter().enumerate().map(|(index, host)| Member {
             replica: host.pool,
             address: address_of(index, 0),
@@ -62,6 +64,7 @@ impl RecordStore {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings,
         };
         let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }

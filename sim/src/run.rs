@@ -39,6 +39,8 @@ pub enum Check {
     Liveness,
     /// The product's own assertions.
     Panic,
+    /// A volume takes no more I/O than its limits allow.
+    Limit,
     /// A snapshot is kept by every member, shows the same on all, and never changes.
     Snapshots,
 }

@@ -84,11 +84,13 @@ pub enum Fault {
     RottenMetadata,
     /// A host's disk is exchanged for an older copy of itself, or an empty one.
     OlderDisk,
+    /// The volume is write-through or limited, or becomes so.
+    Settings,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -124,6 +126,7 @@ impl Fault {
         Self::OlderDisk,
         Self::Reader,
         Self::Cloned,
+        Self::Settings,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -151,6 +154,7 @@ impl Fault {
                 | Self::Snapshot
                 | Self::Reader
                 | Self::Cloned
+                | Self::Settings
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -289,6 +293,9 @@ impl Profile {
         }
         if Random::stream(seed, 16).one_in(3) {
             faults.insert(Fault::Cloned);
+        }
+        if Random::stream(seed, 17).one_in(3) {
+            faults.insert(Fault::Settings);
         }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 use trivet_engine::volume::Tag;
 use trivet_engine::{IoError, IoReply, IoRequest};
-use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotRecord, Stamp};
+use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotRecord, Stamp, VolumeSettings};
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -31,6 +31,7 @@ enum Kind {
     Grow,
     Snapshot(SnapshotId),
     DeleteSnapshot,
+    Settings,
     Other,
 }
 
@@ -163,6 +164,12 @@ impl World {
         }
     }
 
+    pub(crate) fn request_settings(&mut self, engine: usize, settings: VolumeSettings) {
+        if let Some(tag) = self.note_request(engine, Kind::Settings) {
+            self.with_core(engine, |core, now| core.change_settings(now, tag, Some(settings)));
+        }
+    }
+
     fn opening_of(&self, engine: usize) -> Option<OpeningId> {
         self.engines[engine].engine.as_ref().map(|engine| engine.opening)
     }
@@ -212,6 +219,7 @@ impl World {
             Kind::Grow => ("grow", 0..0, 0),
             Kind::Snapshot(_) => ("snapshot", 0..0, 0),
             Kind::DeleteSnapshot => ("delete snapshot", 0..0, 0),
+            Kind::Settings => ("set", 0..0, 0),
             Kind::Other => ("query", 0..0, 0),
         };
         let (sector, sectors) = (sectors.start, sectors.len());
@@ -239,7 +247,14 @@ impl World {
         let reply = match result {
             Ok(reply) => reply,
             // One at a time, and not while the volume is opened.
-            Err(_) if matches!(asked.kind, Kind::Grow | Kind::Snapshot(_) | Kind::DeleteSnapshot) => return,
+            Err(_)
+                if matches!(
+                    asked.kind,
+                    Kind::Grow | Kind::Snapshot(_) | Kind::DeleteSnapshot | Kind::Settings
+                ) =>
+            {
+                return;
+            }
             // It may have happened or not, now or later.
             Err(IoError::Fenced | IoError::Closed) => return,
             Err(IoError::NoSpace) if self.profile.has(Fault::CrowdedPool) => return,
@@ -255,6 +270,9 @@ impl World {
             let detail = format!("request {} of engine {engine} was asked after {at:?}, and done", tag.0);
             return self.fail(Check::Fencing, detail);
         }
+        if matches!(asked.kind, Kind::Read(_) | Kind::Change { .. }) {
+            self.check_limit(engine);
+        }
         let during = Interval { begin: asked.begin, end: superseded.unwrap_or(self.now).min(self.now) };
         match (asked.kind, reply) {
             (Kind::Read(sectors), IoReply::Data(segments)) => self.check_read(during, sectors, &segments),
@@ -263,11 +281,17 @@ impl World {
                 self.check_view(viewed, sectors, &segments);
             }
             (Kind::Change { write, sectors, zeros, stable }, IoReply::Done) => {
+                let stable = stable || self.write_through;
                 let value = |sector| if zeros { 0 } else { value_of(write, sector) };
                 let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));
                 self.oracle.write_ended(write, self.now, stable, holders);
             }
             (Kind::Grow | Kind::DeleteSnapshot, IoReply::Done) => {}
+            (Kind::Settings, IoReply::Done) => {
+                // Whatever was acknowledged until now is stable, and what will be.
+                self.oracle.flushed(asked.opening, self.now);
+                self.write_through = true;
+            }
             (Kind::Snapshot(id), IoReply::Done) => self.snapshot_taken(id, during),
             (Kind::Flush, IoReply::Done) => self.oracle.flushed(asked.opening, asked.begin),
             (Kind::Other, IoReply::Allocation(extents)) if !extents.is_empty() => {}

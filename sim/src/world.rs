@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use trivet_disk::DiskToken;
 use trivet_engine::volume::MemberIndex;
-use trivet_model::VolumeId;
+use trivet_model::{Durability, VolumeId};
 use trivet_replica::session::ConnectionId;
 use trivet_wire::Frame;
 
@@ -205,6 +205,10 @@ pub(crate) struct World {
     pub(crate) engines: Vec<EngineHost>,
     /// The engine that is meant to have the volume open.
     pub(crate) desired: usize,
+    /// It was said that what is acknowledged is stable.
+    pub(crate) write_through: bool,
+    /// Not what they were in the beginning, perhaps.
+    pub(crate) limits_change: bool,
     pub(crate) network: Network,
     pub(crate) records: RecordStore,
     /// What each snapshot showed when it was taken.
@@ -226,6 +230,8 @@ impl World {
     pub(crate) fn new(seed: u64, profile: Profile, planted: Option<Planted>, print: bool) -> Self {
         crate::planted::plant_in_replicas(planted);
         let mut random = Random::stream(seed, 2);
+        let settings = crate::settings::draw(seed, &profile);
+        let write_through = settings.durability == Durability::WriteThrough;
         let hosts: Vec<Host> =
             (0..profile.members).map(|index| Host::new(index, &profile, &mut random)).collect();
         let mut engines: Vec<EngineHost> =
@@ -233,7 +239,7 @@ impl World {
         if profile.has(Fault::Reader) {
             engines.push(EngineHost::new(&profile, &mut Random::stream(seed, 15)));
         }
-        let mut records = RecordStore::new(&hosts, &profile);
+        let mut records = RecordStore::new(&hosts, &profile, settings);
         if planted == Some(Planted::CloneInOldGeneration) {
             records.record.generation = trivet_model::Generation::ZERO;
         }
@@ -252,6 +258,8 @@ impl World {
             hosts,
             engines,
             desired: 0,
+            write_through,
+            limits_change: false,
             snapshots: Default::default(),
             oracle: Oracle::new(profile.blocks, |block| profile.begins_with_data(block)),
             clients: Clients::default(),

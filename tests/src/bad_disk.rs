@@ -31,6 +31,7 @@ struct Shared {
     changed: Condvar,
     failed: AtomicU64,
     held_up: AtomicU64,
+    flushes: AtomicU64,
 }
 
 impl Shared {
@@ -102,6 +103,12 @@ impl BadDisk {
     pub fn set(&self, faults: Faults) {
         *self.shared.faults() = faults;
         self.shared.changed.notify_all();
+    }
+
+    /// How many flushes it has been asked for.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.shared.flushes.load(Ordering::Acquire)
     }
 
     /// Waits until something has failed, or hangs, since it was made.
@@ -176,6 +183,9 @@ fn serve(mut client: UnixStream, image: &File, shared: &Shared) -> io::Result<()
             client.read_exact(&mut data)?;
         }
         let faults = shared.wait();
+        if kind == 3 {
+            shared.flushes.fetch_add(1, Ordering::AcqRel);
+        }
         let (fails, done) = match kind {
             0 => (faults.reads, image.read_exact_at(&mut data, offset)),
             1 if faults.writes => (true, Ok(())),

@@ -31,6 +31,7 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
         name: name.clone(),
         blocks: arguments.size.blocks,
         copies: arguments.copies.unwrap_or(0),
+        settings: Some(arguments.settings.to_wire()),
     };
     let created = client.create_volume(request).await;
     let created =

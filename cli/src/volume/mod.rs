@@ -7,6 +7,7 @@ mod delete;
 mod flatten;
 mod salvage;
 mod scrub;
+mod set;
 mod show;
 
 pub(crate) use create::check_name;
@@ -14,8 +15,9 @@ pub(crate) use create::check_name;
 use crate::args::{Output, Place, ReplicaName, VolumeSize, scrub_interval, scrub_rate};
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
+use set::SettingsArgs;
 
-/// Make, clone, list, show, delete, attach, detach, resize, scrub and salvage volumes
+/// Make, clone, list, show, set, delete, attach, detach, resize, scrub and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -48,6 +50,13 @@ for the clone alone comes back.")]
     List(ListArgs),
     /// Show a volume and its copies
     Show(NameArgs),
+    /// Change how durable writes are, and how much I/O a volume takes, while it is served
+    #[command(after_help = "\
+What is not named stays as it is. Done when the volume's engine follows: with write-through,
+everything acknowledged before is stable then, too. Limits hold requests up in the order in
+which they come, whoever asks; a flush, and what the cluster does by itself, is not counted.
+A request counts as one I/O, and a large one as one for each MiB.")]
+    Set(SetArgs),
     /// Delete a volume and all its data
     Delete(DeleteArgs),
     /// Serve a volume over NBD, and print its URI
@@ -83,6 +92,8 @@ struct CreateArgs {
     /// Copies, each on a replica server of its own [default: 3, or as many as there are servers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     copies: Option<u32>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Attach it too
     #[arg(long)]
     attach: bool,
@@ -166,6 +177,21 @@ struct ListArgs {
 struct NameArgs {
     /// Which volume
     name: String,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(group(
+    clap::ArgGroup::new("what").args(["durability", "iops_limit", "bandwidth_limit"]).required(true).multiple(true)
+))]
+struct SetArgs {
+    /// Which volume
+    name: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -272,6 +298,7 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Unseal(arguments) => clone::set_image(arguments, false).await,
         VolumeCommand::List(arguments) => show::list(arguments).await,
         VolumeCommand::Show(arguments) => show::show(arguments).await,
+        VolumeCommand::Set(arguments) => set::run(arguments).await,
         VolumeCommand::Delete(arguments) => delete::run(arguments).await,
         VolumeCommand::Attach(arguments) => change::attach(arguments).await,
         VolumeCommand::Detach(arguments) => change::detach(arguments).await,

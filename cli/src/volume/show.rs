@@ -29,6 +29,8 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
                     size(Some(volume.size_bytes)),
                     size(volume.used_bytes),
                     copies(&volume.members),
+                    volume.settings.durability.clone(),
+                    volume.settings.rates().unwrap_or_else(|| "-".to_owned()),
                     volume.state.clone(),
                     volume.uri.clone().unwrap_or_else(|| "-".to_owned()),
                 ];
@@ -37,7 +39,8 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
                 }
                 row
             });
-            let mut headers = vec!["NAME", ">SIZE", ">USED", ">COPIES", "STATE", "URI"];
+            let mut headers =
+                vec!["NAME", ">SIZE", ">USED", ">COPIES", "DURABILITY", "LIMITS", "STATE", "URI"];
             headers.extend(has_clones.then_some("ORIGIN"));
             say(&table(&headers, rows.collect()));
         }
@@ -98,9 +101,11 @@ fn as_text(volume: &VolumeView) -> String {
         ("size", size(Some(volume.size_bytes))),
         ("used", size(volume.used_bytes)),
         ("state", volume.state.clone()),
+        ("durability", volume.settings.durability.clone()),
         ("generation", volume.generation.to_string()),
         ("epoch", volume.epoch.to_string()),
     ];
+    facts.extend(volume.settings.limits().map(|limits| ("limits", limits)));
     let optional = [("uri", volume.uri.clone()), ("tcp uri", volume.tcp_uri.clone())];
     facts.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
     if !volume.trouble.is_empty() {

@@ -3,7 +3,8 @@
 //!
 //! `{"scrub": …}` is the whole of what is wanted, and answered with the engine's report as on the status
 //! socket. `{"snapshot": …}` is an order, answered when it is carried out: `{"error": …}`, null when all is
-//! well. Both may be said again at any time: after a restart on either side, or when an answer was lost.
+//! well; so is `{"follow": "settings"}`, carried out when the settings that the record has by now are in
+//! force. All may be said again at any time: after a restart on either side, or when an answer was lost.
 
 use super::status_socket::EngineReport;
 use super::{Frontend, Port};
@@ -42,10 +43,20 @@ enum Said {
     Order {
         snapshot: SnapshotOrder,
     },
+    Follow {
+        follow: Followed,
+    },
     Wanted {
         /// The scrub that shall be under way, if one shall.
         scrub: Option<ScrubOrder>,
     },
+}
+
+/// What of the volume's record is to be read again.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Followed {
+    Settings,
 }
 
 /// What became of an order.
@@ -126,6 +137,10 @@ impl ControlSocket {
             Ok(Said::Order { snapshot }) => {
                 *waits = true;
                 volume.order_snapshot(caller, snapshot);
+            }
+            Ok(Said::Follow { follow: Followed::Settings }) => {
+                *waits = true;
+                volume.change_settings(caller, None);
             }
             Err(error) => {
                 tracing::warn!(%error, "what is wanted of this engine makes no sense");

@@ -12,7 +12,7 @@ pub(crate) mod status_socket;
 use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::{ScrubOrder, Standing, Tag, VolumeCore, VolumeState, VolumeStatus};
 use std::time::Duration;
-use trivet_model::SnapshotOrder;
+use trivet_model::{SnapshotOrder, VolumeSettings};
 
 /// An adapter between a volume and some protocol, on the volume's thread.
 ///
@@ -81,6 +81,12 @@ impl<'a> Port<'a> {
             SnapshotOrder::Create(snapshot) => self.core.create_snapshot(self.now, tag, snapshot),
             SnapshotOrder::Delete(id) => self.core.delete_snapshot(self.now, tag, id),
         }
+    }
+
+    /// Changes the volume's settings, or with `None` follows its record's; completes like a request.
+    pub(crate) fn change_settings(&mut self, tag: u64, wanted: Option<VolumeSettings>) {
+        let tag = Tag(((self.frontend as u64) << TAG_BITS) | tag);
+        self.core.change_settings(self.now, tag, wanted);
     }
 
     /// The scrub that shall be under way, if one shall.

@@ -42,6 +42,9 @@ impl VolumeCore {
                 self.transition(now, VolumeState::Closing);
                 self.closing = Some(Closing { step: Step::Draining, until: now + patience });
                 self.renewing = false;
+                if let Some(tag) = self.take_changing_tag() {
+                    self.complete(tag, Err(IoError::Closed));
+                }
                 self.stop_scrub(now);
                 for index in 0..self.members.len() {
                     self.end_attempt(now, MemberIndex(index), "the volume is being closed");

@@ -30,6 +30,8 @@ pub(super) enum Purpose {
     Grow,
     /// Record a snapshot taken or deleted.
     Snapshots,
+    /// Read or change the settings.
+    Settings,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -332,6 +334,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Grow);
         } else if self.awaits_snapshot_record() {
             self.run_errand(Purpose::Snapshots);
+        } else if self.awaits_settings() && self.state == VolumeState::Open {
+            self.run_errand(Purpose::Settings);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -394,6 +398,16 @@ impl VolumeCore {
                     }
                 }
             }
+            (Purpose::Settings, Ok((record, revision))) => match self.with_settings(&record) {
+                Some(wanted) => {
+                    self.adopt(now, &record);
+                    self.swap(now, revision, wanted);
+                }
+                None => {
+                    self.record_learnt(now, record, revision);
+                    self.settings_recorded(now);
+                }
+            },
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
                 record.wait_owed = false;
@@ -411,6 +425,7 @@ impl VolumeCore {
         self.record = Some((record, revision));
         self.retry_reads(now);
         self.check_connected(now);
+        self.pump(now);
     }
 
     pub(super) fn swap(&mut self, now: Duration, expected: Revision, record: VolumeRecord) {
@@ -468,6 +483,10 @@ impl VolumeCore {
             }
             Purpose::Members => self.record_learnt(now, *swapped, revision),
             Purpose::Snapshots => self.snapshots_recorded(now),
+            Purpose::Settings => {
+                self.follow_settings(now, &swapped.settings);
+                self.settings_recorded(now);
+            }
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -487,9 +506,12 @@ impl VolumeCore {
                     self.refresh_at = now + AUTHORITY_RETRY;
                 }
             }
-            Purpose::Claim | Purpose::Members | Purpose::Grow | Purpose::Snapshots | Purpose::Release => {
-                self.read_record_again(now, false);
-            }
+            Purpose::Claim
+            | Purpose::Members
+            | Purpose::Grow
+            | Purpose::Snapshots
+            | Purpose::Settings
+            | Purpose::Release => self.read_record_again(now, false),
         }
         self.note_standing(now);
     }

@@ -98,6 +98,11 @@ impl VolumeCore {
         if self.has_planted(super::planted::PlantedFault::SkipFlush) {
             return self.complete(tag, Ok(IoReply::Done));
         }
+        self.await_flush(now, tag);
+    }
+
+    /// Answers when everything acknowledged by now is stable.
+    pub(super) fn await_flush(&mut self, now: Duration, tag: Tag) {
         self.flushing.waiters.push(tag);
         self.begin_flush(now);
     }

@@ -213,6 +213,7 @@ impl VolumeCore {
     /// in between, and must not find itself without members where there was always one.
     pub(super) fn adopt(&mut self, now: Duration, record: &VolumeRecord) {
         self.epoch = record.epoch;
+        self.follow_settings(now, &record.settings);
         for recorded in &record.members {
             if self.members.iter().all(|link| link.replica != recorded.replica) {
                 self.add_member(now, recorded);

@@ -35,6 +35,7 @@ mod reconcile;
 mod repair;
 mod scrub;
 mod segments;
+mod settings;
 #[cfg(test)]
 mod simulation;
 mod slow;
@@ -42,6 +43,7 @@ mod snapshots;
 mod state;
 mod status;
 mod sync;
+mod throttle;
 mod view;
 mod write;
 
@@ -65,7 +67,7 @@ use reconcile::Reconcile;
 use state::Failure;
 use std::collections::VecDeque;
 use std::time::Duration;
-use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord};
+use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord, VolumeSettings};
 use trivet_wire::{Frame, Message};
 
 /// Names a consumer's request; chosen by the consumer and handed back with its completion.
@@ -167,6 +169,8 @@ pub struct VolumeCore {
     early: VecDeque<(Tag, IoRequest)>,
     requests: HashMap<RequestId, Request>,
     waiting: VecDeque<Waiting>,
+    /// Only where there is a limit.
+    throttle: Option<throttle::Throttle>,
     window_bytes: usize,
     ordering: Ordering,
     operations: HashMap<OperationId, Operation>,
@@ -186,6 +190,9 @@ pub struct VolumeCore {
     taking: Option<snapshots::Taking>,
     deleting: Option<snapshots::Deleting>,
     viewing: view::Viewing,
+    /// As the record says, as far as this engine knows.
+    settings: VolumeSettings,
+    changing: Option<settings::Changing>,
     refresh_at: Duration,
     authority_trouble: Option<String>,
     /// When it last did not answer.
@@ -225,6 +232,7 @@ impl VolumeCore {
             early: VecDeque::new(),
             requests: HashMap::new(),
             waiting: VecDeque::new(),
+            throttle: None,
             window_bytes: 0,
             ordering: Ordering::default(),
             operations: HashMap::new(),
@@ -242,6 +250,8 @@ impl VolumeCore {
             taking: None,
             deleting: None,
             viewing: view::Viewing::default(),
+            settings: VolumeSettings::default(),
+            changing: None,
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,
@@ -328,6 +338,7 @@ impl VolumeCore {
         self.retry_full(now);
         self.retry_reads(now);
         self.advance_scrub(now);
+        self.pump(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
         self.check_closing(now);
@@ -341,12 +352,17 @@ impl VolumeCore {
         }
         let within = if let Some(soon) = self.slowness_within() {
             soon
-        } else if self.progress_is_untold() || self.any_at_fault() || self.any_attempt() {
+        } else if self.progress_is_untold()
+            || self.any_at_fault()
+            || self.any_attempt()
+            || self.awaits_settings()
+        {
             control::IDLE
         } else {
             Duration::from_secs(1)
         };
-        Some(self.scrub_within().map_or(within, |scrub| scrub.min(within)))
+        let sooner = [self.scrub_within(), self.throttled_within()].into_iter().flatten().min();
+        Some(sooner.map_or(within, |sooner| sooner.min(within)))
     }
 
     /// Where the volume is in its life.

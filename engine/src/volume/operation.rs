@@ -1,4 +1,4 @@
-//! Requests, the operations they are cut into, and the window.
+//! Requests, the operations they are cut into, and the window. (`throttle.rs`: limits, at its door.)
 //!
 //! Invariants:
 //! - `window_bytes` is the sum of `window` over all operations;
@@ -40,6 +40,13 @@ pub(super) struct Waiting {
     request: RequestId,
     part: usize,
     piece: Piece,
+}
+
+impl Waiting {
+    /// What it takes of the window, and of the limits.
+    pub(super) const fn bytes(&self) -> usize {
+        self.piece.window_bytes()
+    }
 }
 
 /// Who wants an operation.
@@ -127,10 +134,16 @@ impl VolumeCore {
             return;
         }
         while let Some(first) = self.waiting.front() {
-            let bytes = first.piece.window_bytes();
+            let bytes = first.bytes();
             let operations = self.operations.len() + self.stragglers.len();
             let full = self.window_bytes + bytes > WINDOW_BYTES_MAX || operations >= OPERATIONS_MAX;
             if full && (self.window_bytes > 0 || !self.stragglers.is_empty()) {
+                return;
+            }
+            if self.throttle.is_some() && self.is_throttled(now, bytes) {
+                if self.has_planted(super::planted::PlantedFault::ForgetThrottled) {
+                    self.waiting.pop_front();
+                }
                 return;
             }
             if let Some(waiting) = self.waiting.pop_front() {
@@ -261,6 +274,7 @@ impl VolumeCore {
         tags.extend(self.flushing.take_waiters());
         tags.extend(self.growing.take().map(|growing| growing.tag));
         tags.extend(self.take_snapshot_tags());
+        tags.extend(self.take_changing_tag());
         tags.sort_unstable();
         for tag in tags {
             self.complete(tag, Err(error.clone()));

@@ -55,6 +55,14 @@ pub enum PlantedFault {
     ForgetSnapshotsOfReturning,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
+    /// Writes of a write-through volume are sent like any others.
+    SkipWriteThrough,
+    /// Nothing is flushed when a volume becomes write-through.
+    SkipSwitchFlush,
+    /// What a limit holds back is forgotten.
+    ForgetThrottled,
+    /// Limits hold nothing back.
+    IgnoreLimits,
 }
 
 impl VolumeCore {

@@ -68,6 +68,8 @@ pub struct Counters {
     pub blocks_rewritten: u64,
     /// In-sync members that were dropped.
     pub members_dropped: u64,
+    /// How often a limit held up what came next; what waited behind it is not counted.
+    pub throttled: u64,
 }
 
 impl Counters {
@@ -158,6 +160,8 @@ pub struct VolumeStatus {
     pub bytes_in_flight: usize,
     /// Bytes acknowledged since the last flush began.
     pub bytes_unflushed: u64,
+    /// What its record says of durability and limits, as the engine does.
+    pub settings: trivet_model::VolumeSettings,
     /// What has happened since the opening.
     pub counters: Counters,
     /// The scrub under way, or the last one of this opening that came to its end.
@@ -185,6 +189,7 @@ impl VolumeCore {
             requests_in_flight: self.requests.len() + self.early.len(),
             bytes_in_flight: self.window_bytes,
             bytes_unflushed: self.flushing.unflushed_bytes(),
+            settings: self.settings.clone(),
             counters: self.counters,
             scrub: self.scrub_status(now),
         }

@@ -74,8 +74,8 @@ impl Writing {
         Self { range, content: Content::Zeros, force_unit_access, sent: None }
     }
 
-    fn message(&self, stamp: Stamp, progress: Progress) -> Message {
-        let force_unit_access = self.force_unit_access;
+    fn message(&self, stamp: Stamp, progress: Progress, write_through: bool) -> Message {
+        let force_unit_access = self.force_unit_access || write_through;
         match &self.content {
             Content::Data(data) => {
                 let (start, data) = (self.range.start, data.clone());
@@ -119,9 +119,11 @@ impl VolumeCore {
     /// brought back would take it for a word about itself (`docs/adr/0007`).
     fn transmit(&mut self, now: Duration, to: MemberSet, id: OperationId, first: Stamp) {
         let told = to.intersection(self.required());
+        let through =
+            self.is_write_through() && !self.has_planted(super::planted::PlantedFault::SkipWriteThrough);
         for (to, progress) in [(told, self.progress_told()), (to.without(told), Progress::default())] {
             if !to.is_empty() {
-                let message = writing_mut(&mut self.operations, id).message(first, progress);
+                let message = writing_mut(&mut self.operations, id).message(first, progress, through);
                 if to == told {
                     self.tell(to, progress);
                 }
@@ -285,6 +287,7 @@ impl VolumeCore {
         self.copied(now);
         self.advance_attempts(now);
         self.record_taken();
+        self.settle_settings(now);
         self.renew_when_drained(now);
     }
 

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use trivet_engine::admin::Admin;
 use trivet_engine::{MemoryAuthority, OpenOptions, Volume};
-use trivet_model::{Authority, Epoch, Generation, Member, MemberState, PoolId, VolumeId, VolumeRecord};
+use trivet_model::{
+    Authority, Epoch, Generation, Member, MemberState, PoolId, VolumeId, VolumeRecord, VolumeSettings,
+};
 use trivet_replica::pool::PoolOptions;
 use trivet_replica::server::{ServerError, ServerOptions, StopHandle, run};
 
@@ -57,6 +59,7 @@ impl Servers {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings: VolumeSettings::default(),
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();
@@ -86,6 +89,11 @@ impl Servers {
 
     pub(crate) fn record(&self) -> VolumeRecord {
         self.authority.read(VOLUME).unwrap().0
+    }
+
+    /// As somebody else would.
+    pub(crate) fn set(&self, settings: VolumeSettings) {
+        self.authority.insert(VolumeRecord { settings, ..self.record() });
     }
 
     pub(crate) fn pool(&self, index: usize) -> PoolId {

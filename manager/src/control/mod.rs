@@ -21,6 +21,7 @@ mod refusal;
 mod replicas;
 mod salvage;
 mod scrubs;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod visit;
@@ -74,6 +75,7 @@ enum Change {
     SetImage(v1::SetImageRequest),
     Delete(v1::DeleteVolumeRequest),
     Resize(v1::ResizeVolumeRequest),
+    Set(v1::SetVolumeRequest),
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
     Export(v1::ExportSnapshotRequest),
@@ -129,6 +131,8 @@ commands! {
     delete(Delete, DeleteVolumeRequest);
     /// Grows a volume.
     resize(Resize, ResizeVolumeRequest);
+    /// Puts settings into a volume's record.
+    set(Set, SetVolumeRequest);
     /// Has a volume served.
     attach(Attach, AttachVolumeRequest);
     /// Has a volume no longer served, and waits until its engine has ended.
@@ -221,6 +225,7 @@ impl Control {
             Change::SetImage(request) => self.set_image(&request).await,
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,
+            Change::Set(request) => self.set_volume(&request),
             Change::Attach(request) => self.attach_volume(&request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,

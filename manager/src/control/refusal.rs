@@ -7,6 +7,7 @@ use crate::store::{CommitError, StoreError};
 use tonic::Status;
 use trivet_api::failure::refusal;
 use trivet_api::{FailureKind, LayoutError};
+use trivet_model::settings::LimitError;
 use trivet_model::size::ByteSize;
 use trivet_model::{BLOCK_SIZE_U64, VOLUME_BLOCKS_MAX};
 use trivet_wire::ErrorCode;
@@ -152,6 +153,17 @@ pub enum Refusal {
     /// The engine did not do it, or not say so.
     #[error("volume '{volume}': {cause}")]
     SnapshotFailed {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: OrderError,
+    },
+    /// A limit that makes no sense.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// They are recorded; the engine has not said that it follows them.
+    #[error("the settings of volume '{volume}' are recorded, but may not be in force yet: {cause}")]
+    SettingsNotFollowed {
         /// Which volume.
         volume: String,
         /// Why.
@@ -380,6 +392,7 @@ impl Refusal {
             | Self::NotLoopback { .. }
             | Self::SharesThere { .. }
             | Self::LineageTooLong(_)
+            | Self::Limit(_)
             | Self::Identity(_) => FailureKind::Invalid,
             Self::Attached(_)
             | Self::AttachedOtherwise(_)
@@ -414,6 +427,7 @@ impl Refusal {
             Self::NoPort { .. }
             | Self::EngineStays(_)
             | Self::SnapshotFailed { .. }
+            | Self::SettingsNotFollowed { .. }
             | Self::NoGeneration(_)
             | Self::Random(_)
             | Self::Layout(_)

@@ -2,7 +2,7 @@
 
 use super::deletions::deletion_of;
 use super::exports::check_no_export;
-use super::{Control, Refusal, pools};
+use super::{Control, Refusal, pools, settings};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, ScrubRecord, VolumeNameRecord, key,
 };
@@ -49,6 +49,7 @@ impl Control {
         if records::read::<VolumeNameRecord>(store, name)?.is_some() {
             return Err(Refusal::VolumeExists(name.clone()));
         }
+        let settings = settings::of_new_volume(request)?;
         let chosen = self.choose(request.copies).await?;
         let id = random_volume_id()?;
         let deletion = DeletionRecord { volume: id, pools: chosen.iter().map(|&(pool, _)| pool).collect() };
@@ -77,6 +78,7 @@ impl Control {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[

@@ -36,7 +36,8 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Epoch, Generation, Member, MemberState, PoolId, Sharing, SnapshotId, SnapshotRecord, Stamp,
+        Ancestor, Durability, Epoch, Generation, Member, MemberState, PoolId, RateLimit, Sharing, SnapshotId,
+        SnapshotRecord, Stamp, VolumeSettings,
     };
 
     #[test]
@@ -70,6 +71,11 @@ mod tests {
             }],
             sharing: Sharing::Parent,
             is_image: false,
+            settings: VolumeSettings {
+                durability: Durability::WriteThrough,
+                iops_limit: Some(RateLimit { per_second: 1000, burst: 2000 }),
+                bandwidth_limit: None,
+            },
         };
         assert_layout(
             &record,
@@ -82,7 +88,8 @@ mod tests {
                 r#""created":1795000000,"labels":{"kept":"yes"}}],"#,
                 r#""lineage":[{"volume":"04040404-0404-0404-0404-040404040404","name":"golden","#,
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
-                r#""sharing":"parent","is_image":false}"#
+                r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
+                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null}}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

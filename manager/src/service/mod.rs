@@ -2,6 +2,7 @@
 //! and what people are shown.
 
 mod changes;
+mod settings;
 pub(crate) mod snapshots;
 mod status;
 
@@ -190,6 +191,15 @@ impl Manager for ManagerService {
     ) -> Result<Response<v1::VolumeStatus>, Status> {
         let name = request.get_ref().name.clone();
         self.control.resize(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn set_volume(
+        &self,
+        request: Request<v1::SetVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.set(request.into_inner()).await?;
         self.volume(&name).await
     }
 

@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use trivet_model::{
     AuthorityError, BlockRange, Epoch, Generation, Member, MemberState, PoolId, Revision, VolumeId,
-    VolumeRecord,
+    VolumeRecord, VolumeSettings,
 };
 use trivet_wire::{ErrorCode, Frame, Message};
 
@@ -97,6 +97,7 @@ impl World {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings: VolumeSettings::default(),
         };
         let mut world = Self {
             random: Random(seed),

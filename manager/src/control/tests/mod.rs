@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use trivet_api::Layout;
 use trivet_model::{
     Epoch, Generation, Member, MemberState, NodeId, PoolId, Revision, Stamp, VolumeId, VolumeRecord,
+    VolumeSettings,
 };
 
 const IN_SYNC: MemberState = MemberState::InSync;
@@ -73,6 +74,7 @@ impl World {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
+            settings: VolumeSettings::default(),
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();

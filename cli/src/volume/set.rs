@@ -1,0 +1,96 @@
+//! `trivet volume set`, and the options that it shares with `create`.
+
+use super::SetArgs;
+use crate::explain;
+use crate::failure::Failure;
+use crate::output::announce;
+use crate::view::{self, VolumeView};
+use clap::Args;
+use trivet_api::convert::{durability_to_wire, limit_to_wire};
+use trivet_api::v1;
+use trivet_model::settings::{LimitError, Limited};
+use trivet_model::{Durability, RateLimit};
+
+/// Settings, as far as they are named.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SettingsArgs {
+    /// write-back: a flush makes writes stable, as with any disk. write-through: each write is stable
+    /// on every copy before it is acknowledged [default: write-back]
+    #[arg(long, value_name = "HOW")]
+    durability: Option<Durability>,
+    /// I/Os a second, reads and writes together, such as 1000; with ",burst=5000" so many at once after
+    /// a pause [default burst: what one second allows]; or none
+    #[arg(long, value_name = "N[,burst=M]", value_parser = iops_limit)]
+    iops_limit: Option<Limit>,
+    /// The same in bytes, such as 100MiB or 100MiB,burst=1GiB; or none
+    #[arg(long, value_name = "SIZE[,burst=SIZE]", value_parser = bandwidth_limit)]
+    bandwidth_limit: Option<Limit>,
+}
+
+/// A limit to be set, or taken away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limit(Option<RateLimit>);
+
+impl Limit {
+    fn to_wire(self) -> v1::RateLimit {
+        self.0.map_or(v1::RateLimit::default(), limit_to_wire)
+    }
+}
+
+fn iops_limit(text: &str) -> Result<Limit, LimitError> {
+    Limited::Iops.parse(text).map(Limit)
+}
+
+fn bandwidth_limit(text: &str) -> Result<Limit, LimitError> {
+    Limited::Bandwidth.parse(text).map(Limit)
+}
+
+impl SettingsArgs {
+    /// For a volume to be made.
+    pub(super) fn to_wire(&self) -> v1::VolumeSettings {
+        v1::VolumeSettings {
+            durability: durability_to_wire(self.durability.unwrap_or_default()).into(),
+            iops_limit: self.iops_limit.map(Limit::to_wire),
+            bandwidth_limit: self.bandwidth_limit.map(Limit::to_wire),
+        }
+    }
+}
+
+pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
+    let (name, settings) = (&arguments.name, &arguments.settings);
+    let (client, dir) = arguments.place.connect()?;
+    let durability = settings.durability.map_or(v1::Durability::Unspecified, durability_to_wire);
+    let request = v1::SetVolumeRequest {
+        name: name.clone(),
+        durability: durability.into(),
+        iops_limit: settings.iops_limit.map(Limit::to_wire),
+        bandwidth_limit: settings.bandwidth_limit.map(Limit::to_wire),
+    };
+    let set = client.set_volume(request).await;
+    let set = set.map_err(|error| explain::api(&dir, format!("cannot set volume '{name}'"), &error))?;
+    let volume = view::volume(set)?;
+    announce(arguments.output, &volume, &in_words(&volume));
+    Ok(())
+}
+
+fn in_words(volume: &VolumeView) -> String {
+    let settings = &volume.settings;
+    let limits = settings.limits().map_or("no limits".to_owned(), |limits| format!("at most {limits}"));
+    let mut line = format!("{}: {}, {limits}", volume.name, settings.durability);
+    if !volume.attached && !volume.owner.is_empty() {
+        line += &format!("; {} has it open, and follows within five seconds", volume.owner);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_is_said_on_the_wire() {
+        let limit = iops_limit("1000,burst=2000").unwrap().to_wire();
+        assert_eq!((limit.per_second, limit.burst), (1000, 2000));
+        assert_eq!(bandwidth_limit("none").unwrap().to_wire().per_second, 0);
+    }
+}

@@ -1,0 +1,54 @@
+//! Settings of a volume: kept in its record, which its engine follows.
+
+use super::volumes::find;
+use super::{Control, Refusal};
+use trivet_api::convert::durability_from_wire;
+use trivet_api::v1;
+use trivet_model::settings::{LimitError, Limited};
+use trivet_model::{RateLimit, VolumeSettings};
+
+impl Control {
+    /// Puts settings into the record. Whether an engine follows them yet is another matter.
+    pub(super) fn set_volume(&self, request: &v1::SetVolumeRequest) -> Result<u32, Refusal> {
+        let (found, _) = find(self.store.as_ref(), &request.name)?;
+        let iops = wanted_limit(Limited::Iops, request.iops_limit)?;
+        let bandwidth = wanted_limit(Limited::Bandwidth, request.bandwidth_limit)?;
+        self.change_record(found.id, |record| {
+            let settings = &mut record.settings;
+            if let Some(durability) = durability_from_wire(request.durability()) {
+                settings.durability = durability;
+            }
+            if let Some(limit) = iops {
+                settings.iops_limit = limit;
+            }
+            if let Some(limit) = bandwidth {
+                settings.bandwidth_limit = limit;
+            }
+            Ok(Vec::new())
+        })?;
+        tracing::info!(volume = %found.name, "its settings are changed");
+        Ok(0)
+    }
+}
+
+/// What a limit shall be, if anything is said of it.
+fn wanted_limit(
+    limited: Limited,
+    asked: Option<v1::RateLimit>,
+) -> Result<Option<Option<RateLimit>>, LimitError> {
+    let Some(asked) = asked else { return Ok(None) };
+    if asked.per_second == 0 {
+        return Ok(Some(None));
+    }
+    limited.limit(asked.per_second, Some(asked.burst)).map(|limit| Some(Some(limit)))
+}
+
+/// The settings of a volume to be made.
+pub(super) fn of_new_volume(request: &v1::CreateVolumeRequest) -> Result<VolumeSettings, Refusal> {
+    let asked = request.settings.unwrap_or_default();
+    Ok(VolumeSettings {
+        durability: durability_from_wire(asked.durability()).unwrap_or_default(),
+        iops_limit: wanted_limit(Limited::Iops, asked.iops_limit)?.flatten(),
+        bandwidth_limit: wanted_limit(Limited::Bandwidth, asked.bandwidth_limit)?.flatten(),
+    })
+}
