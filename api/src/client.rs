@@ -88,6 +88,8 @@ calls! {
     swap_volume_record(SwapVolumeRecordRequest) -> SwapVolumeRecordReply;
     /// The whole cluster's state.
     get_status(GetStatusRequest) -> ClusterStatus;
+    /// Changes what is chosen for the whole cluster.
+    set_cluster(SetClusterRequest) -> SetClusterReply;
     /// Makes the cluster's replica servers, once.
     ensure_replicas(EnsureReplicasRequest) -> EnsureReplicasReply;
     /// One volume's state.

@@ -49,6 +49,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         .into(),
         is_image: record.is_image,
         settings: Some(settings_to_wire(&record.settings)),
+        copies: record.copies,
     }
 }
 
@@ -174,6 +175,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         sharing,
         is_image: record.is_image,
         settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
+        copies: record.copies,
     })
 }
 
@@ -287,6 +289,7 @@ mod tests {
             (lineage, sharing, is_image) in
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
             settings in settings(),
+            copies in any::<u32>(),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -305,6 +308,7 @@ mod tests {
                 sharing,
                 is_image,
                 settings,
+                copies,
             }
         }
     }
@@ -332,6 +336,7 @@ mod tests {
             sharing: Sharing::Nothing,
             is_image: false,
             settings: VolumeSettings::default(),
+            copies: 0,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

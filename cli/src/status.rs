@@ -61,7 +61,7 @@ fn as_text(view: &ClusterView) -> String {
                 volume.name.clone(),
                 size(Some(volume.size_bytes)),
                 size(volume.used_bytes),
-                copies(&volume.members),
+                copies(volume),
                 volume.engine.as_ref().map_or_else(|| "-".to_owned(), pid),
                 volume.state.clone(),
             ]

@@ -51,8 +51,8 @@ pub(crate) struct UpArgs {
     /// Space that each pool of a new cluster may take on its disk [default: the disk's]
     #[arg(long, value_name = "SIZE", value_parser = byte_size)]
     capacity: Option<u64>,
-    /// Seconds until the copy on a replica server that does not answer is replaced by one on another;
-    /// counts for the manager that is started now [default: 600]
+    /// Seconds until the copy on a replica server that does not answer is replaced by one on another; it
+    /// is remembered [default: as before; in a new cluster 600]
     #[arg(long, value_name = "SECONDS")]
     replace_after: Option<u64>,
     /// Stay, and stop the cluster on Ctrl-C or SIGTERM
@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: &UpArgs) -> Result<(), Failure> {
     let dir = arguments.place.dir()?;
     let layout = Layout::create(&dir).map_err(|error| explain::layout(&error))?;
     let mut step = Step::begin("starting the manager");
-    let client = start_manager(&layout, arguments.replace_after).await?;
+    let client = start_manager(&layout).await?;
     let replicas = v1::EnsureReplicasRequest {
         count: arguments.replicas.unwrap_or(0),
         capacity_bytes: arguments.capacity.unwrap_or(0),
@@ -73,6 +73,10 @@ pub(crate) async fn run(arguments: &UpArgs) -> Result<(), Failure> {
         let dir = layout.dir().to_owned();
         move |error: ApiError| explain::api(&dir, what, &error)
     };
+    if arguments.replace_after.is_some() {
+        let request = v1::SetClusterRequest { replace_after_seconds: arguments.replace_after };
+        client.set_cluster(request).await.map_err(failed("cannot set when copies are replaced"))?;
+    }
     client.ensure_replicas(replicas).await.map_err(failed("cannot make the replica servers"))?;
     wait_for(&client, &layout, &mut step, replicas_missing).await?;
     let cluster = status(&client, &layout).await?;
@@ -101,12 +105,12 @@ async fn status(client: &Client, layout: &Layout) -> Result<ClusterView, Failure
 }
 
 /// A client of the cluster's manager, which is started if it does not run.
-async fn start_manager(layout: &Layout, replace_after: Option<u64>) -> Result<Client, Failure> {
+async fn start_manager(layout: &Layout) -> Result<Client, Failure> {
     let client = client(layout)?;
     let holder = |error| explain::system("cannot look for the manager", &layout.run(), &error);
     let mut child = match run_lock::holder(&layout.lock(MANAGER_NAME)).map_err(holder)? {
         Some(_) => None,
-        None => Some(spawn_manager(layout, replace_after)?),
+        None => Some(spawn_manager(layout)?),
     };
     let deadline = Instant::now() + MANAGER_PATIENCE;
     loop {
@@ -124,7 +128,7 @@ async fn start_manager(layout: &Layout, replace_after: Option<u64>) -> Result<Cl
     }
 }
 
-fn spawn_manager(layout: &Layout, replace_after: Option<u64>) -> Result<Child, Failure> {
+fn spawn_manager(layout: &Layout) -> Result<Child, Failure> {
     use std::os::unix::process::CommandExt;
     let path = layout.log(MANAGER_NAME);
     let failed = |error| explain::system("cannot start the manager", &path, &error);
@@ -132,9 +136,6 @@ fn spawn_manager(layout: &Layout, replace_after: Option<u64>) -> Result<Child, F
     let program = std::env::current_exe().map_err(failed)?;
     let mut manager = Command::new(program);
     manager.arg("manager").arg("--dir").arg(layout.dir());
-    if let Some(seconds) = replace_after {
-        manager.arg("--replace-after").arg(seconds.to_string());
-    }
     if let ManagerAddress::Socket(socket) = manager_address(layout)?
         && !socket.starts_with(layout.dir())
     {

@@ -25,6 +25,8 @@ pub(crate) struct ClusterView {
     pub(crate) degraded_volumes: Vec<String>,
     /// Volumes of which deleted or removed copies still take space.
     pub(crate) deletions_pending: u32,
+    /// So long a server may be away before its copies are replaced.
+    pub(crate) replace_after_seconds: u64,
 }
 
 #[derive(Serialize, Debug)]
@@ -74,6 +76,8 @@ pub(crate) struct VolumeView {
     pub(crate) generation: u32,
     pub(crate) epoch: u64,
     pub(crate) owner: String,
+    /// How many it shall have; 0 where nobody sees to that.
+    pub(crate) copies: u32,
     pub(crate) members: Vec<MemberView>,
     pub(crate) replacement: Option<ReplacementView>,
     pub(crate) scrub: Option<ScrubView>,
@@ -263,6 +267,7 @@ pub(crate) fn cluster(status: v1::ClusterStatus) -> Result<ClusterView, Failure>
         volumes,
         degraded_volumes,
         deletions_pending: status.deletions_pending,
+        replace_after_seconds: status.replace_after_seconds,
     })
 }
 
@@ -344,6 +349,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         generation: record.generation.get(),
         epoch: record.epoch.0,
         owner: record.owner,
+        copies: record.copies,
         members,
         replacement: status.replacement.map(|replacement| ReplacementView {
             from: replica_name(replacement.from),
@@ -475,10 +481,12 @@ pub(crate) fn size(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string())
 }
 
-/// `2 of 3 in sync`, or `3 in sync`.
-pub(crate) fn copies(members: &[MemberView]) -> String {
+/// `2 of 3` in sync, or `3`.
+pub(crate) fn copies(volume: &VolumeView) -> String {
+    let members = &volume.members;
     let sound = members.iter().filter(|member| member.state == "in-sync" && member.reachable).count();
-    if sound == members.len() { format!("{sound}") } else { format!("{sound} of {}", members.len()) }
+    let wanted = members.len().max(usize::try_from(volume.copies).unwrap_or(usize::MAX));
+    if sound == wanted { format!("{sound}") } else { format!("{sound} of {wanted}") }
 }
 
 #[cfg(test)]

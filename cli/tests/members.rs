@@ -245,7 +245,7 @@ fn a_volume_is_salvaged_from_a_copy_that_was_left_behind() {
     assert_eq!(cluster.json(&["volume", "show", "data"])["epoch"], before["epoch"], "a dry run is dry");
     cluster.refused(&salvage, 2, &["--yes", "--dry-run"]);
     let said = cluster.succeeds(&with(&["--yes"]));
-    assert!(said.contains("goes on with the copy on replica-2 alone") && said.contains("replica add data"));
+    assert!(said.contains("goes on with the copy on replica-2 alone") && said.contains("made anew then"));
     let after = cluster.json(&["volume", "show", "data"]);
     assert_eq!(members(&after), [("replica-2", "in-sync")]);
     assert_eq!(after["generation"].as_u64(), before["generation"].as_u64().map(|n| n + 1));
@@ -256,7 +256,51 @@ fn a_volume_is_salvaged_from_a_copy_that_was_left_behind() {
     cluster.wait_for("the old copy to be deleted", || {
         (cluster.json(&["status"])["deletions_pending"] == 0).then_some(())
     });
-    cluster.succeeds(&["replica", "add", "data", "--to", "replica-1"]);
+    cluster.wait_for("the other copy to be made anew", || {
+        let volume = cluster.json(&["volume", "show", "data"]);
+        (members(&volume) == [("replica-2", "in-sync"), ("replica-3", "in-sync")]).then_some(())
+    });
+}
+
+#[test]
+fn copies_are_made_and_removed_until_there_are_as_many_as_are_wanted() {
+    let cluster = cluster("3", &[]);
+    cluster.succeeds(&["volume", "create", "data", "--size", "4MiB", "--copies", "1", "--attach"]);
+    let in_sync = |count: usize| {
+        cluster.wait_for("the copies", || {
+            let volume = cluster.json(&["volume", "show", "data"]);
+            let found = members(&volume);
+            (found.len() == count && found.iter().all(|member| member.1 == "in-sync")).then_some(volume)
+        })
+    };
+    let said = cluster.succeeds(&["volume", "set", "data", "--copies", "3"]);
+    assert!(said.contains("3 copies: what is missing is being made"), "{said}");
+    assert_eq!(in_sync(3)["copies"], 3);
+    let said = cluster.succeeds(&["volume", "set", "data", "--copies", "2"]);
+    assert!(said.contains("the surplus goes"), "{said}");
+    let volume = in_sync(2);
+    let removed = members(&volume)[1].0.to_owned();
+    let said = cluster.succeeds(&["replica", "remove", "data", "--from", &removed, "--yes"]);
+    assert!(said.contains("volume set data --copies 2"), "{said}");
+    assert_eq!(in_sync(1)["copies"], 1);
+    cluster.refused(
+        &["volume", "set", "data", "--copies", "5"],
+        1,
+        &["5 copies need as many replica servers"],
+    );
+}
+
+#[test]
+fn when_copies_are_replaced_is_remembered() {
+    let cluster = cluster("1", &["--replace-after", "77"]);
+    let after = || cluster.json(&["status"])["replace_after_seconds"].clone();
+    assert_eq!(after(), 77);
+    cluster.succeeds(&["down"]);
+    cluster.succeeds(&["up"]);
+    assert_eq!(after(), 77);
+    // Also of a manager that runs.
+    cluster.succeeds(&["up", "--replace-after", "99"]);
+    assert_eq!(after(), 99);
 }
 
 #[test]

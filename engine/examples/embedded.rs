@@ -231,6 +231,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         sharing: trivet_model::Sharing::Nothing,
         is_image: false,
         settings: VolumeSettings::default(),
+        copies: 0,
     })
 }
 

@@ -73,6 +73,7 @@ mod tests {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings: VolumeSettings::default(),
+            copies: 0,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 use trivet_api::v1::manager_server::ManagerServer;
-use trivet_api::{Layout, LayoutError};
+use trivet_api::{Layout, LayoutError, v1};
 
 /// The manager's name among its cluster's processes.
 pub const MANAGER_NAME: &str = "manager";
@@ -33,8 +33,9 @@ pub struct ManagerOptions {
     pub program: PathBuf,
     /// A TCP listener beside the unix socket; on the loopback interface only.
     pub listen: Option<SocketAddr>,
-    /// How long a stale member's server may be away before the member is replaced.
-    pub replace_after: Duration,
+    /// How long a stale member's server may be away before the member is replaced; recorded. `None`: as the
+    /// record says.
+    pub replace_after: Option<Duration>,
 }
 
 /// Why the manager cannot run, or has stopped.
@@ -82,15 +83,13 @@ pub async fn run(
     let mut lock = RunLock::acquire(&layout.lock(MANAGER_NAME))?;
     let store = Arc::new(RocksStore::open(&layout.records())?);
     let supervisor = Supervisor::spawn();
-    let control = Control::new(
-        store.clone(),
-        layout.clone(),
-        options.program,
-        supervisor.clone(),
-        options.replace_after,
-    );
+    let control = Control::new(store.clone(), layout.clone(), options.program, supervisor.clone());
     // Before the first answer, so that no client meets a cluster half read.
     let (control, owner) = control.spawn().await?;
+    if let Some(replace_after) = options.replace_after {
+        let replace_after_seconds = Some(replace_after.as_secs());
+        control.set_cluster(v1::SetClusterRequest { replace_after_seconds }).await?;
+    }
     let socket = layout.manager_socket()?;
     let unix = listen_unix(&socket)?;
     let tcp = match options.listen {

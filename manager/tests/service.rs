@@ -9,7 +9,6 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use trivet_api::{Client, FailureKind, Layout, ManagerAddress, ManagerAuthority, v1};
-use trivet_manager::control::REPLACE_AFTER_DEFAULT;
 use trivet_manager::records::{self, VolumeNameRecord};
 use trivet_manager::store::{RecordStore, RocksStore};
 use trivet_manager::{ManagerOptions, ServerError, server};
@@ -27,12 +26,7 @@ struct Manager {
 fn options(temp: &TempDir) -> ManagerOptions {
     let layout = Layout::create(&temp.path().join("c")).unwrap();
     // No replica server comes up: what the manager starts ends at once.
-    ManagerOptions {
-        layout,
-        program: PathBuf::from("/bin/false"),
-        listen: None,
-        replace_after: REPLACE_AFTER_DEFAULT,
-    }
+    ManagerOptions { layout, program: PathBuf::from("/bin/false"), listen: None, replace_after: None }
 }
 
 async fn start(temp: &TempDir) -> Manager {
@@ -73,6 +67,7 @@ fn volume(name: &str) -> VolumeRecord {
         sharing: trivet_model::Sharing::Nothing,
         is_image: false,
         settings: VolumeSettings::default(),
+        copies: 0,
     }
 }
 

@@ -67,6 +67,8 @@ pub struct VolumeRecord {
     pub is_image: bool,
     /// What its users chose.
     pub settings: VolumeSettings,
+    /// How many members it shall have, which the manager sees to; 0 where nobody does.
+    pub copies: u32,
 }
 
 /// A snapshot of a volume.

@@ -65,6 +65,7 @@ impl RecordStore {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings,
+            copies: 0,
         };
         let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }

@@ -1,6 +1,7 @@
 //! `trivet replica remove`.
 
 use super::RemoveArgs;
+use crate::cluster::command;
 use crate::down::confirm;
 use crate::explain;
 use crate::failure::Failure;
@@ -25,7 +26,8 @@ pub(super) async fn run(arguments: &RemoveArgs) -> Result<(), Failure> {
     }
     confirm(&format!("This removes {lost}."), arguments.yes)?;
     remove(false).await?;
-    say(&format!("removed {lost}"));
+    let again = command(&dir, &format!("volume set {name} --copies {}", before.members.len()));
+    say(&format!("removed {lost}; to have another made elsewhere: {again}"));
     Ok(())
 }
 

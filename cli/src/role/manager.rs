@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use trivet_api::Layout;
-use trivet_manager::control::REPLACE_AFTER_DEFAULT;
 use trivet_manager::{ManagerOptions, ServerError, server};
 
 /// Keep the records and watch the other processes
@@ -22,9 +21,10 @@ pub(crate) struct ManagerArgs {
     /// Answer on this loopback address too
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
-    /// Seconds until the copy on a replica server that does not answer is replaced by one on another
-    #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_DEFAULT.as_secs())]
-    replace_after: u64,
+    /// Seconds until the copy on a replica server that does not answer is replaced by one on another; it
+    /// is remembered [default: as before; in a new cluster 600]
+    #[arg(long, value_name = "SECONDS")]
+    replace_after: Option<u64>,
     /// Start the other processes with this program, which is given their arguments: a script, say, that
     /// puts each into a network namespace or control group of its own and becomes `trivet`
     #[arg(long, value_name = "PROGRAM", env = "TRIVET_LAUNCHER", hide = true)]
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &ManagerArgs) -> Result<(), Failure> {
         Some(launcher) => launcher.clone(),
         None => std::env::current_exe().map_err(failed)?,
     };
-    let replace_after = Duration::from_secs(arguments.replace_after);
+    let replace_after = arguments.replace_after.map(Duration::from_secs);
     let options = ManagerOptions { layout, program, listen: arguments.listen, replace_after };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;

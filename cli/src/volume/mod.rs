@@ -50,7 +50,7 @@ for the clone alone comes back.")]
     List(ListArgs),
     /// Show a volume and its copies
     Show(NameArgs),
-    /// Change how durable writes are, and how much I/O a volume takes, while it is served
+    /// Change how durable writes are, how much I/O a volume takes, and how many copies it has
     #[command(after_help = "\
 What is not named stays as it is. Done when the volume's engine follows: with write-through,
 everything acknowledged before is stable then, too. Limits hold requests up in the order in
@@ -78,7 +78,7 @@ The last resort, for a detached volume none of whose in-sync copies can be had a
 The copy on REPLICA becomes the volume's only one. The others are deleted, each as soon as
 its server answers: what they hold beyond it must not mix with what is written from now on.
 So first try to bring their servers back; --dry-run says what each copy holds.
-Afterwards, `trivet replica add` makes new copies.")]
+Afterwards new copies are made by themselves while the volume is attached.")]
     Salvage(SalvageArgs),
 }
 
@@ -185,13 +185,17 @@ struct NameArgs {
 
 #[derive(Args, Debug)]
 #[command(group(
-    clap::ArgGroup::new("what").args(["durability", "iops_limit", "bandwidth_limit"]).required(true).multiple(true)
+    clap::ArgGroup::new("what").args(["durability", "iops_limit", "bandwidth_limit", "copies"]).required(true).multiple(true)
 ))]
 struct SetArgs {
     /// Which volume
     name: String,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// Copies, each on a replica server of its own; more are made while the volume is attached, and what
+    /// is too many is removed once so many others are in sync
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    copies: Option<u32>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]

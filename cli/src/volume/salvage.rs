@@ -38,10 +38,9 @@ pub(super) async fn run(arguments: &SalvageArgs) -> Result<(), Failure> {
     salvage(false).await?;
     say(&format!(
         "volume '{name}' goes on with the copy on {} alone\n{report}\nserve it with {}; \
-         more copies: {}",
+         its other copies are made anew then",
         replica_name(from),
         command(&dir, &format!("volume attach {name}")),
-        command(&dir, &format!("replica add {name}")),
     ));
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::announce;
 use crate::view::{self, VolumeView};
 use clap::Args;
+use std::cmp::Ordering;
 use trivet_api::convert::{durability_to_wire, limit_to_wire};
 use trivet_api::v1;
 use trivet_model::settings::{LimitError, Limited};
@@ -65,6 +66,7 @@ pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
         durability: durability.into(),
         iops_limit: settings.iops_limit.map(Limit::to_wire),
         bandwidth_limit: settings.bandwidth_limit.map(Limit::to_wire),
+        copies: arguments.copies.unwrap_or(0),
     };
     let set = client.set_volume(request).await;
     let set = set.map_err(|error| explain::api(&dir, format!("cannot set volume '{name}'"), &error))?;
@@ -77,6 +79,19 @@ fn in_words(volume: &VolumeView) -> String {
     let settings = &volume.settings;
     let limits = settings.limits().map_or("no limits".to_owned(), |limits| format!("at most {limits}"));
     let mut line = format!("{}: {}, {limits}", volume.name, settings.durability);
+    match usize::try_from(volume.copies).unwrap_or(usize::MAX).cmp(&volume.members.len()) {
+        _ if volume.copies == 0 => {}
+        Ordering::Equal => line += &format!(", {} copies", volume.copies),
+        Ordering::Less => {
+            line += &format!(", {} copies: the surplus goes once so many are in sync", volume.copies);
+        }
+        Ordering::Greater if volume.attached && !volume.read_only => {
+            line += &format!(", {} copies: what is missing is being made", volume.copies);
+        }
+        Ordering::Greater => {
+            line += &format!(", {} copies: what is missing is made while it is attached", volume.copies);
+        }
+    }
     if !volume.attached && !volume.owner.is_empty() {
         line += &format!("; {} has it open, and follows within five seconds", volume.owner);
     }

@@ -28,7 +28,7 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
                     volume.name.clone(),
                     size(Some(volume.size_bytes)),
                     size(volume.used_bytes),
-                    copies(&volume.members),
+                    copies(volume),
                     volume.settings.durability.clone(),
                     volume.settings.rates().unwrap_or_else(|| "-".to_owned()),
                     volume.state.clone(),
@@ -94,6 +94,15 @@ fn flattening(volume: &VolumeView) -> String {
     format!("it is being flattened: {}", copies.join(", "))
 }
 
+/// The copies there are, and those that there shall be.
+fn how_many(volume: &VolumeView) -> String {
+    let (members, wanted) = (volume.members.len(), volume.copies);
+    if wanted == 0 || u32::try_from(members) == Ok(wanted) {
+        return members.to_string();
+    }
+    format!("{members}, of {wanted} wanted")
+}
+
 fn as_text(volume: &VolumeView) -> String {
     let mut facts = vec![
         ("name", volume.name.clone()),
@@ -102,6 +111,7 @@ fn as_text(volume: &VolumeView) -> String {
         ("used", size(volume.used_bytes)),
         ("state", volume.state.clone()),
         ("durability", volume.settings.durability.clone()),
+        ("copies", how_many(volume)),
         ("generation", volume.generation.to_string()),
         ("epoch", volume.epoch.to_string()),
     ];

@@ -60,6 +60,7 @@ impl Servers {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings: VolumeSettings::default(),
+            copies: 0,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();

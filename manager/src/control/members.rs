@@ -21,6 +21,23 @@ use trivet_wire::ErrorCode;
 /// so a few times in a membership change, never continually.
 const ATTEMPTS_MAX: u32 = 32;
 
+/// What a change of members does to how many a volume shall have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// Nothing.
+    AsBefore,
+    /// Someone asked for one more or one less: so many it shall have.
+    Follows,
+}
+
+/// How many members a volume has but for the substitute in a replacement that goes on without `leaver`.
+fn lasting(record: &VolumeRecord, store: &dyn RecordStore, leaver: Option<PoolId>) -> Result<u32, Refusal> {
+    let goes_on = replacement(store, record.id)?
+        .is_some_and(|(replacement, _)| Some(replacement.from) != leaver && Some(replacement.to) != leaver);
+    let members = record.members.len() - usize::from(goes_on);
+    Ok(u32::try_from(members).unwrap_or(u32::MAX))
+}
+
 /// A server of the cluster, whose pool is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Server {
@@ -34,7 +51,7 @@ impl Control {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
         let answers = pools::ask_all(self.store.as_ref()).await?;
         let to = destination(&record, &answers, request.to)?;
-        self.add_member(record.id, &to, None).await?;
+        self.add_member(record.id, &to, None, Wanted::Follows).await?;
         tracing::info!(volume = %record.name, replica = to.number, "a copy is added");
         Ok(to.number)
     }
@@ -45,7 +62,7 @@ impl Control {
         let from = server(&answers, request.from)?;
         may_remove(&record, &from, &answers)?;
         if !request.dry_run {
-            self.remove_member(record.id, &from, &answers)?;
+            self.remove_member(record.id, &from, &answers, Wanted::Follows)?;
             tracing::info!(volume = %record.name, replica = from.number, "a copy is removed");
         }
         Ok(from.number)
@@ -62,7 +79,7 @@ impl Control {
         let to = destination(&record, &answers, request.to)?;
         let reason = ReplacementReason::Asked;
         let replacement = ReplacementRecord { volume: record.id, from: from.pool, to: to.pool, reason };
-        self.add_member(record.id, &to, Some(&replacement)).await?;
+        self.add_member(record.id, &to, Some(&replacement), Wanted::AsBefore).await?;
         tracing::info!(volume = %record.name, from = from.number, to = to.number, "a copy is being replaced");
         Ok(to.number)
     }
@@ -73,6 +90,7 @@ impl Control {
         volume: VolumeId,
         to: &Server,
         replacement: Option<&ReplacementRecord>,
+        wanted: Wanted,
     ) -> Result<(), Refusal> {
         let store = self.store.as_ref();
         let (record, _) = read(store, volume)?;
@@ -99,6 +117,9 @@ impl Control {
                 state: MemberState::Stale { since: Stamp::ZERO },
             });
             record.epoch = Epoch(record.epoch.0 + 1);
+            if wanted == Wanted::Follows && record.copies > 0 {
+                record.copies = record.copies.max(lasting(record, store, None)?);
+            }
             let begun = replacement.map(|replacement| records::put(replacement, None));
             Ok([spare(&deletion, provisional, to.pool)].into_iter().chain(begun).collect())
         })
@@ -110,12 +131,16 @@ impl Control {
         volume: VolumeId,
         from: &Server,
         answers: &[PoolAnswer],
+        wanted: Wanted,
     ) -> Result<(), Refusal> {
         let store = self.store.as_ref();
         self.change_record(volume, |record| {
             may_remove(record, from, answers)?;
             record.members.retain(|member| member.replica != from.pool);
             record.epoch = Epoch(record.epoch.0 + 1);
+            if wanted == Wanted::Follows && record.copies > 0 {
+                record.copies = record.copies.min(lasting(record, store, Some(from.pool))?);
+            }
             let (deletion, revision) = deletion_of(store, volume, [from.pool])?;
             let mut others = vec![records::put(&deletion, revision)];
             // Its replacement is done, or has come to nothing.

@@ -29,7 +29,6 @@ pub mod volumes;
 
 pub(crate) use exports::export;
 pub use exports::export_process;
-pub use healing::REPLACE_AFTER_DEFAULT;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
@@ -68,6 +67,7 @@ impl std::fmt::Debug for Control {
 
 #[derive(Debug)]
 enum Change {
+    SetCluster(v1::SetClusterRequest),
     EnsureReplicas(v1::EnsureReplicasRequest),
     Create(v1::CreateVolumeRequest),
     Clone(v1::CloneVolumeRequest),
@@ -117,6 +117,8 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Changes what is chosen for the whole cluster.
+    set_cluster(SetCluster, SetClusterRequest);
     /// Makes the cluster's replica servers, once; answers how many were made now.
     ensure_replicas(EnsureReplicas, EnsureReplicasRequest);
     /// Makes a volume.
@@ -163,22 +165,20 @@ impl ControlHandle {
 }
 
 impl Control {
-    /// An owner of the cluster in `layout`, whose processes run `program`. A stale member whose server
-    /// is away for longer than `replace_after` is replaced.
+    /// An owner of the cluster in `layout`, whose processes run `program`.
     #[must_use]
     pub fn new(
         store: Arc<dyn RecordStore>,
         layout: Layout,
         program: PathBuf,
         supervisor: Supervisor,
-        replace_after: Duration,
     ) -> Self {
         Self {
             store,
             layout,
             program,
             supervisor,
-            healing: Healing::new(replace_after),
+            healing: Healing::default(),
             scrubs: Scrubs::default(),
             flattening: Flattening::default(),
         }
@@ -218,6 +218,7 @@ impl Control {
 
     async fn carry_out(&self, change: Change) -> Result<u32, Refusal> {
         match change {
+            Change::SetCluster(request) => self.set_cluster(&request),
             Change::EnsureReplicas(request) => self.ensure_replicas(&request).await,
             Change::Create(request) => self.create_volume(&request).await,
             Change::Clone(request) => self.clone_volume(&request).await,

@@ -1,7 +1,8 @@
-//! Settings of a volume: kept in its record, which its engine follows.
+//! Settings: of a volume, kept in its record, which its engine follows; and of the cluster.
 
 use super::volumes::find;
 use super::{Control, Refusal};
+use crate::records::{self, ClusterRecord, ReplicaRecord};
 use trivet_api::convert::durability_from_wire;
 use trivet_api::v1;
 use trivet_model::settings::{LimitError, Limited};
@@ -13,6 +14,10 @@ impl Control {
         let (found, _) = find(self.store.as_ref(), &request.name)?;
         let iops = wanted_limit(Limited::Iops, request.iops_limit)?;
         let bandwidth = wanted_limit(Limited::Bandwidth, request.bandwidth_limit)?;
+        let known = records::list::<ReplicaRecord>(self.store.as_ref())?.len();
+        if usize::try_from(request.copies).unwrap_or(usize::MAX) > known {
+            return Err(Refusal::TooFewReplicas { asked: request.copies, running: known, known });
+        }
         self.change_record(found.id, |record| {
             let settings = &mut record.settings;
             if let Some(durability) = durability_from_wire(request.durability()) {
@@ -24,9 +29,25 @@ impl Control {
             if let Some(limit) = bandwidth {
                 settings.bandwidth_limit = limit;
             }
+            if request.copies > 0 {
+                record.copies = request.copies;
+            }
             Ok(Vec::new())
         })?;
         tracing::info!(volume = %found.name, "its settings are changed");
+        Ok(0)
+    }
+
+    /// Changes what is chosen for the whole cluster.
+    pub(super) fn set_cluster(&self, request: &v1::SetClusterRequest) -> Result<u32, Refusal> {
+        let store = self.store.as_ref();
+        let found = records::read::<ClusterRecord>(store, ClusterRecord::ID)?;
+        let (mut record, revision) =
+            found.map_or((ClusterRecord::default(), None), |(record, revision)| (record, Some(revision)));
+        if let Some(seconds) = request.replace_after_seconds {
+            record.replace_after_seconds = seconds;
+        }
+        records::write(store, &record, revision)?;
         Ok(0)
     }
 }

@@ -79,6 +79,7 @@ impl Control {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings,
+            copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[

@@ -4,6 +4,7 @@
 //! that is not the one this program writes is refused, never guessed at.
 
 mod attachment;
+mod cluster;
 mod deletion;
 mod export;
 mod node;
@@ -13,6 +14,7 @@ mod scrub;
 mod volume;
 
 pub use attachment::AttachmentRecord;
+pub use cluster::{ClusterRecord, REPLACE_AFTER_DEFAULT};
 pub use deletion::DeletionRecord;
 pub use export::ExportRecord;
 pub use node::NodeRecord;

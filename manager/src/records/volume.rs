@@ -76,6 +76,7 @@ mod tests {
                 iops_limit: Some(RateLimit { per_second: 1000, burst: 2000 }),
                 bandwidth_limit: None,
             },
+            copies: 3,
         };
         assert_layout(
             &record,
@@ -89,7 +90,7 @@ mod tests {
                 r#""lineage":[{"volume":"04040404-0404-0404-0404-040404040404","name":"golden","#,
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
-                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null}}"#
+                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null},"copies":3}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

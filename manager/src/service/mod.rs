@@ -122,6 +122,14 @@ impl Manager for ManagerService {
         Ok(Response::new(self.cluster_status().await?))
     }
 
+    async fn set_cluster(
+        &self,
+        request: Request<v1::SetClusterRequest>,
+    ) -> Result<Response<v1::SetClusterReply>, Status> {
+        self.control.set_cluster(request.into_inner()).await?;
+        Ok(Response::new(v1::SetClusterReply {}))
+    }
+
     async fn ensure_replicas(
         &self,
         request: Request<v1::EnsureReplicasRequest>,

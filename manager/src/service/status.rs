@@ -7,7 +7,8 @@ use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
 use crate::engine_report::{self, MemberReport, ScrubReport};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord, ScrubRecord,
+    self, AttachmentRecord, ClusterRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord,
+    ScrubRecord,
 };
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
 use std::path::Path;
@@ -32,7 +33,10 @@ impl ManagerService {
         shown.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         let node = records::list::<NodeRecord>(store)?.into_iter().next();
         let deletions = records::list::<DeletionRecord>(store)?.len();
+        let cluster = records::read::<ClusterRecord>(store, ClusterRecord::ID)?;
+        let cluster = cluster.map(|(cluster, _)| cluster).unwrap_or_default();
         Ok(v1::ClusterStatus {
+            replace_after_seconds: cluster.replace_after_seconds,
             node: node.map(|(node, _)| node.id.0).unwrap_or_default(),
             dir: self.layout.dir().display().to_string(),
             manager_pid: std::process::id(),

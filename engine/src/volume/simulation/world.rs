@@ -98,6 +98,7 @@ impl World {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings: VolumeSettings::default(),
+            copies: 0,
         };
         let mut world = Self {
             random: Random(seed),

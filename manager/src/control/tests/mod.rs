@@ -10,14 +10,13 @@ mod server;
 use super::pools::{PoolAnswer, ask_all};
 use super::{Control, Refusal};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, ReplacementRecord, ReplicaRecord, VolumeNameRecord,
+    self, AttachmentRecord, ClusterRecord, DeletionRecord, ReplacementRecord, ReplicaRecord, VolumeNameRecord,
 };
 use crate::store::{RecordStore, RocksStore};
 use crate::supervisor::Supervisor;
 use server::Server;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tempfile::TempDir;
 use trivet_api::Layout;
 use trivet_model::{
@@ -43,7 +42,8 @@ impl World {
         let layout = Layout::create(&temp.path().join("c")).unwrap();
         let store = Arc::new(RocksStore::open(&layout.records()).unwrap());
         let program = PathBuf::from("/bin/false");
-        let control = Control::new(store, layout, program, Supervisor::spawn(), Duration::ZERO);
+        records::write(store.as_ref(), &ClusterRecord { replace_after_seconds: 0 }, None).unwrap();
+        let control = Control::new(store, layout, program, Supervisor::spawn());
         let mut world = Self { control, servers: Vec::new(), _temp: temp };
         for number in 1..=servers {
             let server = Server::spawn(pool(number)).await;
@@ -57,6 +57,7 @@ impl World {
             records::write(world.store(), &replica, None).unwrap();
             world.servers.push(server);
         }
+        let members_wanted = members.len();
         let members = members.iter().zip(&world.servers).map(|(&state, server)| {
             server.put(ID, Stamp::ZERO);
             Member { replica: server.pool, address: server.address.clone(), state }
@@ -75,6 +76,7 @@ impl World {
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
             settings: VolumeSettings::default(),
+            copies: u32::try_from(members_wanted).unwrap(),
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();
