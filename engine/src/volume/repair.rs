@@ -1,6 +1,7 @@
 //! Read repair: what one member could not read, it fetches from one that could.
 //!
-//! A repair is counted and logged once. One that fails is not tried again until the next read of the
+//! A repair is counted once; they are logged once a second at most, since a region that rots is found by many reads
+//! at once. The servers keep repairs to the pace of copying (`replica/src/pull/repair.rs`). One that fails is not tried again until the next read of the
 //! same blocks, which another member answers meanwhile.
 
 use super::member::{Control, Role};
@@ -12,6 +13,8 @@ use trivet_wire::Message;
 
 /// Repairs that wait; more bad reads than that are left to scrubbing.
 const WAITING_MAX: usize = 1024;
+/// How often it is said that there are any.
+const SAID_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Repair {
@@ -26,6 +29,9 @@ pub(super) struct Repairs {
     waiting: VecDeque<Repair>,
     /// At most one for each member; of those whose connections broke meanwhile, too.
     running: Vec<Repair>,
+    /// Found since that was said.
+    unsaid: u64,
+    say_at: Duration,
 }
 
 impl VolumeCore {
@@ -34,10 +40,15 @@ impl VolumeCore {
         for member in bad {
             let known = |repair: &Repair| repair.member == member && repair.range == range;
             if self.repairs.waiting.len() < WAITING_MAX && !self.repairs.waiting.iter().any(known) {
-                let link = &self.members[member.0];
-                tracing::warn!(volume = %self.options.volume, member = %link.replica, %range,
-                    source = %self.members[source.0].replica, "repairing what could not be read");
                 self.repairs.waiting.push_back(Repair { member, range, source });
+                self.repairs.unsaid += 1;
+                if now >= self.repairs.say_at {
+                    self.repairs.say_at = now + SAID_EVERY;
+                    tracing::warn!(volume = %self.options.volume, member = %self.members[member.0].replica,
+                        %range, source = %self.members[source.0].replica, found = self.repairs.unsaid,
+                        "repairing what could not be read");
+                    self.repairs.unsaid = 0;
+                }
             }
         }
         self.start_repairs(now);
@@ -71,7 +82,7 @@ impl VolumeCore {
 
     /// Whether a repair waits or is under way.
     pub(super) fn has_repair(&self, member: MemberIndex, range: BlockRange) -> bool {
-        let Repairs { waiting, running } = &self.repairs;
+        let Repairs { waiting, running, .. } = &self.repairs;
         let running = running.iter().filter(|repair| self.members[repair.member.0].expects(Control::Repair));
         waiting.iter().chain(running).any(|repair| repair.member == member && repair.range == range)
     }

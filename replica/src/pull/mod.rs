@@ -97,7 +97,7 @@ impl Job {
     pub fn poll(&mut self, now: Duration, pace: &mut Pace, out: &mut Vec<Output>) {
         match self {
             Self::Pull(pull) => pull.poll(now, pace, out),
-            Self::Repair(repair) => repair.poll(out),
+            Self::Repair(repair) => repair.poll(now, pace, out),
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Pace {
     taken_at: Option<Duration>,
     /// What requests take while nothing is copied.
     alone: Latencies,
+    /// What they may take beside copying; looked up in `alone` when it is needed first after a change.
+    tolerated: Option<Duration>,
     rest_began: Duration,
 }
 
@@ -56,6 +58,7 @@ impl Default for Pace {
             foreground_at: None,
             taken_at: None,
             alone: Latencies::default(),
+            tolerated: None,
             rest_began: Duration::ZERO,
         }
     }
@@ -76,7 +79,10 @@ impl Pace {
         let took = now.saturating_sub(began);
         match self.taken_at {
             Some(taken) if began < taken + SETTLING => self.adjust(took),
-            _ => self.alone.add(took),
+            _ => {
+                self.alone.add(took);
+                self.tolerated = None;
+            }
         }
     }
 
@@ -116,9 +122,12 @@ impl Pace {
 
     /// A request took so long beside copying.
     fn adjust(&mut self, took: Duration) {
-        let Some(alone) = self.alone.slowest() else { return };
+        if self.tolerated.is_none() {
+            self.tolerated = self.alone.slowest().map(|alone| alone * TOLERATED / 100);
+        }
+        let Some(tolerated) = self.tolerated else { return };
         let rate = self.bytes_per_second;
-        let slow = took * 100 > alone * TOLERATED;
+        let slow = took > tolerated;
         let rate = if slow { rate - rate / SLOW_LOWERS } else { rate + rate / OTHERS_RAISE };
         self.bytes_per_second = rate.clamp(RATE_MIN, RATE_MAX);
     }
@@ -211,6 +220,22 @@ mod tests {
         };
         assert_eq!(rate_with_one_slow_in(50), RATE_MIN);
         assert!(rate_with_one_slow_in(200) > RATE_MAX / 2);
+    }
+
+    #[test]
+    fn what_is_tolerated_follows_what_requests_take_alone() {
+        let mut pace = Pace::default();
+        let mut rate_after = |alone: Duration, beside: Duration, from: u64| {
+            let start = Duration::from_secs(from);
+            pace.note_foreground(start);
+            (0..8 * 4096).for_each(|_| pace.foreground_took(start, start + alone));
+            assert!(pace.take(start + REST, 1));
+            (0..10_000).for_each(|_| pace.foreground_took(start + REST, start + REST + beside));
+            pace.bytes_per_second
+        };
+        assert_eq!(rate_after(ALONE, ALONE * 3, 1), RATE_MIN);
+        assert_eq!(rate_after(ALONE * 3, ALONE * 3, 2), RATE_MAX);
+        assert_eq!(rate_after(ALONE, ALONE * 3, 3), RATE_MIN);
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Repairing a few blocks: fetch them from another member and place them anew.
+//! Repairing a few blocks: fetch them from another member and place them anew, at the pace of all copying: a
+//! region that rots is found by many reads at once, and its repair must not hold them up.
 
-use super::{Output, PullError, blocks_of, placement};
+use super::{Output, Pace, PullError, blocks_of, placement};
 use crate::store::{Reply, Request, RequestError};
-use trivet_model::{BlockRange, Generation, VolumeId};
+use std::time::Duration;
+use trivet_model::{BLOCK_SIZE_U64, BlockRange, Generation, VolumeId};
 use trivet_wire::Message;
 
 /// What to repair.
@@ -44,9 +46,12 @@ impl Repair {
         Self { order, phase: Phase::Begin }
     }
 
-    /// What is to be done next.
-    pub fn poll(&mut self, out: &mut Vec<Output>) {
+    /// What is to be done next; asked again when the pace allows more.
+    pub fn poll(&mut self, now: Duration, pace: &mut Pace, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.phase, Phase::Placing) {
+            Phase::Begin if !pace.take(now, u64::from(self.order.range.count) * BLOCK_SIZE_U64) => {
+                self.phase = Phase::Begin;
+            }
             Phase::Begin => {
                 self.phase = Phase::Fetching;
                 out.push(Output::Ask(0, Message::Fetch { range: self.order.range }));

@@ -183,16 +183,43 @@ fn a_repair_places_what_the_source_has_over_the_same_stamp() {
         generation: Generation::new(3).unwrap(),
     };
     let mut repair = Repair::new(order);
-    let mut out = Vec::new();
-    repair.poll(&mut out);
+    let (mut out, mut pace) = (Vec::new(), Pace::default());
+    repair.poll(Duration::ZERO, &mut pace, &mut out);
     assert!(matches!(out.pop(), Some(Output::Ask(0, Message::Fetch { range })) if range == order.range));
     let versions = vec![entry(5, 2, stamp(2, 1), false)];
     repair.source_answered(0, Message::FetchReply { versions, data: data(2) });
-    repair.poll(&mut out);
+    repair.poll(Duration::ZERO, &mut pace, &mut out);
     let Some(Output::Submit(0, Request::Place { placement, .. })) = out.pop() else { panic!("not placed") };
     assert!(placement.repair && repair.result().is_none());
     repair.fail(PullError::Link("the session has ended".to_owned()));
     assert!(repair.result().is_none(), "the store has it: its answer counts");
     repair.store_answered(0, Ok(Reply::Done));
     assert_eq!(repair.result(), Some(&Ok(())));
+}
+
+#[test]
+fn repairs_beside_foreground_work_keep_to_the_pace() {
+    let range = BlockRange::new(0, 256);
+    let (volume, generation) = (VolumeId::from_bytes([1; 16]), Generation::new(3).unwrap());
+    let mut pace = Pace::default();
+    let begun_within = |pace: &mut Pace, from: Duration, busy: bool| {
+        let mut begun = 0;
+        let mut repair = Repair::new(RepairOrder { volume, range, generation });
+        for ms in 0..1000 {
+            let now = from + Duration::from_millis(ms);
+            if busy {
+                pace.note_foreground(now);
+            }
+            let mut out = Vec::new();
+            repair.poll(now, pace, &mut out);
+            if !out.is_empty() {
+                begun += 1;
+                repair = Repair::new(RepairOrder { volume, range, generation });
+            }
+        }
+        begun
+    };
+    assert_eq!(begun_within(&mut pace, Duration::from_secs(1), false), 1000, "with nobody else, as it goes");
+    let beside = begun_within(&mut pace, Duration::from_secs(10), true);
+    assert!((8..24).contains(&beside), "{beside} MiB in a second, where a copy begins with 16");
 }
