@@ -112,6 +112,8 @@ mod tests {
             lineage: Vec::new(),
             sharing: Sharing::Nothing,
             is_image: true,
+            settings: crate::VolumeSettings::default(),
+            copies: 3,
         };
         let clone =
             parent.clone_of(&parent.snapshots[0], VolumeId::from_bytes([2; 16]), "new".into(), Vec::new());

@@ -44,7 +44,7 @@ impl Volumes {
         copies: Option<u32>,
     ) -> Result<VolumeView, Failure> {
         let copies = copies.unwrap_or(0);
-        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies };
+        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies, settings: None };
         let created = self.client.create_volume(request).await;
         let what = || format!("cannot make volume '{name}'");
         view::volume(created.map_err(|error| explain::api(&self.dir, what(), &error))?)

@@ -139,6 +139,8 @@ impl Control {
         if request.full {
             clone.sharing = Sharing::Flattening;
         }
+        let staying = if elsewhere.is_empty() { sharing.len() } else { elsewhere.len() };
+        clone.copies = u32::try_from(staying).unwrap_or(u32::MAX);
         let index = VolumeNameRecord { name: clone.name.clone(), volume: id };
         let mut changes = vec![
             records::remove(&deletion, provisional),
