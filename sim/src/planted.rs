@@ -155,7 +155,14 @@ impl Planted {
     /// "Open").
     #[must_use]
     pub const fn is_rare(self) -> bool {
-        matches!(self, Self::ReadFromLeaving | Self::ForgetWait | Self::BelieveUnvouched | Self::KeepReaders)
+        matches!(
+            self,
+            Self::ReadFromLeaving
+                | Self::ForgetWait
+                | Self::BelieveUnvouched
+                | Self::KeepReaders
+                | Self::SkipSwitchFlush
+        )
     }
 
     /// Whether this build can plant anything.
