@@ -40,6 +40,8 @@ pub enum PlantedFault {
     FreeWhatClonesRead,
     /// What a clone copies from its parent takes the place of what was written to the clone.
     FlattenOverNewer,
+    /// A clone's parent is let go before what was copied from it is stable.
+    UntieUnflushed,
 }
 
 #[cfg(feature = "planted-faults")]

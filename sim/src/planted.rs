@@ -88,6 +88,8 @@ pub enum Planted {
     FreeWhatClonesRead,
     /// What a clone copies from its parent takes the place of what was written to the clone.
     FlattenOverNewer,
+    /// A replica lets a clone's parent go before what it copied from there is stable.
+    UntieUnflushed,
     /// A clone's first generation is not above its parent's.
     CloneInOldGeneration,
     /// The engine sends writes of a write-through volume like any others.
@@ -102,7 +104,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -144,6 +146,7 @@ impl Planted {
         Self::DiscardWithoutTombstone,
         Self::FreeWhatClonesRead,
         Self::FlattenOverNewer,
+        Self::UntieUnflushed,
         Self::CloneInOldGeneration,
         Self::SkipWriteThrough,
         Self::SkipSwitchFlush,
@@ -161,6 +164,7 @@ impl Planted {
                 | Self::ForgetWait
                 | Self::BelieveUnvouched
                 | Self::KeepReaders
+                | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
         )
     }
@@ -228,6 +232,7 @@ impl Planted {
             Self::DiscardWithoutTombstone => Some(PlantedFault::DiscardWithoutTombstone),
             Self::FreeWhatClonesRead => Some(PlantedFault::FreeWhatClonesRead),
             Self::FlattenOverNewer => Some(PlantedFault::FlattenOverNewer),
+            Self::UntieUnflushed => Some(PlantedFault::UntieUnflushed),
             _ => None,
         }
     }

@@ -262,10 +262,12 @@ fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
     Fault::ALL.into_iter().filter(on).collect()
 }
 
-/// What an engine may do that does not know yet that it has been passed over; and what a member that
-/// is brought back may lack while its device is slow. Drawn apart from the others, and quick to run.
+/// What an engine may do that does not know yet that it has been passed over; what a member that is brought
+/// back may lack while its device is slow; and what it may lose again. Drawn apart from the others, and quick
+/// to run.
 const ISOLATED: &[Fault] = &[Fault::Isolation, Fault::Contention, Fault::RecordLoss];
 const RETURNING: &[Fault] = &[Fault::KillReplica, Fault::SlowDisk, Fault::BreakLink];
+const LOSING: &[Fault] = &[Fault::KillReplica, Fault::ReplicaPower, Fault::BreakLink];
 
 /// About how many requests a run is to have.
 const REQUESTS: u32 = 260;
@@ -282,7 +284,8 @@ impl Profile {
         }
         let snapshots = Random::stream(seed, 13).one_in(2);
         let mut apart = Random::stream(seed, 11);
-        if let Some(theme) = [ISOLATED, RETURNING].get(apart.index(10)) {
+        let theme = [ISOLATED, RETURNING, RETURNING, LOSING].get(apart.index(10));
+        if let Some(theme) = theme {
             faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
         }
         if snapshots {
@@ -317,8 +320,8 @@ impl Profile {
         let room = ZONE_BLOCKS - blocks - cloned;
         let fills = (0..members).map(|_| room - random.pick(&[6, 14, 14, 100])).collect();
         let isolated = faults.contains(&Fault::Isolation);
-        // Enough that go on while others are not answered.
-        let depths: &[usize] = if isolated { &[6, 16] } else { &[1, 2, 6, 16] };
+        // In worlds drawn apart some go on while others are not answered.
+        let depths: &[usize] = if theme.is_some() { &[6, 16] } else { &[1, 2, 6, 16] };
         Self {
             faults,
             run_for,

@@ -131,3 +131,9 @@ fn a_snapshot_shows_no_block_that_is_still_to_be_written_alike() {
 fn a_reader_that_missed_a_record_is_never_without_members() {
     holds(12107, "kill-replica,replica-power,crowded-pool,scrub,snapshot,reader", 55.014);
 }
+
+/// The replica: a clone let go of its parent before what it had copied from there was stable.
+#[test]
+fn a_clone_has_what_it_read_before_its_parent_goes() {
+    holds(3915, "kill-replica,write-error,total-power,clock-drift,cloned", 5.815);
+}

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!          Inherited                Inherit                  all placed
-//!  List ──────────────► page ─► read ─────────► place          Untie
-//!   ▲                                             │    Walked ───────► Ended
+//!  List ──────────────► page ─► read ─────────► place          Flush        Untie
+//!   ▲                                             │    Walked ──────► Kept ───────► Ended
 //!   └───────────── the next page ─────────────────┘
 //! ```
 //!
@@ -12,11 +12,15 @@
 //! meanwhile. Nothing is resumed from a cursor: after a crash the walk begins anew, and passes over what the
 //! clone has.
 //!
-//! Invariant: what the walk has passed stays the clone's own, whatever is written, discarded, snapshotted or
-//! deleted meanwhile. While the tie stands every discard leaves a tombstone, and no deletion of a snapshot takes
-//! a block's last version away.
+//! Invariants
+//! - What the walk has passed stays the clone's own, whatever is written, discarded, snapshotted or deleted
+//!   meanwhile. While the tie stands every discard leaves a tombstone, and no deletion of a snapshot takes a
+//!   block's last version away.
+//! - All of that is stable before the tie is cut. A crash may take what is not, and nobody would send it again:
+//!   its stamps are older than the clone.
 
 use super::{Output, Pace, PullError};
+use crate::planted::{self, PlantedFault};
 use crate::store::{FetchedBlocks, Placement, Reply, Request, RequestError, TailExtent};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -32,6 +36,8 @@ enum Phase {
     List { start: u64 },
     Listing { start: u64, id: u64 },
     Walked,
+    Flushing { id: u64 },
+    Kept,
     Untying { id: u64 },
     Ended,
 }
@@ -106,7 +112,9 @@ impl Flatten {
         };
         let reached = match self.phase {
             Phase::List { start } | Phase::Listing { start, .. } => start,
-            Phase::Walked | Phase::Untying { .. } | Phase::Ended => self.blocks,
+            Phase::Walked | Phase::Flushing { .. } | Phase::Kept | Phase::Untying { .. } | Phase::Ended => {
+                self.blocks
+            }
         };
         let waiting = self.reads.iter().chain(self.in_flight.values()).map(|range| range.start);
         PullReport {
@@ -143,7 +151,12 @@ impl Flatten {
                 self.phase = Phase::Listing { start, id };
                 out.push(Output::Submit(id, Request::Inherited { volume, start }));
             }
-            Phase::Walked if self.reads.is_empty() && self.in_flight.is_empty() => {
+            Phase::Walked if self.is_placed() && !planted::is(PlantedFault::UntieUnflushed) => {
+                let id = self.take_id();
+                self.phase = Phase::Flushing { id };
+                out.push(Output::Submit(id, Request::Flush { volume }));
+            }
+            Phase::Walked | Phase::Kept if self.is_placed() => {
                 let id = self.take_id();
                 self.phase = Phase::Untying { id };
                 out.push(Output::Submit(id, Request::Untie { volume }));
@@ -164,6 +177,7 @@ impl Flatten {
                 self.phase = page.next.map_or(Phase::Walked, |start| Phase::List { start });
             }
             (Ok(Reply::Fetched(found)), _) => self.was_read(id, found),
+            (Ok(_), Phase::Flushing { id: flushing }) if flushing == id => self.phase = Phase::Kept,
             (Ok(_), Phase::Untying { id: untying }) if untying == id => self.phase = Phase::Ended,
             (Ok(_), _) => self.placed(id),
         }
@@ -182,6 +196,11 @@ impl Flatten {
         if let Some(range) = self.in_flight.remove(&id) {
             self.blocks_in_flight -= u64::from(range.count);
         }
+    }
+
+    /// Whether all that was found is the clone's own.
+    fn is_placed(&self) -> bool {
+        self.reads.is_empty() && self.in_flight.is_empty()
     }
 
     fn take_id(&mut self) -> u64 {
