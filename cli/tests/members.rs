@@ -276,7 +276,11 @@ fn copies_are_made_and_removed_until_there_are_as_many_as_are_wanted() {
     let said = cluster.succeeds(&["volume", "set", "data", "--copies", "3"]);
     assert!(said.contains("3 copies: what is missing is being made"), "{said}");
     assert_eq!(in_sync(3)["copies"], 3);
-    let said = cluster.succeeds(&["volume", "set", "data", "--copies", "2"]);
+    let said = cluster.succeeds(&["volume", "set", "data", "--copies", "2", "--dry-run"]);
+    assert!(said.contains("would remove 1 of the 3 copies of volume 'data'"), "{said}");
+    cluster.refused(&["volume", "set", "data", "--copies", "2"], 2, &["--yes", "--dry-run"]);
+    assert_eq!(in_sync(3)["copies"], 3);
+    let said = cluster.succeeds(&["volume", "set", "data", "--copies", "2", "--yes"]);
     assert!(said.contains("the surplus goes"), "{said}");
     let volume = in_sync(2);
     let removed = members(&volume)[1].0.to_owned();

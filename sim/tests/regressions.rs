@@ -137,3 +137,10 @@ fn a_reader_that_missed_a_record_is_never_without_members() {
 fn a_clone_has_what_it_read_before_its_parent_goes() {
     holds(3915, "kill-replica,write-error,total-power,clock-drift,cloned", 5.815);
 }
+
+/// The replica: a clone that let go of its parent forgot the discards that hid what the parent showed, and
+/// could not tell a member that had been away of them.
+#[test]
+fn a_flattened_clone_remembers_what_it_has_discarded() {
+    holds(3498, "replica-power,write-error,restart-on-failed-disk,cloned,settings", 8.039);
+}

@@ -196,6 +196,12 @@ struct SetArgs {
     /// is too many is removed once so many others are in sync
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     copies: Option<u32>,
+    /// Change nothing, only say which copies would be lost
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before copies are removed
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]

@@ -1,10 +1,11 @@
 //! `trivet volume set`, and the options that it shares with `create`.
 
 use super::SetArgs;
+use crate::down::confirm;
 use crate::explain;
 use crate::failure::Failure;
-use crate::output::announce;
-use crate::view::{self, VolumeView};
+use crate::output::{announce, say};
+use crate::view::{self, VolumeView, size};
 use clap::Args;
 use std::cmp::Ordering;
 use trivet_api::convert::{durability_to_wire, limit_to_wire};
@@ -60,6 +61,18 @@ impl SettingsArgs {
 pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
     let (name, settings) = (&arguments.name, &arguments.settings);
     let (client, dir) = arguments.place.connect()?;
+    let failed = |error| explain::api(&dir, format!("cannot set volume '{name}'"), &error);
+    let present = client.get_volume(v1::GetVolumeRequest { name: name.clone() }).await.map_err(failed)?;
+    let present = view::volume(present)?;
+    let lost = arguments.copies.and_then(|copies| surplus(&present, copies));
+    if arguments.dry_run {
+        let nothing = || format!("nothing of volume '{name}' would be lost");
+        say(&lost.map_or_else(nothing, |lost| format!("would remove {lost}")));
+        return Ok(());
+    }
+    if let Some(lost) = lost {
+        confirm(&format!("This removes {lost}."), arguments.yes)?;
+    }
     let durability = settings.durability.map_or(v1::Durability::Unspecified, durability_to_wire);
     let request = v1::SetVolumeRequest {
         name: name.clone(),
@@ -68,11 +81,22 @@ pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
         bandwidth_limit: settings.bandwidth_limit.map(Limit::to_wire),
         copies: arguments.copies.unwrap_or(0),
     };
-    let set = client.set_volume(request).await;
-    let set = set.map_err(|error| explain::api(&dir, format!("cannot set volume '{name}'"), &error))?;
-    let volume = view::volume(set)?;
+    let volume = view::volume(client.set_volume(request).await.map_err(failed)?)?;
     announce(arguments.output, &volume, &in_words(&volume));
     Ok(())
+}
+
+/// The copies that are too many then.
+fn surplus(volume: &VolumeView, copies: u32) -> Option<String> {
+    let wanted = usize::try_from(copies).unwrap_or(usize::MAX);
+    let surplus = volume.members.len().checked_sub(wanted).filter(|surplus| *surplus > 0)?;
+    let left = volume.members.len() - surplus;
+    Some(format!(
+        "{surplus} of the {} copies of volume '{}' ({} of data each), once {left} others are in sync",
+        volume.members.len(),
+        volume.name,
+        size(volume.used_bytes),
+    ))
 }
 
 fn in_words(volume: &VolumeView) -> String {

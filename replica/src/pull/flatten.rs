@@ -174,12 +174,26 @@ impl Flatten {
             (Err(error), _) => self.failure = Some(PullError::Store(error)),
             (Ok(Reply::Changed(page)), Phase::Listing { id: listing, .. }) if listing == id => {
                 self.reads = runs(&page.versions).into();
+                self.place_discards(&page.versions);
                 self.phase = page.next.map_or(Phase::Walked, |start| Phase::List { start });
             }
             (Ok(Reply::Fetched(found)), _) => self.was_read(id, found),
             (Ok(_), Phase::Flushing { id: flushing }) if flushing == id => self.phase = Phase::Kept,
             (Ok(_), Phase::Untying { id: untying }) if untying == id => self.phase = Phase::Ended,
             (Ok(_), _) => self.placed(id),
+        }
+    }
+
+    /// Discards that hide what is inherited are placed once more, to outlast the tie: another member may still
+    /// be away, and must be told of them when it comes back.
+    fn place_discards(&mut self, versions: &[TailExtent]) {
+        for discard in versions.iter().filter(|version| version.discard) {
+            let id = self.take_id();
+            self.blocks_in_flight += u64::from(discard.range.count);
+            self.in_flight.insert(id, discard.range);
+            let versions = vec![*discard];
+            self.places
+                .push((id, Placement { versions, crcs: Vec::new(), segments: Vec::new(), repair: false }));
         }
     }
 
@@ -212,7 +226,8 @@ impl Flatten {
 /// What to read in one go each: runs of blocks, whatever their stamps, in pieces.
 fn runs(versions: &[TailExtent]) -> Vec<BlockRange> {
     let mut runs: Vec<BlockRange> = Vec::new();
-    for block in versions.iter().flat_map(|version| version.range.blocks()) {
+    let data = versions.iter().filter(|version| !version.discard);
+    for block in data.flat_map(|version| version.range.blocks()) {
         match runs.last_mut() {
             Some(last) if last.end() == block && last.count < IO_BLOCKS_MAX => last.count += 1,
             _ => runs.push(BlockRange::new(block, 1)),

@@ -8,6 +8,7 @@
 //! has nothing of its own, what its ancestors show is looked at in the same way; their stamps are lower, so
 //! "since" separates the clone's own changes from what it began with.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use trivet_model::{SnapshotId, Stamp, VolumeId};
@@ -48,7 +49,8 @@ pub struct ChangedScan {
 pub(super) enum What {
     /// Versions above a stamp, as a snapshot shows them, or as they are now.
     Since { at: Option<SnapshotId>, since: Stamp },
-    /// Data of ancestors that the volume or one of its snapshots shows.
+    /// Data of ancestors that the volume or one of its snapshots shows; and discards that hide some, as far
+    /// as they are in the memtables only, where nothing but the tie says that they leave a trace in the map.
     Inherited,
 }
 
@@ -89,21 +91,23 @@ impl ChangedScan {
 
     fn scan(&self, meta: &dyn MetaStore) -> Result<ChangedPage, CheckpointError> {
         let own = self.level(meta, &self.levels[0])?;
-        let mut shown = own.clone();
+        let mut inherited: Vec<Option<Entry>> = vec![None; own.len()];
         for ancestor in &self.levels[1..] {
-            for (place, inherited) in shown.iter_mut().zip(self.level(meta, ancestor)?) {
-                *place = place.or(inherited);
+            for (place, shown) in inherited.iter_mut().zip(self.level(meta, ancestor)?) {
+                *place = place.or(shown);
             }
         }
+        let recent: HashSet<u64> = self.levels[0].newer.iter().map(|(block, _)| *block).collect();
         let mut versions = Vec::new();
-        for (block, (shown, own)) in (self.start..).zip(shown.into_iter().zip(own)) {
-            let Some(entry) = shown else { continue };
+        for (block, (own, inherited)) in (self.start..).zip(own.into_iter().zip(inherited)) {
             // What an ancestor has discarded is just a hole here.
-            let inherited = own.is_none();
+            let inherited = inherited.filter(|inherited| !inherited.is_tombstone());
+            let Some(entry) = own.or(inherited) else { continue };
+            let hides = entry.is_tombstone() && inherited.is_some() && recent.contains(&block);
             let wanted = match self.look.what {
                 What::Since { since, .. } => entry.stamp > since,
-                What::Inherited => inherited,
-            } && !(inherited && entry.is_tombstone());
+                What::Inherited => own.is_none() || hides,
+            };
             let told = !(entry.is_tombstone() && planted::is(PlantedFault::ForgetDiscards));
             if wanted && told {
                 append(&mut versions, block, entry.stamp, entry.is_tombstone());
