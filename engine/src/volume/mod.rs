@@ -429,6 +429,7 @@ impl VolumeCore {
         let unwanted = &mut self.members[member.0].unwanted;
         if let Some(at) = unwanted.iter().position(|&(request, _)| request == frame.request) {
             unwanted.swap_remove(at);
+            self.release_held_writes(now);
             return Ok(());
         }
         if !self.operations.contains_key(&id) {

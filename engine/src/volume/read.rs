@@ -133,7 +133,7 @@ impl VolumeCore {
 
     /// Who has not answered an earlier question of the same number, whose answer nobody wants any more:
     /// the two answers could not be told apart.
-    fn late_with(&self, id: OperationId) -> MemberSet {
+    pub(super) fn late_with(&self, id: OperationId) -> MemberSet {
         self.members_that(|member| member.unwanted.iter().any(|&(request, _)| request == id.0))
     }
 

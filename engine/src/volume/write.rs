@@ -104,7 +104,9 @@ impl VolumeCore {
             self.renewing = true;
         }
         let too_early = self.state == VolumeState::Reconciling && !self.operations[&id].reconciles();
-        if too_early || !self.may_write() {
+        // Whoever still owes an answer to a read of this operation would take the write for the same request.
+        let late = !self.late_with(id).intersection(self.receiving()).is_empty();
+        if too_early || late || !self.may_write() {
             self.held_writes.push_back(id);
             return self.renew_when_drained(now);
         }

@@ -87,6 +87,13 @@ impl Client {
         self.note(kind, time, request)
     }
 
+    pub(super) fn ask_to_patch(&mut self, time: u64) -> (u64, IoRequest) {
+        let marks = self.begin_change(0..1, 0, time);
+        let (offset, length) = (0, SECTOR as u64);
+        let zeroes = IoRequest::WriteZeroes { offset, length, force_unit_access: false, may_unmap: true };
+        self.note(Kind::Change(marks), time, zeroes)
+    }
+
     pub(super) fn ask_flush(&mut self, time: u64) -> (u64, IoRequest) {
         self.note(Kind::Flush, time, IoRequest::Flush)
     }

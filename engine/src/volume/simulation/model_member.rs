@@ -86,7 +86,14 @@ impl ModelMember {
     }
 
     pub(super) fn take(&mut self, frame: Frame) {
+        // A replica closes the connection then.
+        let known = self.pending.iter().find(|known| known.request == frame.request);
+        assert!(known.is_none(), "asked for {:?} by the number of {known:?}", frame.message);
         self.pending.push(frame);
+    }
+
+    pub(super) fn pending(&self) -> &[Frame] {
+        &self.pending
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -5,6 +5,7 @@ use crate::volume::PlantedFault;
 use crate::volume::VolumeState;
 use crate::volume::read::{HOME_BLOCKS, HOME_READS};
 use std::time::Duration;
+use trivet_wire::Message;
 
 const DEPTH: usize = 12;
 
@@ -259,4 +260,29 @@ fn reads_go_home_unless_that_is_busy() {
     assert_eq!(ask(&world, 1), 1);
     world.core.members[1].reads_in_flight = HOME_READS + 1;
     assert_ne!(ask(&world, 1), 1);
+}
+
+#[test]
+fn a_write_waits_for_late_answers_to_its_read_which_went_by_the_same_number() {
+    let mut world = World::new(1, Faults::default());
+    world.settle();
+    let writes = |world: &World| {
+        let sent = (0..3).flat_map(|member| world.asked_of(member));
+        sent.filter(|message| matches!(message, Message::Discard { .. } | Message::Write { .. })).count()
+    };
+    let reads = |world: &World, member: usize| {
+        world.asked_of(member).iter().any(|message| matches!(message, Message::Read { .. }))
+    };
+    world.patch();
+    world.pass(Duration::from_millis(100));
+    let asked: Vec<usize> = (0..3).filter(|&member| reads(&world, member)).collect();
+    let [first, other] = asked[..] else {
+        panic!("what is not answered is asked of one more, not of {asked:?}")
+    };
+    world.answer(other);
+    assert_eq!(writes(&world), 0, "{first} still owes an answer by this number");
+    world.answer(first);
+    assert_eq!(writes(&world), 3);
+    world.settle();
+    world.members_are_identical().unwrap();
 }

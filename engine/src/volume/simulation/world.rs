@@ -435,11 +435,18 @@ impl World {
     }
 
     pub(super) fn read_all(&mut self) -> Vec<u8> {
-        let (tag, request) = self.client.ask_all(self.time);
-        self.image_tag = Some(tag);
-        self.core.submit(self.now(), Tag(tag), request);
-        self.settle();
-        self.image.take().expect("the whole volume can be read")
+        loop {
+            let opening = self.openings;
+            let (tag, request) = self.client.ask_all(self.time);
+            self.image_tag = Some(tag);
+            self.core.submit(self.now(), Tag(tag), request);
+            self.settle();
+            match self.image.take() {
+                Some(image) => return image,
+                // The engine had been fenced, and did not know it yet.
+                None => assert!(self.openings > opening, "the whole volume can be read"),
+            }
+        }
     }
 
     /// Closes the volume and answers whether everything could be finished.
@@ -464,6 +471,38 @@ impl World {
             self.perform();
         }
         panic!("does not close: {:?}", self.core.status(self.now()));
+    }
+
+    /// The consumer asks for a part of a block to be changed, which must be read first.
+    pub(super) fn patch(&mut self) {
+        let (tag, request) = self.client.ask_to_patch(self.time);
+        self.core.submit(self.now(), Tag(tag), request);
+        self.perform();
+    }
+
+    /// Time passes, in which nobody answers.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.time += u64::try_from(time.as_millis()).unwrap();
+        self.core.tick(self.now());
+        self.perform();
+    }
+
+    /// A member gets all that was sent to it, and answers.
+    pub(super) fn answer(&mut self, member: usize) {
+        while !self.links[member].to_member.is_empty() || self.members[member].is_busy() {
+            self.deliver_to_member(member);
+            self.execute(member);
+        }
+        while !self.links[member].to_engine.is_empty() {
+            self.deliver_to_engine(member);
+            self.perform();
+        }
+    }
+
+    /// What is on its way to a member, or lies there.
+    pub(super) fn asked_of(&self, member: usize) -> Vec<&Message> {
+        let frames = self.members[member].pending().iter().chain(&self.links[member].to_member);
+        frames.map(|frame| &frame.message).collect()
     }
 
     /// A member that does not come back by itself.
