@@ -70,6 +70,11 @@ uuid_id!(
     /// id has changed may have lost what its device's volatile cache held.
     BootId
 );
+uuid_id!(
+    /// Names a data key; made from it, so that a wrong key is told from the right one, and of no use to
+    /// learn the key.
+    KeyId
+);
 
 /// Names a host in the cluster.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
