@@ -105,6 +105,8 @@ calls! {
     resize_volume(ResizeVolumeRequest) -> VolumeStatus;
     /// Changes a volume's settings.
     set_volume(SetVolumeRequest) -> VolumeStatus;
+    /// Wraps a volume's data key otherwise.
+    rekey_volume(RekeyVolumeRequest) -> VolumeStatus;
     /// Serves a volume over NBD.
     attach_volume(AttachVolumeRequest) -> VolumeStatus;
     /// Stops serving a volume.

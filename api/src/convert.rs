@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Ancestor, Durability, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit, Revision,
-    Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
+    Ancestor, Durability, Epoch, Generation, KeyId, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit,
+    Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -50,6 +50,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         is_image: record.is_image,
         settings: Some(settings_to_wire(&record.settings)),
         copies: record.copies,
+        key: record.key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
     }
 }
 
@@ -176,6 +177,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         is_image: record.is_image,
         settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
         copies: record.copies,
+        key: if record.key.is_empty() { None } else { Some(key_id(&record.key)?) },
     })
 }
 
@@ -196,6 +198,14 @@ pub fn versioned_from_wire(
 /// [`MalformedRecord`] when there are not 16.
 pub fn volume_id(bytes: &[u8]) -> Result<VolumeId, MalformedRecord> {
     <[u8; 16]>::try_from(bytes).map(VolumeId::from_bytes).or(Err(MalformedRecord { field: "id" }))
+}
+
+/// A key's name from its 16 bytes.
+///
+/// # Errors
+/// [`MalformedRecord`] when there are not 16.
+pub fn key_id(bytes: &[u8]) -> Result<KeyId, MalformedRecord> {
+    <[u8; 16]>::try_from(bytes).map(KeyId::from_bytes).or(Err(MalformedRecord { field: "key" }))
 }
 
 /// A pool's id from its 16 bytes.
@@ -290,6 +300,7 @@ mod tests {
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
             settings in settings(),
             copies in any::<u32>(),
+            key in proptest::option::of(any::<[u8; 16]>()),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -309,6 +320,7 @@ mod tests {
                 is_image,
                 settings,
                 copies,
+                key: key.map(KeyId::from_bytes),
             }
         }
     }
@@ -337,6 +349,7 @@ mod tests {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            key: None,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

@@ -6,6 +6,7 @@
 //! DIR/sockets/NAME.sock  a volume's NBD server, or that of a snapshot: VOLUME@SNAPSHOT
 //! DIR/run/NAME.lock      held by the process NAME while it lives; holds its pid
 //! DIR/run/NAME.status    the engine's status socket
+//! DIR/run/NAME.key       where the engine of an encrypted volume waits for its key
 //! DIR/run/socket-dir     where sockets are whose path here would be too long
 //! DIR/log/NAME.log       what the process says
 //! DIR/records            the manager's records
@@ -223,6 +224,15 @@ impl Layout {
         self.socket(self.dir.join("run").join(format!("export-{export}.status")))
     }
 
+    /// The socket at which the process that serves an exported snapshot of an encrypted volume waits for its
+    /// key.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn export_key_socket(&self, export: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("run").join(format!("export-{export}.key")))
+    }
+
     /// The status socket of a volume's engine.
     ///
     /// # Errors
@@ -237,6 +247,14 @@ impl Layout {
     /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
     pub fn engine_control_socket(&self, volume: &str) -> Result<PathBuf, LayoutError> {
         self.socket(self.dir.join("run").join(format!("engine-{volume}.control")))
+    }
+
+    /// The socket at which an encrypted volume's engine waits for its key.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn engine_key_socket(&self, volume: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("run").join(format!("engine-{volume}.key")))
     }
 
     /// The short folder, if the cluster has one.

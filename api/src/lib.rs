@@ -6,6 +6,7 @@ pub mod authority;
 pub mod client;
 pub mod convert;
 pub mod failure;
+mod hidden;
 pub mod layout;
 
 pub use authority::ManagerAuthority;

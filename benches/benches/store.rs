@@ -39,7 +39,12 @@ impl Pool {
         let crc = block_crc(&block);
         let block = block.freeze();
         let mut pool = Self { store, disk, meta, next_request: 0, random: 1, block, crc };
-        pool.submit(Request::CreateVolume { volume: VOLUME, blocks: VOLUME_BLOCKS, parent: None });
+        pool.submit(Request::CreateVolume {
+            volume: VOLUME,
+            blocks: VOLUME_BLOCKS,
+            parent: None,
+            tagged: false,
+        });
         pool.settle();
         pool
     }
@@ -60,7 +65,15 @@ impl Pool {
         let start = self.random_block();
         let stamp = Stamp::new(Generation::ZERO, self.next_request + 1).expect("a bench is short");
         let (crcs, segments) = (vec![self.crc], vec![self.block.clone()]);
-        self.submit(Request::Write { volume: VOLUME, start, stamp, crcs, segments, stable: false });
+        self.submit(Request::Write {
+            volume: VOLUME,
+            start,
+            stamp,
+            crcs,
+            tags: Vec::new(),
+            segments,
+            stable: false,
+        });
     }
 
     /// What an engine does now and then, so that the tail does not grow for ever.

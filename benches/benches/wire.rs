@@ -19,7 +19,7 @@ fn write_frame(blocks: usize) -> Frame {
             stamp: Stamp::new(generation, 7).expect("seven is allowed"),
             progress: Progress::default(),
             force_unit_access: false,
-            data: BlockData { crcs: block_crcs(&data).collect(), segments: vec![data] },
+            data: BlockData::checksummed(vec![data]),
         },
     }
 }

@@ -18,7 +18,7 @@ Cluster:
   down        Stop the local cluster; its data stays
   status      Show the processes, pools and volumes of a cluster
 Volumes:
-  volume      Make, clone, list, show, set, delete, attach, detach, resize, scrub and salvage volumes
+  volume      Make, clone, list, show, set, delete, attach, detach, rekey, resize, scrub and salvage volumes
   snapshot    Take, list, show, export, compare and delete snapshots of volumes
   replica     Add, remove and replace the copies of a volume; or serve one disk's pool
   import      Copy a disk image into a volume

@@ -71,6 +71,19 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::Replica if message.contains("has room for one") => {
             ("start the servers that are down, or free space: trivet status shows them", Exit::Failed)
         }
+        FailureKind::Invalid if message.contains("key was not given") => {
+            ("give the key that it was made with: trivet volume attach --help lists how", Exit::Usage)
+        }
+        FailureKind::Invalid if message.contains("not unlocked") => {
+            ("attach it with its key first: trivet volume attach NAME --key-file FILE", Exit::Usage)
+        }
+        FailureKind::Invalid if message.contains("is not that of volume") => {
+            ("give the key that the volume was made with", Exit::Usage)
+        }
+        FailureKind::Invalid if message.contains("is not encrypted") => ("leave the key out", Exit::Usage),
+        FailureKind::Invalid if message.contains("has been destroyed") => {
+            ("delete the rest of it: trivet volume delete NAME", Exit::Data)
+        }
         FailureKind::NotFound if message.contains("has no snapshot") => {
             ("see what there is: trivet snapshot list NAME", Exit::NotFound)
         }

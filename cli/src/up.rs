@@ -82,8 +82,7 @@ pub(crate) async fn run(arguments: &UpArgs) -> Result<(), Failure> {
     let cluster = status(&client, &layout).await?;
     if cluster.volumes.is_empty() {
         let blocks = arguments.size.map_or(FIRST_VOLUME_BLOCKS, |size| size.blocks);
-        let create =
-            v1::CreateVolumeRequest { name: FIRST_VOLUME.to_owned(), blocks, copies: 0, settings: None };
+        let create = v1::CreateVolumeRequest { name: FIRST_VOLUME.to_owned(), blocks, ..Default::default() };
         client.create_volume(create).await.map_err(failed("cannot make the volume disk0"))?;
         let attach = v1::AttachVolumeRequest { name: FIRST_VOLUME.to_owned(), ..Default::default() };
         client.attach_volume(attach).await.map_err(failed("cannot attach the volume disk0"))?;
@@ -227,7 +226,9 @@ fn engines_missing(cluster: &ClusterView) -> Vec<Missing> {
 }
 
 fn engine_missing(volume: &VolumeView) -> Option<Missing> {
-    let engine = volume.engine.as_ref().filter(|_| !volume.serving)?;
+    let locked = volume.encryption.as_ref().is_some_and(|encryption| encryption.locked);
+    // It waits for a person.
+    let engine = volume.engine.as_ref().filter(|_| !volume.serving && !locked)?;
     Some(Missing {
         name: format!("engine-{}", volume.name),
         reason: volume.trouble.clone(),

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
+use trivet_keys::WrappedKey;
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, Member, MemberState, Sharing, SnapshotRecord, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, KeyId, Member, MemberState, Sharing, SnapshotRecord, Stamp};
 use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
@@ -93,6 +94,8 @@ pub(crate) struct VolumeView {
     pub(crate) clones: Vec<String>,
     #[serde(flatten)]
     pub(crate) settings: SettingsView,
+    /// Of an encrypted volume.
+    pub(crate) encryption: Option<EncryptionView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -120,6 +123,16 @@ impl std::fmt::Display for ParentView {
             (false, false) => Ok(()),
         }
     }
+}
+
+#[derive(Serialize, Debug)]
+pub(crate) struct EncryptionView {
+    /// The name of its data key.
+    pub(crate) key: String,
+    /// `a key`, `a passphrase` or `an age identity`; `nothing` once its key has been destroyed.
+    pub(crate) unlocked_by: String,
+    /// Its engine waits for somebody to unlock it.
+    pub(crate) locked: bool,
 }
 
 #[derive(Serialize, Debug)]
@@ -314,6 +327,12 @@ fn process(status: v1::ProcessStatus) -> ProcessView {
     }
 }
 
+fn encryption(key: KeyId, found: v1::Encryption) -> EncryptionView {
+    let kept = WrappedKey::parse(&found.wrapped_key);
+    let unlocked_by = kept.map_or("nothing: its key has been destroyed", |kept| kept.method().kind());
+    EncryptionView { key: key.to_string(), unlocked_by: unlocked_by.to_owned(), locked: found.locked }
+}
+
 pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let record = record_from_wire(status.record.ok_or(MalformedRecord { field: "record" })?)?;
     let attachment = status.attachment.as_ref();
@@ -321,8 +340,14 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let members: Vec<MemberView> =
         record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
     let process = attachment.map(|_| process(engine.process.unwrap_or_default()));
+    let encryption = record.key.map(|key| encryption(key, status.encryption.unwrap_or_default()));
+    let locked = encryption.as_ref().is_some_and(|encryption| encryption.locked);
     let (state, trouble) = match &process {
         None => ("detached".to_owned(), String::new()),
+        Some(_) if locked => {
+            let unlock = format!("trivet volume attach {}, with its key, unlocks it", record.name);
+            ("locked".to_owned(), format!("its engine waits for its key: {unlock}"))
+        }
         Some(process) => standing(process, &engine.state, &engine.reason),
     };
     let parent = record.parent().map(|of| ParentView {
@@ -371,6 +396,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         },
         clones: status.clones,
         settings: SettingsView::from(&record.settings),
+        encryption,
         engine: process,
         name: record.name,
     })

@@ -63,6 +63,7 @@ fn run() -> Outcome<()> {
         owner: format!("example, process {}", std::process::id()),
         read_only: false,
         snapshot: None,
+        key: None,
         patience: Some(Duration::from_secs(30)),
         spin: Duration::ZERO,
     })?;
@@ -208,7 +209,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         if !pool.is_empty() && admin.pool() != pool.parse()? {
             return Err(format!("pool {} answers at {address}", admin.pool()).into());
         }
-        admin.create_volume(arguments.volume, arguments.blocks)?;
+        admin.create_volume(arguments.volume, arguments.blocks, false)?;
         for report in admin.pool_status()?.volumes {
             if report.volume == arguments.volume {
                 generation = generation.max(report.generation);
@@ -232,6 +233,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         is_image: false,
         settings: VolumeSettings::default(),
         copies: 0,
+        key: None,
     })
 }
 

@@ -80,12 +80,13 @@ impl Admin {
         self.pool
     }
 
-    /// Makes an empty replica of `blocks` blocks; done already if it is there with that size.
+    /// Makes an empty replica of `blocks` blocks, of an encrypted volume if it is `tagged`; done already if it
+    /// is there with that size.
     ///
     /// # Errors
     /// [`AdminError`].
-    pub fn create_volume(&mut self, volume: VolumeId, blocks: u64) -> Result<(), AdminError> {
-        self.change(Message::CreateVolume { volume, blocks, parent: None })
+    pub fn create_volume(&mut self, volume: VolumeId, blocks: u64, tagged: bool) -> Result<(), AdminError> {
+        self.change(Message::CreateVolume { volume, blocks, parent: None, tagged })
     }
 
     /// Deletes a replica; done already if it is not there.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{Authority, SnapshotId, SnapshotOrder, VolumeId, VolumeSettings};
 use trivet_reactor::{Options, Reactor, SetupError, SocketError};
 
@@ -32,6 +33,8 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Look at this snapshot instead of the volume as it is; only with `read_only`.
     pub snapshot: Option<SnapshotId>,
+    /// The data key of an encrypted volume. A wrong one is refused before anything is touched.
+    pub key: Option<DataKey>,
     /// How long [`Volume::open`] waits for members and authority; `None` for ever.
     pub patience: Option<Duration>,
     /// The longest that the volume's thread spins for the next event before it sleeps. Lowers
@@ -328,8 +331,8 @@ fn prepare(
     let waker = reactor.waker(source, ERRAND_DONE);
     let errands = Errands::start(options.authority, options.volume, waker).map_err(OpenError::Thread)?;
     let frontends = makers.into_iter().map(|make| make(&reactor)).collect::<Result<Vec<_>, _>>()?;
-    let OpenOptions { volume, owner, read_only, snapshot, .. } = options;
-    let core = CoreOptions { volume, owner, session, read_only, snapshot };
+    let OpenOptions { volume, owner, read_only, snapshot, key, .. } = options;
+    let core = CoreOptions { volume, owner, session, read_only, snapshot, key };
     let handover = (handover, Arc::clone(&shared));
     Ok((EventLoop::new(reactor, source, core, errands, handover, frontends), shared))
 }

@@ -9,7 +9,7 @@ const BLOCK: usize = 4096;
 /// The stage and one payload, each at its cap.
 const HELD_BYTES_MAX: usize = (256 << 10) + (1 << 20);
 /// Where the header has what sealing repairs.
-const MAGIC_AND_VERSION: [u8; 6] = *b"TRVT\x01\x00";
+const MAGIC_AND_VERSION: [u8; 6] = *b"TRVT\x02\x00";
 const FIXED_BYTES_AT: usize = 32;
 const PAYLOAD_BYTES_AT: usize = 36;
 const FIXED_CRC_AT: usize = 40;

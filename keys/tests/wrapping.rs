@@ -1,4 +1,5 @@
 //! Data keys come out by the right key and by no other; what is stored is bounded and shows no secret.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use trivet_keys::{

@@ -120,12 +120,18 @@ impl ReplicaConnection {
         self.pool
     }
 
-    /// Makes an empty replica of a volume; done already if it is there with this size.
+    /// Makes an empty replica of a volume, of an encrypted one if it is `tagged`; done already if it is there
+    /// with this size.
     ///
     /// # Errors
     /// [`ReplicaError`].
-    pub async fn create_volume(&mut self, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
-        self.change(Message::CreateVolume { volume, blocks, parent: None }).await
+    pub async fn create_volume(
+        &mut self,
+        volume: VolumeId,
+        blocks: u64,
+        tagged: bool,
+    ) -> Result<(), ReplicaError> {
+        self.change(Message::CreateVolume { volume, blocks, parent: None, tagged }).await
     }
 
     /// Makes a replica of a clone, which is read from its parent's replica there; done already if it is there
@@ -138,8 +144,9 @@ impl ReplicaConnection {
         volume: VolumeId,
         blocks: u64,
         of: (VolumeId, SnapshotId),
+        tagged: bool,
     ) -> Result<(), ReplicaError> {
-        self.change(Message::CreateVolume { volume, blocks, parent: Some(of) }).await
+        self.change(Message::CreateVolume { volume, blocks, parent: Some(of), tagged }).await
     }
 
     /// Has a clone's replica make what it reads from its parent its own; how far that is.
@@ -356,7 +363,7 @@ mod tests {
         let mut connection =
             ReplicaConnection::connect(&address, Some(PoolId::from_bytes([7; 16]))).await.unwrap();
         let volume = VolumeId::from_bytes([1; 16]);
-        connection.create_volume(volume, 8).await.unwrap();
+        connection.create_volume(volume, 8, false).await.unwrap();
         let refused = connection.resize_volume(volume, 9).await.unwrap_err();
         assert!(matches!(refused, ReplicaError::Refused { code: ErrorCode::NoSpace, .. }), "{refused}");
         let nonsense = connection.delete_volume(volume).await.unwrap_err();

@@ -68,6 +68,7 @@ fn volume(name: &str) -> VolumeRecord {
         is_image: false,
         settings: VolumeSettings::default(),
         copies: 0,
+        key: None,
     }
 }
 
@@ -164,7 +165,7 @@ async fn refusals_have_kinds_and_name_what_they_refuse() {
         ("used", 1, FailureKind::Exists, "there is a volume 'used' already"),
         ("disk1", 1, FailureKind::Replica, "0 of 0 answer"),
     ] {
-        let request = v1::CreateVolumeRequest { name: name.into(), blocks, copies: 1, settings: None };
+        let request = v1::CreateVolumeRequest { name: name.into(), blocks, copies: 1, ..Default::default() };
         let error = client.create_volume(request).await.unwrap_err();
         assert_eq!(error.kind(), Some(kind), "{error}");
         assert!(error.to_string().contains(words), "{error}");

@@ -36,7 +36,8 @@ pub enum Sharing {
 
 impl VolumeRecord {
     /// The record of a clone of this volume as of one of its snapshots. Its first generation is above the
-    /// cut's, so that all its own stamps are above those of the blocks that it begins with.
+    /// cut's, so that all its own stamps are above those of the blocks that it begins with. Of an encrypted
+    /// volume it is encrypted too, and has the same data key, of which each derives a key of its own.
     #[must_use]
     pub fn clone_of(
         &self,
@@ -114,13 +115,14 @@ mod tests {
             is_image: true,
             settings: crate::VolumeSettings::default(),
             copies: 3,
+            key: Some(crate::KeyId::from_bytes([6; 16])),
         };
         let clone =
             parent.clone_of(&parent.snapshots[0], VolumeId::from_bytes([2; 16]), "new".into(), Vec::new());
         let first = Stamp::new(clone.generation.next().unwrap(), 0).unwrap();
         assert!(first > stamp(7, 5));
         assert_eq!((clone.blocks, clone.owner.as_str(), clone.is_image), (100, "", false));
-        assert_eq!(clone.sharing, Sharing::Parent);
+        assert_eq!((clone.sharing, clone.key), (Sharing::Parent, parent.key));
         let again =
             clone.clone_of(&snapshot(stamp(8, 1)), VolumeId::from_bytes([4; 16]), "x".into(), Vec::new());
         let lineage: Vec<_> = again.lineage.iter().map(|of| (of.volume, of.cut)).collect();

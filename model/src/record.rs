@@ -1,6 +1,8 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
-use crate::{Ancestor, Epoch, Generation, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId, VolumeSettings};
+use crate::{
+    Ancestor, Epoch, Generation, KeyId, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId, VolumeSettings,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -69,6 +71,8 @@ pub struct VolumeRecord {
     pub settings: VolumeSettings,
     /// How many members it shall have, which the manager sees to; 0 where nobody does.
     pub copies: u32,
+    /// The name of the data key of an encrypted volume.
+    pub key: Option<KeyId>,
 }
 
 /// A snapshot of a volume.

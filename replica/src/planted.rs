@@ -42,6 +42,10 @@ pub enum PlantedFault {
     FlattenOverNewer,
     /// A clone's parent is let go before what was copied from it is stable.
     UntieUnflushed,
+    /// What is placed gets no tag of its own.
+    ForgetPlacedTags,
+    /// The tags of a group get into the map in another order.
+    MixTagsInMerge,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -57,9 +57,10 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
+        let tagged = seed % 2 == 1;
         Self {
-            source: Pool::with_volume(1 << 16, BLOCKS, random.next()),
-            target: Pool::with_volume(1 << 16, BLOCKS, random.next()),
+            source: Pool::with_volume_that(1 << 16, BLOCKS, random.next(), tagged),
+            target: Pool::with_volume_that(1 << 16, BLOCKS, random.next(), tagged),
             random,
             next_stamp: 1,
             to_source: VecDeque::new(),
@@ -315,8 +316,8 @@ impl World {
 fn message(reply: Reply) -> Message {
     match reply {
         Reply::Changed(page) => Message::ChangedReply { entries: entries(page.versions), next: page.next },
-        Reply::Fetched(FetchedBlocks { versions, crcs, segments }) => {
-            Message::FetchReply { versions: entries(versions), data: BlockData::new(crcs, segments) }
+        Reply::Fetched(FetchedBlocks { versions, crcs, tags, segments }) => {
+            Message::FetchReply { versions: entries(versions), data: BlockData::new(crcs, tags, segments) }
         }
         other => panic!("{other:?}"),
     }

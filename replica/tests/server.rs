@@ -159,7 +159,7 @@ fn f26_garbage_gets_its_reason_and_is_cut_off() {
     assert_eq!(flood.closed_for(), ErrorCode::Malformed);
 
     let mut greedy = server.connect();
-    greedy.call(Message::CreateVolume { volume: VOLUME, blocks: 100, parent: None });
+    greedy.call(Message::CreateVolume { volume: VOLUME, blocks: 100, parent: None, tagged: false });
     greedy.call(Message::Open { volume: VOLUME, writable: false, session: 0 });
     let mut many = Vec::new();
     for _ in 0..3000 {
@@ -267,7 +267,7 @@ fn a_peer_that_asks_and_does_not_listen_stops_being_heard_and_loses_nothing() {
     while !expected.is_empty() {
         let frame = client.receive().unwrap();
         assert_eq!(expected.remove(&frame.request), Some(()), "{:?}", frame.message);
-        let Message::ReadReply { present, data } = frame.message else { panic!("{frame:?}") };
+        let Message::ReadReply { present, data, .. } = frame.message else { panic!("{frame:?}") };
         assert_eq!(fills(&present, &data, 256), [Some(8); 256]);
     }
     writer.join().unwrap();
@@ -283,7 +283,7 @@ fn several_volumes_are_apart() {
             let mut client = server.connect();
             client.generation = 1;
             assert_eq!(
-                client.call(Message::CreateVolume { volume, blocks: 64, parent: None }),
+                client.call(Message::CreateVolume { volume, blocks: 64, parent: None, tagged: false }),
                 Message::Done
             );
             let opened = client.call(Message::Open { volume, writable: true, session: 1 });
@@ -352,7 +352,7 @@ fn a_clone_is_made_read_and_flattened() {
     let mut administrator = server.connect();
     let mut create = |of| {
         let parent = Some((VOLUME, of));
-        administrator.call(Message::CreateVolume { volume: clone, blocks: 1 << 20, parent })
+        administrator.call(Message::CreateVolume { volume: clone, blocks: 1 << 20, parent, tagged: false })
     };
     assert_eq!(error(create(SnapshotId::from_bytes([7; 16]))), ErrorCode::NoSuchSnapshot);
     assert_eq!(create(snapshot), Message::Done);

@@ -141,13 +141,21 @@ struct World {
     oracle: Oracle,
     random: Random,
     flattening: Option<Flattening>,
+    /// The volumes are encrypted: half of all seeds say so.
+    tagged: bool,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let (image, meta) = pool::formatted(1 << 16);
         let pool = Pool::open(image, meta, seed, 1).unwrap();
-        let mut world = Self { pool, oracle: Oracle::default(), random: Random(seed), flattening: None };
+        let mut world = Self {
+            pool,
+            oracle: Oracle::default(),
+            random: Random(seed),
+            flattening: None,
+            tagged: seed % 2 == 1,
+        };
         world.create(None);
         world
     }
@@ -155,7 +163,8 @@ impl World {
     fn create(&mut self, parent: Option<(usize, u64, SnapshotId)>) {
         let index = self.oracle.volumes.len();
         let of = parent.map(|(of, _, snapshot)| Parent { volume: name(of), snapshot });
-        let create = Request::CreateVolume { volume: name(index), blocks: BLOCKS, parent: of };
+        let (volume, tagged) = (name(index), self.tagged);
+        let create = Request::CreateVolume { volume, blocks: BLOCKS, parent: of, tagged };
         assert_eq!(self.pool.run(create), Ok(Reply::Done));
         // As the record does it: the clone's generation is above the cut's.
         let above = |(_, cut, _)| {
@@ -197,7 +206,12 @@ impl World {
 
     fn assert_shows(&mut self, index: usize, cut: u64, range: BlockRange) {
         let at = self.oracle.volumes[index].snapshots.get(&cut).copied();
-        let found = pool::blocks_of(self.read(index, at, range).unwrap());
+        let read = self.read(index, at, range).unwrap();
+        if let Reply::Blocks(read) = &read {
+            let present = read.crcs.iter().flatten().count();
+            assert_eq!(read.tags.len(), if self.tagged { present } else { 0 }, "volume {index}");
+        }
+        let found = pool::blocks_of(read);
         for (block, found) in range.blocks().zip(found) {
             let number = self.oracle.shown(index, block, cut).map_or(0, |(_, number)| number);
             assert!(found == contents(block, number), "volume {index} block {block} as of {cut}");
@@ -538,8 +552,9 @@ fn tombstones(meta: &trivet_replica::meta::MemoryMeta) -> usize {
     use trivet_replica::meta::MetaStore;
     let mut found = 0;
     meta.scan(b"g", b"h", &mut |_, value| {
-        // Mask, then stamp, pool block and checksum of each.
-        found += value[2..].chunks(17).filter(|entry| entry[8..13] == [0; 5]).count();
+        // Mask, then stamp, pool block and checksum of each. (Then the tags.)
+        let entries = u16::from_le_bytes([value[0], value[1]]).count_ones() as usize;
+        found += value[2..].chunks(17).take(entries).filter(|entry| entry[8..13] == [0; 5]).count();
         std::ops::ControlFlow::Continue(())
     })
     .unwrap();
@@ -549,11 +564,14 @@ fn tombstones(meta: &trivet_replica::meta::MemoryMeta) -> usize {
 #[test]
 fn what_cannot_be_the_parent_is_refused() {
     let (mut world, id) = with_clone(10);
-    let create = |volume, parent, snapshot| Request::CreateVolume {
+    let tagged = world.tagged;
+    let create_that = |volume, parent, snapshot, tagged| Request::CreateVolume {
         volume,
         blocks: BLOCKS,
         parent: Some(Parent { volume: parent, snapshot }),
+        tagged,
     };
+    let create = |volume, parent, snapshot| create_that(volume, parent, snapshot, tagged);
     let nowhere = world.pool.run(create(name(9), name(8), id));
     assert_eq!(nowhere, Err(RequestError::NoSuchVolume(name(8))));
     let missing = SnapshotId::from_bytes([9; 16]);
@@ -561,7 +579,9 @@ fn what_cannot_be_the_parent_is_refused() {
     assert_eq!(answer, Err(RequestError::NoSuchSnapshot(missing)));
     // The same again is done already; with another parent it is not the same.
     assert_eq!(world.pool.run(create(name(1), name(0), id)), Ok(Reply::Done));
-    let plain = Request::CreateVolume { volume: name(1), blocks: BLOCKS, parent: None };
+    let mixed = world.pool.run(create_that(name(9), name(0), id, !tagged));
+    assert!(matches!(mixed, Err(RequestError::BadParent { .. })), "only one of the two is encrypted");
+    let plain = Request::CreateVolume { volume: name(1), blocks: BLOCKS, parent: None, tagged };
     assert!(matches!(world.pool.run(plain), Err(RequestError::BadSize { .. })));
     // Asked in one breath with the deletion.
     let delete = world.pool.submit(Request::DeleteSnapshot { volume: name(0), id });
@@ -584,7 +604,8 @@ fn a_chain_of_clones_is_bounded_and_goes_on_after_flattening() {
     world.settle();
     let (cut, snapshot) = world.snapshot(ANCESTORS_MAX);
     let parent = Some(Parent { volume: name(ANCESTORS_MAX), snapshot });
-    let create = Request::CreateVolume { volume: name(ANCESTORS_MAX + 1), blocks: BLOCKS, parent };
+    let (volume, tagged) = (name(ANCESTORS_MAX + 1), world.tagged);
+    let create = Request::CreateVolume { volume, blocks: BLOCKS, parent, tagged };
     assert!(matches!(world.pool.run(create), Err(RequestError::BadParent { .. })));
     world.check();
     world.flatten(ANCESTORS_MAX);

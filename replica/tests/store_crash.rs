@@ -351,7 +351,7 @@ fn crowded_pool(seed: u64) -> Pool {
     let (image, meta) = TEMPLATE.get_or_init(|| {
         let filler = VolumeId::from_bytes([2; 16]);
         let mut pool = Pool::with_volume(1024, BLOCKS, 0);
-        pool.run(Request::CreateVolume { volume: filler, blocks: 930, parent: None }).unwrap();
+        pool.run(Request::CreateVolume { volume: filler, blocks: 930, parent: None, tagged: false }).unwrap();
         for start in (0..930).step_by(93) {
             pool.write_to(filler, start, &[1; 93], Stamp::from_u64(start + 1), false);
         }

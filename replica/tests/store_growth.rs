@@ -57,7 +57,7 @@ fn opened() -> Pool {
 #[test]
 fn growth_writes_zeros_until_writers_catch_up() {
     let mut pool = opened();
-    pool.submit(Request::CreateVolume { volume: VOLUME, blocks: 1 << 18, parent: None });
+    pool.submit(Request::CreateVolume { volume: VOLUME, blocks: 1 << 18, parent: None, tagged: false });
     let [growth] = turn_without_growth(&mut pool)[..] else { panic!("no growth, or more than one") };
     assert!(growth.written);
     let mut hurried = Vec::new();

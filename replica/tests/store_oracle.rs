@@ -273,7 +273,7 @@ fn deleting_a_volume_gives_its_space_back() {
     let (image, meta) = pool.close();
     let mut pool = Pool::open(image, meta, 1, 1).unwrap();
     assert_eq!(pool.report.pool, POOL);
-    pool.run(Request::CreateVolume { volume: VOLUME, blocks: BLOCKS, parent: None }).unwrap();
+    pool.run(Request::CreateVolume { volume: VOLUME, blocks: BLOCKS, parent: None, tagged: false }).unwrap();
     assert_eq!(pool.read_now(0, 1).unwrap(), [contents(0, 0)], "a new volume of the same name is empty");
 }
 

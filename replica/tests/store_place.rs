@@ -347,7 +347,7 @@ fn raise(versions: &mut BTreeMap<u64, Version>, block: u64, new: Version) {
 }
 
 fn check_fetched(reply: Reply, range: BlockRange, expected: &[Option<Version>]) {
-    let Reply::Fetched(FetchedBlocks { versions, crcs, segments }) = reply else { panic!("{reply:?}") };
+    let Reply::Fetched(FetchedBlocks { versions, crcs, segments, .. }) = reply else { panic!("{reply:?}") };
     let data = segments.concat();
     let mut data = data.chunks_exact(4096).zip(crcs);
     let mut found = BTreeMap::new();

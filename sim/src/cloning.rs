@@ -2,10 +2,12 @@
 //! Its copies are flattened, and what it was made of is deleted, on one host earlier than on another.
 
 use crate::checkers::oracle::{SECTORS, WriteId, value_of};
+use crate::encryption::data_key;
 use crate::random::Random;
 use crate::world::{VOLUME, World};
 use std::collections::HashMap;
 use std::time::Duration;
+use trivet_crypto::BlockCipher;
 use trivet_model::{
     BLOCK_SIZE, BlockArena, BlockRange, Epoch, Generation, Member, SECTOR_SIZE, SnapshotId, SnapshotRecord,
     Stamp, VolumeId, VolumeRecord, block_crc,
@@ -60,27 +62,52 @@ pub(crate) fn begins_with_data(block: u64) -> bool {
     matches!(holder(block), Holder::Root | Holder::Parent)
 }
 
+/// Who wrote what the volume shows under a stamp.
+pub(crate) fn writer_of(stamp: Stamp) -> VolumeId {
+    if stamp <= root_cut() {
+        ROOT
+    } else if stamp <= parent_cut() {
+        PARENT
+    } else {
+        VOLUME
+    }
+}
+
 pub(crate) fn is_ancestor(volume: VolumeId) -> bool {
     [PARENT, ROOT].contains(&volume)
 }
 
 /// What makes the volume, in a pool that is new: the runs of blocks are those that are used.
-pub(crate) fn requests(blocks: u64, hot: &[(u64, u64)], arena: &mut BlockArena) -> Vec<Request> {
+pub(crate) fn requests(
+    blocks: u64,
+    hot: &[(u64, u64)],
+    encrypted: bool,
+    arena: &mut BlockArena,
+) -> Vec<Request> {
     let used: Vec<u64> = hot.iter().flat_map(|(first, count)| *first..first + count).collect();
     let held_by = |wanted: &[Holder]| -> Vec<u64> {
         used.iter().copied().filter(|block| wanted.contains(&holder(*block))).collect()
     };
-    let create = |volume, parent| Request::CreateVolume { volume, blocks, parent };
+    let create = |volume, parent| Request::CreateVolume { volume, blocks, parent, tagged: encrypted };
     let mut requests = vec![create(ROOT, None)];
     let mut write = |volume, blocks: &[u64], first: Stamp, first_write: bool| -> Vec<Request> {
         let stamps = (0..).map(|at| first.plus(at));
-        let write = |(block, stamp): (&u64, Stamp)| Request::Write {
-            volume,
-            start: *block,
-            stamp,
-            crcs: vec![block_crc(&contents(*block, first_write))],
-            segments: vec![in_arena(arena, &contents(*block, first_write))],
-            stable: true,
+        let cipher = encrypted.then(|| BlockCipher::new(&data_key(), volume));
+        let write = |(block, stamp): (&u64, Stamp)| {
+            let plain = contents(*block, first_write);
+            let (mut bytes, mut tags) = (plain.clone(), Vec::new());
+            if let Some(cipher) = &cipher {
+                tags.push(cipher.seal(*block, stamp, &plain, &mut bytes));
+            }
+            Request::Write {
+                volume,
+                start: *block,
+                stamp,
+                crcs: vec![block_crc(&bytes)],
+                tags,
+                segments: vec![in_arena(arena, &bytes)],
+                stable: true,
+            }
         };
         blocks.iter().zip(stamps).map(write).collect()
     };

@@ -2,6 +2,7 @@
 //! `engine/src/event_loop.rs` without sockets, on a clock of its own.
 
 use crate::checkers::oracle::OpeningId;
+use crate::encryption::data_key;
 use crate::network::{Connection, Side};
 use crate::random::Random;
 use crate::record_store::RecordRequest;
@@ -133,6 +134,7 @@ impl World {
             session,
             read_only: viewed.is_some(),
             snapshot: viewed,
+            key: self.profile.encrypted.then(data_key),
         };
         let core = VolumeCore::new(options, now);
         #[cfg(feature = "planted-faults")]

@@ -103,8 +103,8 @@ impl Host {
     pub(crate) fn new(index: usize, profile: &Profile, random: &mut Random) -> Self {
         let fill = if profile.has(Fault::CrowdedPool) { profile.fills[index] } else { 0 };
         let cloned = profile.has(Fault::Cloned).then(|| profile.hot.clone());
-        let (image, meta) =
-            template::pool(Template { index, fill, worn: profile.worn, blocks: profile.blocks, cloned });
+        let (worn, blocks, encrypted) = (profile.worn, profile.blocks, profile.encrypted);
+        let (image, meta) = template::pool(Template { index, fill, worn, blocks, cloned, encrypted });
         Self {
             pool: template::pool_id(index),
             disk: FaultyDisk::new(image, random.next()),
@@ -143,7 +143,7 @@ pub(crate) fn landed(arena: &mut BlockArena, frame: Frame) -> Frame {
         Message::Write { start, stamp, progress, force_unit_access, data } => {
             let mut buffer = arena.allocate(data.blocks());
             data.segments.iter().for_each(|segment| buffer.extend_from_slice(segment));
-            let data = BlockData { crcs: data.crcs, segments: vec![buffer.freeze()] };
+            let data = BlockData { segments: vec![buffer.freeze()], ..data };
             Message::Write { start, stamp, progress, force_unit_access, data }
         }
         other => other,

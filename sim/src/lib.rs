@@ -6,6 +6,7 @@
 mod checkers;
 mod cloning;
 mod copying;
+mod encryption;
 mod engine_host;
 mod faults;
 mod host;

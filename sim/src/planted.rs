@@ -100,11 +100,21 @@ pub enum Planted {
     ForgetThrottled,
     /// The engine's limits hold nothing back.
     IgnoreLimits,
+    /// The engine seals all blocks of a write under its first stamp: one nonce for several blocks.
+    SealUnderFirstStamp,
+    /// The engine leaves the block's place out of its seal.
+    SealWithoutPlace,
+    /// The engine seals a clone's blocks under its parent's key.
+    SealUnderParentsKey,
+    /// A replica that pulls places blocks without their tags.
+    ForgetPlacedTags,
+    /// A replica mixes up the tags of a group when it merges them.
+    MixTagsInMerge,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 52] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -152,6 +162,11 @@ impl Planted {
         Self::SkipSwitchFlush,
         Self::ForgetThrottled,
         Self::IgnoreLimits,
+        Self::SealUnderFirstStamp,
+        Self::SealWithoutPlace,
+        Self::SealUnderParentsKey,
+        Self::ForgetPlacedTags,
+        Self::MixTagsInMerge,
     ];
 
     /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
@@ -206,6 +221,9 @@ impl Planted {
             Self::SkipSwitchFlush => Some(PlantedFault::SkipSwitchFlush),
             Self::ForgetThrottled => Some(PlantedFault::ForgetThrottled),
             Self::IgnoreLimits => Some(PlantedFault::IgnoreLimits),
+            Self::SealUnderFirstStamp => Some(PlantedFault::SealUnderFirstStamp),
+            Self::SealWithoutPlace => Some(PlantedFault::SealWithoutPlace),
+            Self::SealUnderParentsKey => Some(PlantedFault::SealUnderParentsKey),
             _ => None,
         }
     }
@@ -233,6 +251,8 @@ impl Planted {
             Self::FreeWhatClonesRead => Some(PlantedFault::FreeWhatClonesRead),
             Self::FlattenOverNewer => Some(PlantedFault::FlattenOverNewer),
             Self::UntieUnflushed => Some(PlantedFault::UntieUnflushed),
+            Self::ForgetPlacedTags => Some(PlantedFault::ForgetPlacedTags),
+            Self::MixTagsInMerge => Some(PlantedFault::MixTagsInMerge),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::Check;
 use crate::checkers::invariants;
+use crate::encryption::data_key;
 use crate::engine_host::address_of;
 use crate::host::Host;
 use crate::random::Random;
@@ -66,6 +67,7 @@ impl RecordStore {
             is_image: false,
             settings,
             copies: 0,
+            key: profile.encrypted.then(|| data_key().id()),
         };
         let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }

@@ -227,6 +227,8 @@ pub struct Profile {
     pub(crate) worn: u64,
     /// What the pauses between strikes are measured by: `run_for` as drawn.
     pub(crate) scale: Duration,
+    /// The volume is encrypted.
+    pub(crate) encrypted: bool,
 }
 
 /// Faults that belong together: what one leaves behind is what the next needs.
@@ -335,6 +337,8 @@ impl Profile {
             fills,
             worn: random.pick(&[0, 0, 900, 1000]),
             scale: run_for,
+            // Nothing that happens depends on it, so it takes no part in the drawing.
+            encrypted: seed % 2 == 1,
         }
     }
 
@@ -355,13 +359,14 @@ impl fmt::Display for Profile {
         let names: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         write!(
             f,
-            "--faults {} --run-for {:.3} ({} members, {} engines, {} blocks, depth {})",
+            "--faults {} --run-for {:.3} ({} members, {} engines, {} blocks, depth {}{})",
             if names.is_empty() { "none".to_owned() } else { names.join(",") },
             self.run_for.as_secs_f64(),
             self.members,
             self.engines,
             self.blocks,
-            self.depth
+            self.depth,
+            if self.encrypted { ", encrypted" } else { "" }
         )
     }
 }

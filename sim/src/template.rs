@@ -46,6 +46,7 @@ pub(crate) struct Template {
     pub(crate) blocks: u64,
     /// It is a clone that begins with data in these runs of blocks.
     pub(crate) cloned: Option<Vec<(u64, u64)>>,
+    pub(crate) encrypted: bool,
 }
 
 /// A closed pool of one zone.
@@ -56,7 +57,7 @@ pub(crate) fn pool(template: Template) -> (DiskImage, MemoryMeta) {
     MADE.with_borrow_mut(|made| made.entry(template.clone()).or_insert_with(|| make(template)).clone())
 }
 
-fn make(Template { index, fill, worn, blocks, cloned }: Template) -> (DiskImage, MemoryMeta) {
+fn make(Template { index, fill, worn, blocks, cloned, encrypted }: Template) -> (DiskImage, MemoryMeta) {
     let geometry = Geometry::for_capacity(ZONE_BLOCKS);
     let mut image = DiskImage::new(geometry.capacity_end * BLOCK_SIZE_U64);
     // Where data and records will lie: what is there before must never be taken for either.
@@ -74,10 +75,10 @@ fn make(Template { index, fill, worn, blocks, cloned }: Template) -> (DiskImage,
     let (mut store, _) = Store::open(&mut disk, &meta, &options, boot_id(1)).expect("just formatted");
     let mut arena = BlockArena::new();
     let mut requests = match cloned {
-        None => vec![Request::CreateVolume { volume: VOLUME, blocks, parent: None }],
-        Some(hot) => crate::cloning::requests(blocks, &hot, &mut arena),
+        None => vec![Request::CreateVolume { volume: VOLUME, blocks, parent: None, tagged: encrypted }],
+        Some(hot) => crate::cloning::requests(blocks, &hot, encrypted, &mut arena),
     };
-    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1), parent: None });
+    requests.push(Request::CreateVolume { volume: FILLER, blocks: fill.max(1), parent: None, tagged: false });
     let discard = |number| Request::Discard {
         volume: FILLER,
         range: BlockRange::new(0, 1),
@@ -95,7 +96,8 @@ fn make(Template { index, fill, worn, blocks, cloned }: Template) -> (DiskImage,
         let data = data.freeze();
         let crcs = vec![block_crc(&data[..BLOCK_SIZE]); count];
         let stamp = Stamp::from_u64(worn + start + 1);
-        let write = Request::Write { volume: FILLER, start, stamp, crcs, segments: vec![data], stable: true };
+        let (segments, tags) = (vec![data], Vec::new());
+        let write = Request::Write { volume: FILLER, start, stamp, crcs, tags, segments, stable: true };
         run(&mut store, &mut disk, &meta, write);
     }
     store.request_checkpoint();

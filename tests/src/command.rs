@@ -2,7 +2,7 @@
 
 use crate::patience;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -65,9 +65,26 @@ impl std::fmt::Display for Outcome {
 /// When it cannot be started, runs longer than `bound`, or leaves its output open in a process that
 /// it started: a shell's `$(…)` would hang on that.
 pub fn run(command: &mut Command, bound: Duration) -> Outcome {
+    run_with(command, Stdio::null(), bound)
+}
+
+/// The same, with something on its standard input.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_saying(command: &mut Command, input: &[u8], bound: Duration) -> Outcome {
+    let (reader, mut writer) = std::io::pipe().expect("the system gives a pipe");
+    // A pipe holds 64 KiB: nobody need read meanwhile.
+    assert!(input.len() < 64 << 10, "more than fits a pipe");
+    writer.write_all(input).expect("there is room");
+    drop(writer);
+    run_with(command, reader.into(), bound)
+}
+
+fn run_with(command: &mut Command, input: Stdio, bound: Duration) -> Outcome {
     let line = format!("{command:?}");
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use trivet_model::{Epoch, Generation, Stamp, block_crc};
+use trivet_model::{Epoch, Generation, Stamp};
 use trivet_tests::blockdev::{LoopDevice, Mount, obstacle};
 use trivet_tests::cluster::trivet;
 use trivet_tests::command::{self, Outcome, must};
@@ -230,7 +230,7 @@ fn requests_beyond_the_volume_are_refused_one_by_one() {
 /// Well-formed frames that no server may obey: I/O on a volume that was never opened.
 fn replica_prelude() -> Vec<u8> {
     let hello = Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION };
-    let data = BlockData { crcs: vec![block_crc(&[0; 4096])], segments: vec![vec![0; 4096].into()] };
+    let data = BlockData::checksummed(vec![vec![0; 4096].into()]);
     let (stamp, progress) = (Stamp::from_u64(u64::MAX), Progress::default());
     let messages = [
         Message::Hello(hello),

@@ -72,6 +72,7 @@ impl Site {
                 owner: "the second engine".to_owned(),
                 read_only: false,
                 snapshot: None,
+                key: None,
                 patience: None,
                 spin: Duration::ZERO,
             },

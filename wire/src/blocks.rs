@@ -1,27 +1,31 @@
-//! Blocks on their way, with the checksums that go with them from the engine to the medium and back.
+//! Blocks on their way, with the checksums that go with them from the engine to the medium and back, and
+//! the tags of encrypted ones.
 
 use bytes::Bytes;
 use trivet_model::checksum::block_crcs;
-use trivet_model::{BLOCK_SIZE, BlockCrc};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockTag};
 
 /// Whole blocks and their checksums, made once in the engine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BlockData {
     /// One checksum a block.
     pub crcs: Vec<BlockCrc>,
+    /// One tag a block of an encrypted volume; none otherwise.
+    pub tags: Vec<BlockTag>,
     /// `crcs.len()` blocks. In segments, each of whole blocks, so that nobody needs to join them.
     pub segments: Vec<Bytes>,
 }
 
 impl BlockData {
-    /// Takes blocks whose checksums are known already.
+    /// Takes blocks whose checksums, and tags if they have such, are known already.
     ///
     /// # Panics
-    /// When there is not exactly one checksum a block, or a segment is not of whole blocks.
+    /// When there is not exactly one checksum a block, or a tag for each or for none, or a segment is not of
+    /// whole blocks.
     #[must_use]
-    pub fn new(crcs: Vec<BlockCrc>, segments: Vec<Bytes>) -> Self {
-        let data = Self { crcs, segments };
-        assert!(data.is_consistent(), "{} checksums for {} segments", data.crcs.len(), data.segments.len());
+    pub fn new(crcs: Vec<BlockCrc>, tags: Vec<BlockTag>, segments: Vec<Bytes>) -> Self {
+        let data = Self { crcs, tags, segments };
+        data.assert_consistent();
         data
     }
 
@@ -32,7 +36,7 @@ impl BlockData {
     #[must_use]
     pub fn checksummed(segments: Vec<Bytes>) -> Self {
         let crcs = segments.iter().flat_map(|segment| block_crcs(segment)).collect();
-        Self { crcs, segments }
+        Self { crcs, tags: Vec::new(), segments }
     }
 
     /// How many blocks.
@@ -53,9 +57,9 @@ impl BlockData {
     /// The index of the first block that has not.
     ///
     /// # Panics
-    /// When there is not exactly one checksum a block.
+    /// As [`BlockData::new`].
     pub fn verify(&self) -> Result<(), usize> {
-        assert!(self.is_consistent(), "{} checksums for {} segments", self.crcs.len(), self.segments.len());
+        self.assert_consistent();
         let found = self.segments.iter().flat_map(|segment| block_crcs(segment));
         match self.crcs.iter().zip(found).position(|(expected, found)| *expected != found) {
             Some(index) => Err(index),
@@ -63,9 +67,17 @@ impl BlockData {
         }
     }
 
-    pub(crate) fn is_consistent(&self) -> bool {
-        let bytes: usize = self.segments.iter().map(Bytes::len).sum();
-        let whole = self.segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
-        whole && bytes == self.bytes()
+    pub(crate) fn assert_consistent(&self) {
+        let Self { crcs, tags, segments } = self;
+        let bytes: usize = segments.iter().map(Bytes::len).sum();
+        let whole = segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
+        let tagged = tags.is_empty() || tags.len() == crcs.len();
+        assert!(
+            whole && tagged && bytes == self.bytes(),
+            "{} checksums and {} tags for {bytes} bytes in {} segments",
+            crcs.len(),
+            tags.len(),
+            segments.len()
+        );
     }
 }

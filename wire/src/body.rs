@@ -13,10 +13,12 @@ use crate::frame::{
     Progress, PullReport, SNAPSHOTS_MAX, SnapshotEntry, TailEntry,
 };
 use crate::header::{Flags, Header};
-use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAIL_ENTRY, VOLUME_REPORT};
+use crate::kind::{
+    BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SEAL, SNAPSHOT_ENTRY, TAG, TAIL_ENTRY, VOLUME_REPORT,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BootId, PoolId, SnapshotId, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BlockTag, BootId, PoolId, SnapshotId, VolumeId};
 
 /// In place of the block to go on from: the volume's end.
 const NO_NEXT: u64 = u64::MAX;
@@ -30,12 +32,18 @@ pub(crate) fn length(message: &Message) -> usize {
     let least = *message.kind().fixed_bytes().start();
     match message {
         Message::OpenReply(reply) => least + reply.snapshots.len() * SNAPSHOT_ENTRY,
-        Message::Write { data, .. } => least + data.crcs.len().saturating_sub(1) * CRC,
-        Message::ReadReply { present, data } => present.len() + data.crcs.len() * CRC,
+        Message::Write { data, .. } => {
+            least + data.crcs.len().saturating_sub(1) * CRC + data.tags.len() * TAG
+        }
+        Message::ReadReply { present, stamps: _, data } => {
+            present.len() + data.crcs.len() * CRC + data.tags.len() * SEAL
+        }
         Message::AllocationReply { extents } => extents.len() * EXTENT,
         Message::TailReply { entries, .. } => entries.len() * TAIL_ENTRY,
         Message::ChangedReply { entries, .. } => least + entries.len() * TAIL_ENTRY,
-        Message::FetchReply { versions, data } => least + versions.len() * TAIL_ENTRY + data.crcs.len() * CRC,
+        Message::FetchReply { versions, data } => {
+            least + versions.len() * TAIL_ENTRY + data.crcs.len() * CRC + data.tags.len() * TAG
+        }
         Message::VerifyReply { versions, crcs, failed } => {
             least + versions.len() * TAIL_ENTRY + crcs.len() * CRC + failed.len() * RANGE
         }
@@ -77,6 +85,7 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(stamp.as_u64());
             encode_progress(progress, out);
             encode_crcs(&data.crcs, out);
+            encode_tags(&data.tags, out);
         }
         Message::Discard { range, stamp, progress, force_unit_access: _ } => {
             encode_range(*range, out);
@@ -93,10 +102,13 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         | Message::Allocation { range }
         | Message::Fetch { range }
         | Message::Verify { range } => encode_range(*range, out),
-        Message::ReadReply { present, data } => {
+        Message::ReadReply { present, stamps, data } => {
             assert_eq!(ones(present), data.blocks(), "a bitmap that does not match the blocks");
+            assert_eq!(stamps.len(), data.tags.len(), "a stamp for each block with a tag");
             out.put_slice(present);
             encode_crcs(&data.crcs, out);
+            encode_tags(&data.tags, out);
+            stamps.iter().for_each(|stamp| out.put_u64_le(stamp.as_u64()));
         }
         Message::AllocationReply { extents } => {
             for extent in extents {
@@ -118,7 +130,10 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(next.unwrap_or(NO_NEXT));
             encode_entries(entries, out);
         }
-        Message::FetchReply { versions, data } => encode_versions(versions, &data.crcs, out),
+        Message::FetchReply { versions, data } => {
+            encode_versions(versions, &data.crcs, out);
+            encode_tags(&data.tags, out);
+        }
         Message::VerifyReply { versions, crcs, failed } => {
             encode_versions(versions, crcs, out);
             for range in failed {
@@ -142,7 +157,7 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::CreateSnapshot { id, cut } => encode_snapshot(SnapshotEntry { id: *id, cut: *cut }, out),
         Message::DeleteSnapshot { id } => out.put_slice(id.as_bytes()),
         Message::View { at } => out.put_slice(at.unwrap_or(NO_SNAPSHOT).as_bytes()),
-        Message::CreateVolume { volume, blocks, parent } => {
+        Message::CreateVolume { volume, blocks, parent, tagged: _ } => {
             let (of, snapshot) = parent.unwrap_or(NO_PARENT);
             out.put_slice(volume.as_bytes());
             out.put_u64_le(*blocks);
@@ -240,6 +255,12 @@ fn encode_crcs(crcs: &[BlockCrc], out: &mut BytesMut) {
     }
 }
 
+fn encode_tags(tags: &[BlockTag], out: &mut BytesMut) {
+    for tag in tags {
+        out.put_slice(&tag.0);
+    }
+}
+
 /// Reads the fixed part. Block data comes back with its checksums and no segments yet.
 pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeError> {
     let mut fields = Fields { kind: header.kind, rest: fixed };
@@ -329,7 +350,8 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
         Kind::CreateVolume => {
             let (volume, blocks) = (fields.volume()?, fields.u64()?);
             let parent = (fields.volume()?, SnapshotId::from_bytes(fields.array()?));
-            Message::CreateVolume { volume, blocks, parent: (parent != NO_PARENT).then_some(parent) }
+            let parent = (parent != NO_PARENT).then_some(parent);
+            Message::CreateVolume { volume, blocks, parent, tagged: header.flags.contains(Flags::TAGGED) }
         }
         Kind::DeleteVolume => Message::DeleteVolume { volume: fields.volume()? },
         Kind::Flatten => Message::Flatten { volume: fields.volume()? },
@@ -352,21 +374,35 @@ fn decode_write(header: &Header, fields: &mut Fields<'_>) -> Result<Message, Dec
         stamp: fields.stamps(count)?,
         progress: fields.progress()?,
         force_unit_access: header.flags.contains(Flags::FORCE_UNIT_ACCESS),
-        data: BlockData { crcs: fields.crcs(blocks)?, segments: Vec::new() },
+        data: decode_data(header, fields, blocks)?,
     })
+}
+
+/// What goes with blocks, to the end: their segments follow later.
+fn decode_data(header: &Header, fields: &mut Fields<'_>, blocks: usize) -> Result<BlockData, DecodeError> {
+    let tagged = header.flags.contains(Flags::TAGGED);
+    let crcs = fields.next_crcs(blocks)?;
+    // Of no block there is no tag to be told of: one encoding for everything.
+    if tagged && blocks == 0 {
+        return Err(fields.wrong("tags"));
+    }
+    let tags = if tagged { fields.tags(blocks)? } else { Vec::new() };
+    Ok(BlockData { crcs, tags, segments: Vec::new() })
 }
 
 fn decode_read_reply(header: &Header, fields: &mut Fields<'_>) -> Result<Message, DecodeError> {
     let blocks = header.payload_bytes / BLOCK_SIZE;
-    let bitmap = fields.rest.len().checked_sub(blocks * CRC).ok_or_else(|| fields.wrong("checksums"))?;
+    let tagged = header.flags.contains(Flags::TAGGED);
+    let with_each = if tagged { CRC + SEAL } else { CRC };
+    let bitmap =
+        fields.rest.len().checked_sub(blocks * with_each).ok_or_else(|| fields.wrong("checksums"))?;
     let present = fields.slice(bitmap)?;
     if bitmap > BLOCKS_MAX.div_ceil(8) || ones(present) != blocks {
         return Err(fields.wrong("present"));
     }
-    Ok(Message::ReadReply {
-        present: Bytes::copy_from_slice(present),
-        data: BlockData { crcs: fields.crcs(blocks)?, segments: Vec::new() },
-    })
+    let data = decode_data(header, fields, blocks)?;
+    let stamps = (0..data.tags.len()).map(|_| fields.stamp()).collect::<Result<_, _>>()?;
+    Ok(Message::ReadReply { present: Bytes::copy_from_slice(present), stamps, data })
 }
 
 fn decode_fetch_reply(header: &Header, fields: &mut Fields<'_>) -> Result<Message, DecodeError> {
@@ -374,7 +410,7 @@ fn decode_fetch_reply(header: &Header, fields: &mut Fields<'_>) -> Result<Messag
     if header.payload_bytes != blocks * BLOCK_SIZE {
         return Err(fields.wrong("payload"));
     }
-    let data = BlockData { crcs: fields.crcs(blocks)?, segments: Vec::new() };
+    let data = decode_data(header, fields, blocks)?;
     Ok(Message::FetchReply { versions, data })
 }
 

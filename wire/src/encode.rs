@@ -127,6 +127,6 @@ pub fn encode(frame: &Frame, out: &mut Vec<Bytes>) {
 
 fn payload(message: &Message) -> Option<&BlockData> {
     let data = message.data()?;
-    assert!(data.is_consistent(), "{} checksums for {} bytes in segments", data.crcs.len(), data.bytes());
+    data.assert_consistent();
     Some(data)
 }

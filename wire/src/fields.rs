@@ -5,10 +5,10 @@ use crate::frame::{
     DETAIL_BYTES_MAX, DIVERGED_MAX, Extent, PoolReport, Progress, PullReport, PullState, SnapshotEntry,
     TailEntry, VOLUMES_MAX, VolumeReport,
 };
-use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAIL_ENTRY, VOLUME_REPORT};
+use crate::kind::{BLOCKS_MAX, CRC, EXTENT, Kind, RANGE, SNAPSHOT_ENTRY, TAG, TAIL_ENTRY, VOLUME_REPORT};
 use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::stamp::SEQUENCE_MAX;
-use trivet_model::{BlockCrc, BlockRange, Generation, PoolId, SnapshotId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BlockTag, Generation, PoolId, SnapshotId, Stamp, VolumeId};
 
 /// What is left to read of a fixed part.
 pub(crate) struct Fields<'a> {
@@ -96,19 +96,19 @@ impl<'a> Fields<'a> {
         Ok(snapshots)
     }
 
-    pub(crate) fn crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {
-        if self.rest.len() != blocks * CRC {
-            return Err(self.wrong("checksums"));
-        }
-        self.next_crcs(blocks)
-    }
-
-    /// The same where more follows.
+    /// More may follow.
     pub(crate) fn next_crcs(&mut self, blocks: usize) -> Result<Vec<BlockCrc>, DecodeError> {
         if self.rest.len() < blocks * CRC {
             return Err(self.wrong("checksums"));
         }
         (0..blocks).map(|_| self.u32().map(BlockCrc)).collect()
+    }
+
+    pub(crate) fn tags(&mut self, blocks: usize) -> Result<Vec<BlockTag>, DecodeError> {
+        if self.rest.len() < blocks * TAG {
+            return Err(self.wrong("tags"));
+        }
+        (0..blocks).map(|_| self.array().map(BlockTag)).collect()
     }
 
     /// How many entries of `bytes` each are left.

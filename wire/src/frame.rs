@@ -88,6 +88,8 @@ pub enum Message {
     ReadReply {
         /// Which of the blocks hold data: bit `i % 8` of byte `i / 8`, for block `i` of the range.
         present: Bytes,
+        /// Of an encrypted volume, the present blocks' stamps, which they are opened by; else none.
+        stamps: Vec<Stamp>,
         /// The present blocks, one after the other.
         data: BlockData,
     },
@@ -234,6 +236,8 @@ pub enum Message {
         blocks: u64,
         /// A clone's: the volume, with a replica in this pool, and its snapshot.
         parent: Option<(VolumeId, SnapshotId)>,
+        /// Whether it is encrypted: every block comes with its tag then, else none does.
+        tagged: bool,
     },
     /// Delete a replica and free its space; done already if it is not there.
     DeleteVolume {
@@ -296,7 +300,7 @@ pub struct HelloReply {
 }
 
 /// The one protocol version there is.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Answers `Open`.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -58,9 +58,15 @@ impl Flags {
     pub(crate) const WRITABLE: Self = Self(1 << 1);
     /// `TailReply`: entries remain.
     pub(crate) const MORE: Self = Self(1 << 2);
+    /// Blocks are encrypted and go with their tags; `CreateVolume`: all that the volume will ever have.
+    pub(crate) const TAGGED: Self = Self(1 << 3);
 
     pub(crate) const fn when(self, condition: bool) -> Self {
         if condition { self } else { Self::NONE }
+    }
+
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     pub(crate) const fn contains(self, other: Self) -> bool {

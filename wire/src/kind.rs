@@ -6,8 +6,8 @@ use crate::frame::{
 };
 use crate::header::Flags;
 use std::ops::RangeInclusive;
-use trivet_model::BLOCK_SIZE;
 use trivet_model::geometry::IO_BLOCKS_MAX;
+use trivet_model::{BLOCK_SIZE, TAG_BYTES};
 
 pub(crate) const BLOCKS_MAX: usize = IO_BLOCKS_MAX as usize;
 
@@ -21,6 +21,9 @@ const STAMP: usize = U64;
 const PROGRESS: usize = STAMP + STAMP;
 pub(crate) const RANGE: usize = U64 + U32;
 pub(crate) const CRC: usize = U32;
+pub(crate) const TAG: usize = TAG_BYTES;
+/// What goes with a block that is read of an encrypted volume: its stamp, too, which it opens by.
+pub(crate) const SEAL: usize = TAG + STAMP;
 pub(crate) const EXTENT: usize = U32 + U8;
 pub(crate) const TAIL_ENTRY: usize = RANGE + STAMP + U8;
 pub(crate) const VOLUME_REPORT: usize = ID + U64 + U64 + U32 + STAMP + U8;
@@ -39,6 +42,7 @@ const CHANGED: usize = STAMP + U64;
 const CHANGED_REPLY: usize = U64;
 const VERSIONS: usize = U16;
 const VERSIONS_MAX: usize = VERSIONS + BLOCKS_MAX * (TAIL_ENTRY + CRC);
+const FETCH_REPLY_MAX: usize = VERSIONS_MAX + BLOCKS_MAX * TAG;
 const VERIFY_REPLY_MAX: usize = VERSIONS_MAX + BLOCKS_MAX * RANGE;
 const PULL: usize = ID + ID + STAMP + STAMP + STAMP;
 const PULL_REPORT: usize = U8 + U64 + U64 + U16;
@@ -103,12 +107,12 @@ kinds! {
     OpenReply = 17, fixed OPEN_REPLY..=OPEN_REPLY_MAX, blocks 0, flags Flags::NONE;
     Close = 18, fixed exactly(PROGRESS), blocks 0, flags Flags::NONE;
     Progress = 19, fixed exactly(PROGRESS), blocks 0, flags Flags::NONE;
-    Write = 32, fixed WRITE + CRC..=WRITE + BLOCKS_MAX * CRC, blocks BLOCKS_MAX, flags Flags::FORCE_UNIT_ACCESS;
+    Write = 32, fixed WRITE + CRC..=WRITE + BLOCKS_MAX * (CRC + TAG), blocks BLOCKS_MAX, flags Flags::FORCE_UNIT_ACCESS.with(Flags::TAGGED);
     Discard = 33, fixed exactly(DISCARD), blocks 0, flags Flags::FORCE_UNIT_ACCESS;
     Flush = 34, fixed exactly(PROGRESS), blocks 0, flags Flags::NONE;
     FlushReply = 35, fixed exactly(STAMP), blocks 0, flags Flags::NONE;
     Read = 36, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
-    ReadReply = 37, fixed 1..=PRESENT_MAX + BLOCKS_MAX * CRC, blocks BLOCKS_MAX, flags Flags::NONE;
+    ReadReply = 37, fixed 1..=PRESENT_MAX + BLOCKS_MAX * (CRC + SEAL), blocks BLOCKS_MAX, flags Flags::TAGGED;
     Allocation = 38, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
     AllocationReply = 39, fixed EXTENT..=EXTENTS_MAX * EXTENT, blocks 0, flags Flags::NONE;
     Tail = 40, fixed exactly(TAIL), blocks 0, flags Flags::NONE;
@@ -116,7 +120,7 @@ kinds! {
     Changed = 42, fixed exactly(CHANGED), blocks 0, flags Flags::NONE;
     ChangedReply = 43, fixed CHANGED_REPLY..=CHANGED_REPLY + TAIL_ENTRIES_MAX * TAIL_ENTRY, blocks 0, flags Flags::NONE;
     Fetch = 44, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
-    FetchReply = 45, fixed VERSIONS..=VERSIONS_MAX, blocks BLOCKS_MAX, flags Flags::NONE;
+    FetchReply = 45, fixed VERSIONS..=FETCH_REPLY_MAX, blocks BLOCKS_MAX, flags Flags::TAGGED;
     Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
     VerifyReply = 47, fixed VERSIONS..=VERIFY_REPLY_MAX, blocks 0, flags Flags::NONE;
     Pull = 48, fixed PULL + 1..=PULL + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
@@ -127,7 +131,7 @@ kinds! {
     DeleteSnapshot = 53, fixed exactly(ID), blocks 0, flags Flags::NONE;
     View = 54, fixed exactly(ID), blocks 0, flags Flags::NONE;
     Reset = 55, fixed exactly(0), blocks 0, flags Flags::NONE;
-    CreateVolume = 64, fixed exactly(NEW_VOLUME), blocks 0, flags Flags::NONE;
+    CreateVolume = 64, fixed exactly(NEW_VOLUME), blocks 0, flags Flags::TAGGED;
     DeleteVolume = 65, fixed exactly(ID), blocks 0, flags Flags::NONE;
     ResizeVolume = 66, fixed exactly(SIZED_VOLUME), blocks 0, flags Flags::NONE;
     PoolStatus = 67, fixed exactly(0), blocks 0, flags Flags::NONE;
@@ -182,13 +186,18 @@ impl Message {
     }
 
     pub(crate) const fn flags(&self) -> Flags {
-        match self {
+        let own = match self {
             Self::Write { force_unit_access, .. } | Self::Discard { force_unit_access, .. } => {
                 Flags::FORCE_UNIT_ACCESS.when(*force_unit_access)
             }
             Self::Open { writable, .. } => Flags::WRITABLE.when(*writable),
             Self::TailReply { more, .. } => Flags::MORE.when(*more),
+            Self::CreateVolume { tagged, .. } => Flags::TAGGED.when(*tagged),
             _ => Flags::NONE,
+        };
+        match self.data() {
+            Some(data) => own.with(Flags::TAGGED.when(!data.tags.is_empty())),
+            None => own,
         }
     }
 }

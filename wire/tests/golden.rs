@@ -45,7 +45,7 @@ fn a_header_byte_by_byte() {
     let done = &encoded(&frames()[3]);
     assert_eq!(frames()[3].message.kind(), Kind::Done);
     assert_eq!(&done[..4], b"TRVT");
-    assert_eq!(done[4..6], [1, 0], "version");
+    assert_eq!(done[4..6], [2, 0], "version");
     assert_eq!(done[6..8], [4, 0], "kind");
     assert_eq!(done[8..12], [0; 4], "flags");
     assert_eq!(done[12..16], [7, 0, 0, 0], "generation");

@@ -140,8 +140,8 @@ fn an_error_stays() {
 fn forged_headers_are_refused_with_their_reason() {
     let done = sample(Kind::Done);
     let refused = |bytes: &[u8]| outcome(bytes).0.unwrap_err();
-    let version = refused(&forged(&done, 4, &[2, 0]));
-    assert_eq!(version, DecodeError::Version { found: 2 });
+    let version = refused(&forged(&done, 4, &[1, 0]));
+    assert_eq!(version, DecodeError::Version { found: 1 });
     assert_eq!(version.code(), ErrorCode::Version);
     for number in [0u16, 5, 15, 31, 56, 70, u16::MAX] {
         let error = refused(&forged(&done, 6, &number.to_le_bytes()));
@@ -180,7 +180,7 @@ fn forged_fields_are_refused_with_their_reason() {
         (Kind::Fetch, 8, &[1, 1, 0, 0], "range"),
         (Kind::Verify, 8, &[0, 0, 0, 0], "range"),
         // How many versions there are decides how many checksums and blocks must follow.
-        (Kind::FetchReply, 0, &[1, 0], "checksums"),
+        (Kind::FetchReply, 0, &[1, 0], "length"),
         (Kind::FetchReply, 0, &[1, 1], "versions"),
         (Kind::FetchReply, 0, &[3, 0], "length"),
         // The second begins within the first, or lies too far from it.
@@ -211,6 +211,22 @@ fn forged_fields_are_refused_with_their_reason() {
         let (result, _) = outcome(&forged_fixed(&sample(kind), at, value));
         assert_eq!(result, Err(DecodeError::Field { kind, field }), "{kind:?} at {at}");
     }
+}
+
+#[test]
+fn tags_that_do_not_agree_are_refused() {
+    for frame in samples::frames() {
+        let Some(data) = frame.message.data() else { continue };
+        let flags = encoded(&frame)[8];
+        assert_eq!(flags & 8 != 0, !data.tags.is_empty());
+        let (result, _) = outcome(&forged(&frame, 8, &[flags ^ 8]));
+        assert!(matches!(result, Err(DecodeError::Field { .. })), "{:?}: {result:?}", frame.message.kind());
+    }
+    // There is one way to say that no block is there.
+    let (present, stamps) = (vec![0].into(), Vec::new());
+    let nothing = samples::frame(Message::ReadReply { present, stamps, data: BlockData::default() });
+    let (result, _) = outcome(&forged(&nothing, 8, &[8]));
+    assert_eq!(result, Err(DecodeError::Field { kind: Kind::ReadReply, field: "tags" }));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
 use samples::frames;
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, Epoch, Generation, PoolId, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockCrc, BlockRange, BlockTag, Epoch, Generation, PoolId, Stamp, VolumeId};
 use trivet_wire::frame::{ADDRESS_BYTES_MAX, DETAIL_BYTES_MAX, DIVERGED_MAX, EXTENTS_MAX, TAIL_ENTRIES_MAX};
 use trivet_wire::{
     BlockData, Decoder, Encoder, Envelope, ErrorCode, Extent, Frame, Message, PoolReport, Progress,
@@ -39,7 +39,8 @@ fn joined(mut frame: Frame) -> Frame {
     if let Some(data) = frame.message.data_mut()
         && data.blocks() > 0
     {
-        *data = BlockData::new(data.crcs.clone(), vec![Bytes::from(data.segments.concat())]);
+        *data =
+            BlockData::new(data.crcs.clone(), data.tags.clone(), vec![Bytes::from(data.segments.concat())]);
     }
     frame
 }
@@ -145,21 +146,27 @@ fn progress() -> impl Strategy<Value = Progress> {
 }
 
 fn data(present: usize) -> impl Strategy<Value = BlockData> {
-    (any::<u64>(), 0..3usize).prop_map(move |(seed, cut)| {
+    (any::<u64>(), 0..3usize, any::<bool>()).prop_map(move |(seed, cut, tagged)| {
         let bytes: Vec<u8> = (0..present)
             .flat_map(|i| [(seed.rotate_left(u32::try_from(i).unwrap()) & 0xff) as u8; BLOCK_SIZE])
             .collect();
         let bytes = Bytes::from(bytes);
         let at = present * cut / 3 * BLOCK_SIZE;
         let segments = [bytes.slice(..at), bytes.slice(at..)];
-        BlockData::checksummed(segments.into_iter().filter(|s| !s.is_empty()).collect())
+        let data = BlockData::checksummed(segments.into_iter().filter(|s| !s.is_empty()).collect());
+        let tag = |at: usize| BlockTag([u8::try_from(at % 256).unwrap(); 16]);
+        let tags = (0..if tagged { present } else { 0 }).map(tag).collect();
+        BlockData { tags, ..data }
     })
 }
 
 fn read_replies() -> impl Strategy<Value = Message> {
     proptest::collection::vec(any::<u8>(), 1..=4).prop_flat_map(|present| {
         let ones = present.iter().map(|b| b.count_ones() as usize).sum();
-        data(ones).prop_map(move |data| Message::ReadReply { present: Bytes::from(present.clone()), data })
+        data(ones).prop_map(move |data| {
+            let stamps = (1..).take(data.tags.len()).map(Stamp::from_u64).collect();
+            Message::ReadReply { present: Bytes::from(present.clone()), stamps, data }
+        })
     })
 }
 
@@ -294,6 +301,10 @@ proptest! {
     }
 }
 
+fn every_tag(data: BlockData) -> BlockData {
+    BlockData { tags: vec![BlockTag([9; 16]); data.blocks()], ..data }
+}
+
 #[test]
 fn the_longest_of_every_message() {
     let entry = TailEntry { range: BlockRange::new(1, 1), stamp: samples::stamp(1, 1), discard: true };
@@ -313,9 +324,13 @@ fn the_longest_of_every_message() {
             failed: "x".repeat(DETAIL_BYTES_MAX),
             ..report
         }),
-        Message::ReadReply { present: Bytes::from(vec![0xff; 32]), data: samples::blocks(&[9; 256]) },
+        Message::ReadReply {
+            present: Bytes::from(vec![0xff; 32]),
+            stamps: vec![Stamp::ZERO; 256],
+            data: every_tag(samples::blocks(&[9; 256])),
+        },
         Message::ChangedReply { entries: vec![entry; TAIL_ENTRIES_MAX], next: Some(0) },
-        Message::FetchReply { versions: apart.clone(), data: samples::blocks(&[9; 256]) },
+        Message::FetchReply { versions: apart.clone(), data: every_tag(samples::blocks(&[9; 256])) },
         Message::VerifyReply {
             versions: apart.clone(),
             crcs: vec![BlockCrc(1); 256],

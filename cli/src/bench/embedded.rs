@@ -113,6 +113,7 @@ fn open(address: &ManagerAddress, volume: VolumeId, read_only: bool) -> Result<V
         owner: format!("trivet bench, process {}", std::process::id()),
         read_only,
         snapshot: None,
+        key: None,
         patience: Some(OPEN_PATIENCE),
         spin: Duration::ZERO,
     };

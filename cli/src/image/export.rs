@@ -10,6 +10,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::say;
 use crate::progress::Run;
+use crate::volume::key::KeyArgs;
 use clap::Args;
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal;
@@ -46,6 +47,8 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -58,7 +61,7 @@ pub(super) async fn run(arguments: &ExportArgs) -> Result<(), Failure> {
         None => (arguments.volume.as_str(), None),
     };
     let volumes = Volumes::of(arguments.place.layout()?)?;
-    let served = serve_for_reading(&volumes, name, snapshot).await?;
+    let served = serve_for_reading(&volumes, name, snapshot, &arguments.key).await?;
     let exported = export(arguments, &served.uri, format, to_stdout).await;
     match snapshot {
         Some(snapshot) if served.by_us => volumes.unexport(name, snapshot).await?,
@@ -106,7 +109,12 @@ struct Served {
     by_us: bool,
 }
 
-async fn serve_for_reading(volumes: &Volumes, name: &str, snapshot: Option<&str>) -> Result<Served, Failure> {
+async fn serve_for_reading(
+    volumes: &Volumes,
+    name: &str,
+    snapshot: Option<&str>,
+    key: &KeyArgs,
+) -> Result<Served, Failure> {
     let found = volumes.get(name).await?;
     if let Some(snapshot) = snapshot {
         let by_us = found.snapshots.iter().any(|known| known.name == snapshot && known.export.is_none());
@@ -114,7 +122,7 @@ async fn serve_for_reading(volumes: &Volumes, name: &str, snapshot: Option<&str>
         return Ok(Served { uri: parse_uri(snapshot, Some(&export.uri))?, by_us });
     }
     let by_us = !found.attached;
-    let volume = if by_us { volumes.attach(name, true).await? } else { volumes.served(name).await? };
+    let volume = if by_us { volumes.attach(name, true, key).await? } else { volumes.served(name).await? };
     if volume.connections > 0 && !volume.read_only {
         eprintln!("note: '{name}' is in use; what is written to it now may or may not be in the image");
     }

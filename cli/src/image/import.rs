@@ -15,6 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::announce;
 use crate::progress::Run;
 use crate::volume::check_name;
+use crate::volume::key::KeyArgs;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,7 @@ Images are raw, qcow2, VMDK (of one file), VHD and VHDX; what a block device or 
 taken as it is. An image that needs other files (a backing file, extents) is refused. Formats other than
 raw are read by QEMU (qemu-utils) in a jail, where it sees that one file and nothing else.
 Interrupted, the same command run again goes on where it was.
+To import into an encrypted volume, make it first (trivet volume create --encrypt); it is attached with the key given.
 
 Examples:
   trivet import debian-12.qcow2 web1 --checksum sha256:6856277491c234fa1bc6f250cbd9f0d44f77524479536ecbc0ac536bc07322cd
@@ -74,6 +76,8 @@ pub(crate) struct ImportArgs {
     /// Do not ask before overwriting a volume
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]

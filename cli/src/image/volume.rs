@@ -5,6 +5,7 @@ use crate::explain;
 use crate::failure::Failure;
 use crate::up::{wait_for_engine, wait_for_export};
 use crate::view::{self, ExportView, VolumeView};
+use crate::volume::key::{KeyArgs, unlock};
 use std::path::PathBuf;
 use trivet_api::{ApiError, Client, FailureKind, Layout, v1};
 use trivet_nbd::Uri;
@@ -43,19 +44,36 @@ impl Volumes {
         blocks: u64,
         copies: Option<u32>,
     ) -> Result<VolumeView, Failure> {
-        let copies = copies.unwrap_or(0);
-        let request = v1::CreateVolumeRequest { name: name.to_owned(), blocks, copies, settings: None };
+        let request = v1::CreateVolumeRequest {
+            name: name.to_owned(),
+            blocks,
+            copies: copies.unwrap_or(0),
+            ..Default::default()
+        };
         let created = self.client.create_volume(request).await;
         let what = || format!("cannot make volume '{name}'");
         view::volume(created.map_err(|error| explain::api(&self.dir, what(), &error))?)
     }
 
     /// Attaches it, and waits until it is served.
-    pub(super) async fn attach(&self, name: &str, read_only: bool) -> Result<VolumeView, Failure> {
+    pub(super) async fn attach(
+        &self,
+        name: &str,
+        read_only: bool,
+        key: &KeyArgs,
+    ) -> Result<VolumeView, Failure> {
+        let what = format!("cannot attach volume '{name}'");
+        let data_key = match key.holder(&what)? {
+            None => Vec::new(),
+            Some(holder) => {
+                let (key, _) = unlock(&self.client, &self.dir, name, &what, holder.as_ref()).await?;
+                key.expose().to_vec()
+            }
+        };
         let request =
-            v1::AttachVolumeRequest { name: name.to_owned(), listen: String::new(), read_only, force: false };
+            v1::AttachVolumeRequest { name: name.to_owned(), read_only, data_key, ..Default::default() };
         let asked = self.client.attach_volume(request).await;
-        asked.map_err(|error| explain::api(&self.dir, format!("cannot attach volume '{name}'"), &error))?;
+        asked.map_err(|error| explain::api(&self.dir, what, &error))?;
         self.served(name).await
     }
 

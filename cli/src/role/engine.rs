@@ -1,5 +1,6 @@
 //! `trivet engine`.
 
+use super::key_socket::await_key;
 use super::stop_signal::on_stop;
 use super::{announce, raise_limits, take_lock};
 use crate::args::Place;
@@ -81,6 +82,13 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
         })?),
     };
     let sockets = sockets(layout, &arguments.volume, viewed).map_err(|error| explain::layout(&error))?;
+    let key = match record.key {
+        None => None,
+        Some(expected) => {
+            let path = &sockets.key;
+            Some(await_key(path, expected).map_err(|error| explain::system(what, path, &error))?)
+        }
+    };
     Ok(EngineOptions {
         volume: OpenOptions {
             authority: Arc::new(authority),
@@ -88,6 +96,7 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
             owner: format!("{ENGINE_OWNER} {}", std::process::id()),
             read_only: arguments.read_only || arguments.snapshot.is_some(),
             snapshot: arguments.snapshot,
+            key,
             patience: None,
             // Cores are shared with replica servers here: sleep at once.
             spin: Duration::ZERO,
@@ -105,6 +114,8 @@ struct Sockets {
     nbd: PathBuf,
     status: PathBuf,
     control: Option<PathBuf>,
+    /// Where the key of an encrypted volume is awaited.
+    key: PathBuf,
 }
 
 /// A snapshot's are beside its volume's; nothing can be ordered of who only looks.
@@ -118,6 +129,7 @@ fn sockets(
             nbd: layout.volume_socket(volume)?,
             status: layout.engine_status_socket(volume)?,
             control: Some(layout.engine_control_socket(volume)?),
+            key: layout.engine_key_socket(volume)?,
         });
     };
     let export = export_name(volume, &viewed.name, viewed.id);
@@ -125,6 +137,7 @@ fn sockets(
         nbd: layout.export_socket(&export)?,
         status: layout.export_status_socket(&export)?,
         control: None,
+        key: layout.export_key_socket(&export)?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The processes that a cluster is made of.
 
 pub(crate) mod engine;
+mod key_socket;
 pub(crate) mod manager;
 pub(crate) mod replica;
 mod stop_signal;

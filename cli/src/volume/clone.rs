@@ -1,6 +1,6 @@
 //! `trivet volume clone`, `seal` and `unseal`.
 
-use super::{CloneArgs, NameArgs, change};
+use super::{CloneArgs, NameArgs, change, key};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::Failure;
@@ -12,6 +12,12 @@ use trivet_model::size::ByteSize;
 pub(super) async fn run(arguments: &CloneArgs) -> Result<(), Failure> {
     let (of, name) = (&arguments.of, &arguments.name);
     let (client, dir) = arguments.place.connect()?;
+    let what = format!("cannot clone '{}' as '{name}'", of.volume);
+    // The clone's data key is its parent's, so it is known before anything is made.
+    let data_key = match arguments.key.holder(&what)? {
+        None => None,
+        Some(holder) => Some(key::unlock(&client, &dir, &of.volume, &what, holder.as_ref()).await?.0),
+    };
     let request = v1::CloneVolumeRequest {
         of: of.volume.clone(),
         snapshot: of.snapshot.clone().unwrap_or_default(),
@@ -21,10 +27,9 @@ pub(super) async fn run(arguments: &CloneArgs) -> Result<(), Failure> {
         full: arguments.full,
     };
     let cloned = client.clone_volume(request).await;
-    let cloned = cloned
-        .map_err(|error| explain::api(&dir, format!("cannot clone '{}' as '{name}'", of.volume), &error))?;
+    let cloned = cloned.map_err(|error| explain::api(&dir, what, &error))?;
     if arguments.attach {
-        return change::attach_made(name, &arguments.place, arguments.output).await;
+        return change::attach_made(name, data_key, &arguments.place, arguments.output).await;
     }
     let volume = view::volume(cloned)?;
     let next = if arguments.to.is_empty() {

@@ -1,6 +1,6 @@
 //! `trivet volume create`.
 
-use super::{CreateArgs, change};
+use super::{CreateArgs, change, key};
 use crate::cluster::command;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -27,17 +27,20 @@ pub(super) async fn run(arguments: &CreateArgs) -> Result<(), Failure> {
     let name = &arguments.name;
     check_name(name)?;
     let (client, dir) = arguments.place.connect()?;
+    let wrapped = if arguments.encrypt { Some(key::new_key(name, &arguments.key)?) } else { None };
     let request = v1::CreateVolumeRequest {
         name: name.clone(),
         blocks: arguments.size.blocks,
         copies: arguments.copies.unwrap_or(0),
         settings: Some(arguments.settings.to_wire()),
+        wrapped_key: wrapped.as_ref().map(|(_, wrapped)| wrapped.to_text()).unwrap_or_default(),
     };
     let created = client.create_volume(request).await;
     let created =
         created.map_err(|error| explain::api(&dir, format!("cannot make volume '{name}'"), &error))?;
     if arguments.attach {
-        return change::attach_made(name, &arguments.place, arguments.output).await;
+        let data_key = wrapped.map(|(data_key, _)| data_key);
+        return change::attach_made(name, data_key, &arguments.place, arguments.output).await;
     }
     let volume = view::volume(created)?;
     let line = format!(

@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &DeleteArgs) -> Result<(), Failure> {
 
 fn describe(volume: &VolumeView) -> String {
     format!(
-        "volume '{}' of {}, with {} of data in {} copies{}",
+        "volume '{}' of {}, with {} of data in {} copies{}{}",
         volume.name,
         ByteSize(volume.size_bytes),
         size(volume.used_bytes),
@@ -43,6 +43,11 @@ fn describe(volume: &VolumeView) -> String {
             0 => String::new(),
             1 => ", and its snapshot".to_owned(),
             count => format!(", and its {count} snapshots"),
+        },
+        if volume.encryption.is_some() {
+            "; its key first, so that no copy can be read any more"
+        } else {
+            ""
         }
     )
 }

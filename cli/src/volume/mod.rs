@@ -5,6 +5,8 @@ mod clone;
 mod create;
 mod delete;
 mod flatten;
+pub(crate) mod key;
+mod rekey;
 mod salvage;
 mod scrub;
 mod set;
@@ -17,7 +19,7 @@ use crate::failure::Failure;
 use clap::{Args, Subcommand};
 use set::SettingsArgs;
 
-/// Make, clone, list, show, set, delete, attach, detach, resize, scrub and salvage volumes
+/// Make, clone, list, show, set, delete, attach, detach, rekey, resize, scrub and salvage volumes
 #[derive(Args, Debug)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
@@ -63,6 +65,11 @@ A request counts as one I/O, and a large one as one for each MiB.")]
     Attach(AttachArgs),
     /// Stop serving a volume
     Detach(NameArgs),
+    /// Have another key unlock an encrypted volume, also while it is served
+    #[command(after_help = "\
+The volume's data key stays the same and is wrapped anew, so nothing is written again: it takes
+no time, and who has had the data key itself keeps it. The old key opens nothing any more.")]
+    Rekey(RekeyArgs),
     /// Grow a volume that is detached
     Resize(ResizeArgs),
     /// Read and compare all copies of a volume, and mend what is bad
@@ -97,6 +104,11 @@ struct CreateArgs {
     /// Attach it too
     #[arg(long)]
     attach: bool,
+    /// Encrypt it in the engine, so that network, replicas and backups see nothing of it; say with what
+    #[arg(long, requires = "key_source")]
+    encrypt: bool,
+    #[command(flatten)]
+    key: key::NewKeyArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -124,6 +136,8 @@ struct CloneArgs {
     /// Attach it too
     #[arg(long)]
     attach: bool,
+    #[command(flatten)]
+    key: key::KeyArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -239,6 +253,22 @@ struct AttachArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    key: key::KeyArgs,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct RekeyArgs {
+    /// Which volume
+    name: String,
+    #[command(flatten)]
+    old: key::KeyArgs,
+    #[command(flatten)]
+    new: key::ReplacingKeyArgs,
+    #[command(flatten)]
     place: Place,
     #[command(flatten)]
     output: Output,
@@ -312,6 +342,7 @@ pub(crate) async fn run(arguments: &VolumeArgs) -> Result<(), Failure> {
         VolumeCommand::Delete(arguments) => delete::run(arguments).await,
         VolumeCommand::Attach(arguments) => change::attach(arguments).await,
         VolumeCommand::Detach(arguments) => change::detach(arguments).await,
+        VolumeCommand::Rekey(arguments) => rekey::run(arguments).await,
         VolumeCommand::Resize(arguments) => change::resize(arguments).await,
         VolumeCommand::Scrub(arguments) => scrub::run(arguments).await,
         VolumeCommand::Salvage(arguments) => salvage::run(arguments).await,

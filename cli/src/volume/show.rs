@@ -144,6 +144,9 @@ fn as_text(volume: &VolumeView) -> String {
     if !volume.snapshots.is_empty() {
         facts.push(("snapshots", volume.snapshots.len().to_string()));
     }
+    if let Some(encryption) = &volume.encryption {
+        facts.push(("encrypted", format!("AES-256-GCM; unlocked by {}", encryption.unlocked_by)));
+    }
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }

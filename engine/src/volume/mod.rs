@@ -25,6 +25,7 @@ mod lease;
 mod log;
 mod member;
 mod membership;
+mod mend;
 mod opening;
 mod operation;
 mod ordering;
@@ -34,6 +35,7 @@ mod read;
 mod reconcile;
 mod repair;
 mod scrub;
+mod seal;
 mod segments;
 mod settings;
 #[cfg(test)]
@@ -63,10 +65,12 @@ use log::WriteLog;
 use member::MemberLink;
 use operation::{Operation, Request, RequestId, Waiting};
 use ordering::Ordering;
+use read::Answered;
 use reconcile::Reconcile;
 use state::Failure;
 use std::collections::VecDeque;
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord, VolumeSettings};
 use trivet_wire::{Frame, Message};
 
@@ -141,12 +145,16 @@ pub struct CoreOptions {
     pub read_only: bool,
     /// Look at this snapshot instead of the volume as it is; only with `read_only`.
     pub snapshot: Option<SnapshotId>,
+    /// The data key of an encrypted volume.
+    pub key: Option<DataKey>,
 }
 
 /// A volume as its engine sees it. See the module's documentation.
 #[derive(Debug)]
 pub struct VolumeCore {
     options: CoreOptions,
+    /// Of an encrypted volume.
+    ciphers: Option<seal::Ciphers>,
     /// The time of the event that is being handled.
     now: Duration,
     state: VolumeState,
@@ -185,6 +193,7 @@ pub struct VolumeCore {
     full: write::Full,
     reconcile: Option<Reconcile>,
     repairs: repair::Repairs,
+    mending: mend::Mending,
     scrub: Option<scrub::Scrub>,
     growing: Option<control::Growing>,
     taking: Option<snapshots::Taking>,
@@ -213,6 +222,7 @@ impl VolumeCore {
     #[must_use]
     pub fn new(options: CoreOptions, now: Duration) -> Self {
         let mut core = Self {
+            ciphers: options.key.as_ref().map(|key| seal::Ciphers::new(key, options.volume, &[])),
             options,
             now,
             state: VolumeState::Claiming,
@@ -245,6 +255,7 @@ impl VolumeCore {
             full: write::Full::default(),
             reconcile: None,
             repairs: repair::Repairs::default(),
+            mending: mend::Mending::default(),
             scrub: None,
             growing: None,
             taking: None,
@@ -437,7 +448,9 @@ impl VolumeCore {
         }
         match frame.message {
             Message::Done => self.write_answered(now, member, id),
-            Message::ReadReply { present, data } => self.read_answered(now, member, id, &present, data),
+            Message::ReadReply { present, stamps, data } => {
+                self.read_answered(now, member, id, Answered { present: &present, stamps: &stamps, data })
+            }
             Message::AllocationReply { extents } => self.allocation_answered(now, member, id, &extents),
             Message::Error { code, detail } => self.operation_refused(now, member, id, code, detail),
             _ => Err(MemberFault::Protocol("an answer of the wrong kind")),

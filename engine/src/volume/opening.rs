@@ -7,10 +7,12 @@
 use super::control::{Purpose, REFRESH};
 use super::member::{Control, MEMBERS_MAX, MemberLink, MemberState, Role};
 use super::planted::PlantedFault as Planted;
+use super::seal::Ciphers;
 use super::state::Failure;
 use super::{Action, MemberFault, MemberIndex, VolumeCore, VolumeState};
 use crate::request::IoError;
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{AuthorityError, MemberState as Recorded, Revision, VolumeRecord};
 use trivet_wire::frame::PROTOCOL_VERSION;
 use trivet_wire::{ErrorCode, Hello, HelloReply, Message, OpenReply};
@@ -31,6 +33,11 @@ impl VolumeCore {
             Err(error) => return self.fail(now, error.into()),
         };
         self.authority_trouble = None;
+        if let Err(failure) = self.check_key(&record) {
+            return self.fail(now, failure);
+        }
+        let key = self.options.key.as_ref();
+        self.ciphers = key.map(|key| Ciphers::new(key, self.options.volume, &record.lineage));
         if self.generation.get() > 0 && record.generation > self.generation && !self.options.read_only {
             // While stamps were renewed, someone else opened the volume.
             return self.fenced(now);
@@ -58,6 +65,17 @@ impl VolumeCore {
         record.generation = generation;
         record.owner.clone_from(&self.options.owner);
         self.swap(now, revision, record);
+    }
+
+    /// Whether the key that was given is the volume's: known before anything is claimed.
+    fn check_key(&self, record: &VolumeRecord) -> Result<(), Failure> {
+        let given = self.options.key.as_ref().map(DataKey::id);
+        match (record.key, given) {
+            (Some(_), None) => Err(Failure::NoKey),
+            (None, Some(_)) => Err(Failure::NotEncrypted),
+            (Some(expected), Some(found)) if expected != found => Err(Failure::WrongKey { expected, found }),
+            _ => Ok(()),
+        }
     }
 
     /// The record is ours.

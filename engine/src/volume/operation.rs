@@ -170,6 +170,7 @@ impl VolumeCore {
     /// Starts an operation that nothing blocks any more.
     pub(super) fn start(&mut self, now: Duration, id: OperationId) {
         let everyone = MemberSet::ALL;
+        let encrypts = self.ciphers.is_some();
         let operation = self.operations.get_mut(&id).expect("started operations exist");
         let Phase::Blocked(piece) = &mut operation.phase else { panic!("{id:?} started twice") };
         let empty = Piece::Discard { range: BlockRange::default(), force_unit_access: false };
@@ -189,12 +190,17 @@ impl VolumeCore {
                 operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Rewrite));
                 self.send_read(now, id);
             }
+            Piece::Mend { block } => {
+                let range = BlockRange::new(block, 1);
+                operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Mend));
+                self.send_read(now, id);
+            }
             Piece::Scrub { block } => {
                 operation.phase = Phase::Scrubbing;
                 self.scrub_ordered(now, id, block);
             }
             Piece::Write { range, segments, force_unit_access } => {
-                operation.phase = Phase::Writing(Writing::data(range, segments, force_unit_access));
+                operation.phase = Phase::Writing(Writing::data(range, segments, force_unit_access, encrypts));
                 self.send_write(now, id);
             }
             Piece::Discard { range, force_unit_access } => {
@@ -224,6 +230,7 @@ impl VolumeCore {
             Owner::Request { id: request, part } => self.part_finished(request, part, outcome),
             Owner::Engine => {
                 self.rewritten(now, id);
+                self.mending.ended(id);
                 self.scrub_operation_ended(now, id, !matches!(outcome, Outcome::Failed(_)));
             }
             Owner::Query { .. } => {}
@@ -288,6 +295,7 @@ impl VolumeCore {
         self.full = super::write::Full::default();
         self.reconcile = None;
         self.scrub = None;
+        self.mending.clear();
     }
 
     /// Whether a consumer waits for anything.

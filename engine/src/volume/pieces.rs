@@ -21,6 +21,8 @@ pub(super) enum Piece {
     Patch { block: u64, at: usize, segments: Vec<Bytes>, force_unit_access: bool },
     /// Write the contents that a block has anew: for a member that has others.
     Rewrite { block: u64 },
+    /// The same for one that a member has forged.
+    Mend { block: u64 },
     /// Compare what members have of a block.
     Scrub { block: u64 },
     /// Make blocks read as zeros.
@@ -31,9 +33,10 @@ impl Piece {
     pub(super) const fn range(&self) -> BlockRange {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } | Self::Discard { range, .. } => *range,
-            Self::Patch { block, .. } | Self::Rewrite { block } | Self::Scrub { block } => {
-                BlockRange::new(*block, 1)
-            }
+            Self::Patch { block, .. }
+            | Self::Rewrite { block }
+            | Self::Mend { block }
+            | Self::Scrub { block } => BlockRange::new(*block, 1),
         }
     }
 
@@ -41,9 +44,11 @@ impl Piece {
     pub(super) const fn window_bytes(&self) -> usize {
         match self {
             Self::Read { range, .. } | Self::Write { range, .. } => range.count as usize * BLOCK_SIZE,
-            Self::Patch { .. } | Self::Rewrite { .. } | Self::Scrub { .. } | Self::Discard { .. } => {
-                BLOCK_SIZE
-            }
+            Self::Patch { .. }
+            | Self::Rewrite { .. }
+            | Self::Mend { .. }
+            | Self::Scrub { .. }
+            | Self::Discard { .. } => BLOCK_SIZE,
         }
     }
 
@@ -214,7 +219,7 @@ mod tests {
                         (start + *at as u64, start + (at + length) as u64, 'w')
                     }
                     Piece::Discard { range, .. } => (start, start + range.bytes(), 'd'),
-                    Piece::Rewrite { .. } | Piece::Scrub { .. } => {
+                    Piece::Rewrite { .. } | Piece::Mend { .. } | Piece::Scrub { .. } => {
                         unreachable!("no request is cut into these")
                     }
                 }

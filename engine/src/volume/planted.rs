@@ -63,6 +63,12 @@ pub enum PlantedFault {
     ForgetThrottled,
     /// Limits hold nothing back.
     IgnoreLimits,
+    /// All blocks of a write are sealed under its first stamp: one nonce for several blocks.
+    SealUnderFirstStamp,
+    /// Where a block lies takes no part in its seal.
+    SealWithoutPlace,
+    /// A clone's blocks are sealed under its parent's key.
+    SealUnderParentsKey,
 }
 
 impl VolumeCore {

@@ -13,6 +13,7 @@
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::pieces::check_bounds;
 use super::planted::PlantedFault as Planted;
+use super::seal;
 use super::segments::{SegmentCursor, patched, push_zeros, trim};
 use super::write::Writing;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, Tag, VolumeCore, VolumeState};
@@ -20,7 +21,7 @@ use crate::request::{IoError, IoReply};
 use bytes::Bytes;
 use std::time::Duration;
 use trivet_model::checksum::block_crc;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, Stamp};
 use trivet_wire::{BlockData, ErrorCode, Extent, Message};
 
 /// Blocks in one allocation query (4 GiB).
@@ -41,6 +42,8 @@ pub(super) struct Reading {
     pub(super) range: BlockRange,
     /// Whose medium failed this range.
     bad: MemberSet,
+    /// Blocks of it that a member gave back otherwise than they were encrypted.
+    forged: Vec<u64>,
     /// Who holds what is wanted.
     among: MemberSet,
     tried: MemberSet,
@@ -86,6 +89,13 @@ struct Run {
     data: Option<Vec<Bytes>>,
 }
 
+/// What a member has sent of blocks that were read.
+pub(super) struct Answered<'a> {
+    pub(super) present: &'a [u8],
+    pub(super) stamps: &'a [Stamp],
+    pub(super) data: BlockData,
+}
+
 impl Reading {
     pub(super) const fn new(range: BlockRange, among: MemberSet, then: Then) -> Self {
         Self {
@@ -93,6 +103,7 @@ impl Reading {
             collected: Vec::new(),
             range,
             bad: MemberSet::EMPTY,
+            forged: Vec::new(),
             among,
             tried: MemberSet::EMPTY,
             from: None,
@@ -184,16 +195,17 @@ impl VolumeCore {
         now: Duration,
         member: MemberIndex,
         id: OperationId,
-        present: &[u8],
-        data: BlockData,
+        answered: Answered<'_>,
     ) -> Result<(), MemberFault> {
+        let Answered { present, stamps, data } = answered;
         let Some(Operation { phase: Phase::Reading(reading), .. }) = self.operations.get_mut(&id) else {
             return Err(MemberFault::Protocol("it answers a write as a read"));
         };
         if reading.from != Some(member) && reading.hedge != Some(member) {
             return Err(MemberFault::Protocol("it answers a read that it was not asked"));
         }
-        if !fits(present, &data, reading.range.count) {
+        let has_seals = seal::fits(self.ciphers.is_some(), stamps, &data.tags, data.crcs.len());
+        if !fits(present, &data, reading.range.count) || !has_seals {
             return Err(MemberFault::Protocol("a read's answer does not have the blocks asked for"));
         }
         if !is_intact(&data) {
@@ -201,16 +213,29 @@ impl VolumeCore {
             let cause = "its answer does not match its checksums".to_owned();
             return self.ask_another(now, member, id, false, cause);
         }
+        let range = reading.range;
+        let data = match &self.ciphers {
+            None => data.segments,
+            Some(ciphers) => {
+                let there = (0..range.count).filter(|&block| is_present(present, block));
+                let blocks = there.map(|block| range.start + u64::from(block));
+                match seal::opened(ciphers, blocks, stamps, &data) {
+                    Ok(segments) => segments,
+                    Err(forged) => return self.forged_read(now, member, id, forged),
+                }
+            }
+        };
+        let reading = reading_mut(&mut self.operations, id);
         let asked = reading.asked.unwrap_or(now);
         let other = [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
-        let runs = runs(present, data, reading.range.count);
+        let runs = runs(present, data, range.count);
         self.members[member.0].reads_in_flight -= 1;
         if let Some(other) = other {
             self.members[other.0].unwanted.push((id.0, asked));
             self.members[other.0].reads_in_flight -= 1;
         }
         let reading = reading_mut(&mut self.operations, id);
-        let (bad, range) = (std::mem::take(&mut reading.bad), reading.range);
+        let (bad, forged) = (std::mem::take(&mut reading.bad), std::mem::take(&mut reading.forged));
         reading.collected.extend(runs);
         if reading.range.end() < reading.whole.end() {
             self.read_block(now, id, range.end());
@@ -222,7 +247,27 @@ impl VolumeCore {
         if !bad.is_empty() {
             self.repair(now, bad, range, member);
         }
+        if !forged.is_empty() {
+            self.mend(now, forged);
+        }
         Ok(())
+    }
+
+    /// What a member has sent is not what was written.
+    fn forged_read(
+        &mut self,
+        now: Duration,
+        member: MemberIndex,
+        id: OperationId,
+        forged: Vec<u64>,
+    ) -> Result<(), MemberFault> {
+        self.note_forged(member, &forged);
+        let cause = format!(
+            "block {} is not as it was encrypted: it was tampered with, and its checksum made to fit",
+            forged.first().copied().unwrap_or_default()
+        );
+        reading_mut(&mut self.operations, id).forged.extend(forged);
+        self.ask_another(now, member, id, false, cause)
     }
 
     /// `member` cannot answer a read or query, for its medium's fault or another: asks the next.
@@ -298,6 +343,7 @@ impl VolumeCore {
         let reading = reading_mut(&mut self.operations, id);
         reading.range = BlockRange::new(block, 1);
         (reading.tried, reading.bad) = (MemberSet::EMPTY, MemberSet::EMPTY);
+        reading.forged.clear();
         self.send_read(now, id);
     }
 
@@ -329,6 +375,7 @@ impl VolumeCore {
     fn blocks_read(&mut self, now: Duration, id: OperationId, runs: Vec<Run>) {
         let reading = reading_mut(&mut self.operations, id);
         let range = reading.range;
+        let encrypts = self.ciphers.is_some();
         let then = std::mem::replace(&mut reading.then, Then::Copy);
         self.counters.blocks_rewritten += u64::from(matches!(then, Then::Rewrite));
         match then {
@@ -343,14 +390,14 @@ impl VolumeCore {
                 let writing = if merged.iter().all(|&byte| byte == 0) {
                     Writing::discard(range, force_unit_access)
                 } else {
-                    Writing::data(range, vec![merged], force_unit_access)
+                    Writing::data(range, vec![merged], force_unit_access, encrypts)
                 };
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
             }
             Then::Rewrite | Then::Mend => {
                 let writing = match runs.into_iter().find_map(|run| run.data) {
-                    Some(segments) => Writing::data(range, segments, false),
+                    Some(segments) => Writing::data(range, segments, false, encrypts),
                     None => Writing::discard(range, false),
                 };
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
@@ -374,7 +421,7 @@ impl VolumeCore {
     fn copy(&mut self, now: Duration, range: BlockRange, data: Option<Vec<Bytes>>) {
         self.counters.blocks_reconciled += u64::from(range.count);
         let writing = match data {
-            Some(segments) => Writing::data(range, segments, false),
+            Some(segments) => Writing::data(range, segments, false, self.ciphers.is_some()),
             None => Writing::discard(range, false),
         };
         let id = self.add_engine_operation(Phase::Writing(writing));
@@ -494,11 +541,11 @@ fn is_intact(data: &BlockData) -> bool {
 }
 
 /// An answer about `count` blocks as runs of present blocks and holes.
-fn runs(present: &[u8], data: BlockData, count: u32) -> Vec<Run> {
-    if data.crcs.len() == count as usize {
-        return vec![Run { count, data: Some(data.segments) }];
+fn runs(present: &[u8], data: Vec<Bytes>, count: u32) -> Vec<Run> {
+    if (0..count).all(|block| is_present(present, block)) {
+        return vec![Run { count, data: Some(data) }];
     }
-    let mut cursor = SegmentCursor::new(data.segments);
+    let mut cursor = SegmentCursor::new(data);
     let mut runs: Vec<Run> = Vec::new();
     for block in 0..count {
         let there = is_present(present, block);

@@ -18,7 +18,7 @@
 
 use super::{Action, VolumeCore};
 use std::time::Duration;
-use trivet_model::AuthorityError;
+use trivet_model::{AuthorityError, KeyId};
 
 /// Where a volume is in its life; the module draws it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +85,20 @@ pub(super) enum Failure {
     /// Nobody writes to it.
     #[error("the volume is a golden image: open it for reading, or clone it")]
     IsImage,
+    /// An encrypted volume, and no key.
+    #[error("the volume is encrypted, and no key was given")]
+    NoKey,
+    /// A key, and nothing to use it for.
+    #[error("the volume is not encrypted, and a key was given")]
+    NotEncrypted,
+    /// A key for another volume.
+    #[error("the key given is not the volume's: its name is {found}, the volume's key is {expected}")]
+    WrongKey {
+        /// The volume's.
+        expected: KeyId,
+        /// Of the one given.
+        found: KeyId,
+    },
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

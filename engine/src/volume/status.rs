@@ -66,6 +66,8 @@ pub struct Counters {
     pub blocks_reconciled: u64,
     /// Blocks rewritten because a member that came back had another version.
     pub blocks_rewritten: u64,
+    /// Blocks of an encrypted volume that a member gave back otherwise than they were written.
+    pub blocks_forged: u64,
     /// In-sync members that were dropped.
     pub members_dropped: u64,
     /// How often a limit held up what came next; what waited behind it is not counted.

@@ -11,6 +11,8 @@
 
 use super::log::{Fate, LogSlot};
 use super::operation::{Operation, Outcome, Owner, Phase};
+use super::planted::PlantedFault as Planted;
+use super::seal::{Ciphers, Mistake, sealed};
 use super::segments::{checksums, whole_blocks};
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use crate::request::IoError;
@@ -35,6 +37,8 @@ pub(super) struct Writing {
 #[derive(Debug)]
 enum Content {
     Data(BlockData),
+    /// To be sealed when its stamps are known.
+    Plain(Vec<Bytes>),
     Zeros,
 }
 
@@ -62,12 +66,31 @@ impl Full {
 }
 
 impl Writing {
-    /// A write. Its checksums are made here, once, of the very bytes that are sent.
-    pub(super) fn data(range: BlockRange, segments: Vec<Bytes>, force_unit_access: bool) -> Self {
+    /// A write. Its checksums are made once, of the very bytes that are sent: here, unless it is to be
+    /// encrypted.
+    pub(super) fn data(
+        range: BlockRange,
+        segments: Vec<Bytes>,
+        force_unit_access: bool,
+        encrypts: bool,
+    ) -> Self {
         let segments = whole_blocks(segments);
-        let crcs = checksums(&segments, range.count as usize);
-        assert_eq!(crcs.len(), range.count as usize, "a write's data covers its blocks");
-        Self { range, content: Content::Data(BlockData { crcs, segments }), force_unit_access, sent: None }
+        let bytes: usize = segments.iter().map(Bytes::len).sum();
+        assert_eq!(bytes as u64, range.bytes(), "a write's data covers its blocks");
+        let content = if encrypts {
+            Content::Plain(segments)
+        } else {
+            let crcs = checksums(&segments, range.count as usize);
+            Content::Data(BlockData { crcs, tags: Vec::new(), segments })
+        };
+        Self { range, content, force_unit_access, sent: None }
+    }
+
+    /// Encrypts what is to be, under the stamps that it has now.
+    fn seal(&mut self, ciphers: &Ciphers, first: Stamp, mistake: Option<Mistake>) {
+        if let Content::Plain(segments) = &self.content {
+            self.content = Content::Data(sealed(ciphers, self.range.start, first, segments, mistake));
+        }
     }
 
     pub(super) const fn discard(range: BlockRange, force_unit_access: bool) -> Self {
@@ -81,6 +104,7 @@ impl Writing {
                 let (start, data) = (self.range.start, data.clone());
                 Message::Write { start, stamp, progress, force_unit_access, data }
             }
+            Content::Plain(_) => unreachable!("what is sent has its stamps, and is sealed"),
             Content::Zeros => Message::Discard { range: self.range, stamp, progress, force_unit_access },
         }
     }
@@ -111,10 +135,21 @@ impl VolumeCore {
             return self.renew_when_drained(now);
         }
         let everyone = self.receiving();
+        let mistake = self.sealing_mistake();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
+        if let Some(ciphers) = &self.ciphers {
+            writing.seal(ciphers, first, mistake);
+        }
         writing.sent = Some(Sent { slot, first, at: now, awaiting: everyone, refused: MemberSet::EMPTY });
         self.transmit(now, everyone, id, first);
+    }
+
+    fn sealing_mistake(&self) -> Option<Mistake> {
+        let planted = |fault, mistake| self.has_planted(fault).then_some(mistake);
+        planted(Planted::SealUnderFirstStamp, Mistake::FirstStamp)
+            .or_else(|| planted(Planted::SealWithoutPlace, Mistake::NoPlace))
+            .or_else(|| planted(Planted::SealUnderParentsKey, Mistake::ParentsKey))
     }
 
     /// Sends a write. Only those who are required learn of the progress with it: one that is being

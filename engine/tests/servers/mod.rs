@@ -1,5 +1,5 @@
 //! Real replica servers on threads of this process, and a volume on them.
-#![allow(clippy::unwrap_used, reason = "it is test code, which may")]
+#![allow(clippy::unwrap_used, dead_code, reason = "it is test code: each test uses a part")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use trivet_crypto::DataKey;
 use trivet_engine::admin::Admin;
 use trivet_engine::{MemoryAuthority, OpenOptions, Volume};
 use trivet_model::{
@@ -15,7 +16,7 @@ use trivet_model::{
 use trivet_replica::pool::PoolOptions;
 use trivet_replica::server::{ServerError, ServerOptions, StopHandle, run};
 
-const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
+pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
 const BLOCKS: u64 = 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,10 +33,16 @@ pub(crate) struct Servers {
     scratch: tempfile::TempDir,
     servers: Vec<Server>,
     authority: Arc<MemoryAuthority>,
+    key: Option<DataKey>,
 }
 
 impl Servers {
     pub(crate) fn start(count: usize) -> Self {
+        Self::start_with(count, None)
+    }
+
+    /// With a volume that is encrypted under a key, if there is one.
+    pub(crate) fn start_with(count: usize, key: Option<DataKey>) -> Self {
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let servers: Vec<Server> =
@@ -61,11 +68,15 @@ impl Servers {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            key: key.as_ref().map(DataKey::id),
         });
         for server in &servers {
-            Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();
+            Admin::connect(&server.address.to_string())
+                .unwrap()
+                .create_volume(VOLUME, BLOCKS, key.is_some())
+                .unwrap();
         }
-        Self { scratch, servers, authority }
+        Self { scratch, servers, authority, key }
     }
 
     pub(crate) fn options(&self, read_only: bool) -> OpenOptions {
@@ -75,6 +86,7 @@ impl Servers {
             owner: "a test".to_owned(),
             read_only,
             snapshot: None,
+            key: self.key.clone(),
             patience: Some(PATIENCE),
             spin: Duration::ZERO,
         }
@@ -95,6 +107,18 @@ impl Servers {
     /// As somebody else would.
     pub(crate) fn set(&self, settings: VolumeSettings) {
         self.authority.insert(VolumeRecord { settings, ..self.record() });
+    }
+
+    pub(crate) fn address(&self, index: usize) -> SocketAddr {
+        self.servers[index].address
+    }
+
+    /// Somebody opens the volume: answers the generation.
+    pub(crate) fn claim(&self) -> Generation {
+        let (mut record, revision) = self.authority.read(VOLUME).unwrap();
+        record.generation = record.generation.next().unwrap();
+        self.authority.swap(revision, &record).unwrap();
+        record.generation
     }
 
     pub(crate) fn pool(&self, index: usize) -> PoolId {

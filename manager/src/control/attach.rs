@@ -10,8 +10,9 @@ use trivet_api::v1;
 use trivet_model::VolumeRecord;
 
 impl Control {
-    pub(super) async fn attach_volume(&self, request: &v1::AttachVolumeRequest) -> Result<u32, Refusal> {
+    pub(super) async fn attach_volume(&self, mut request: v1::AttachVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
+        let key = Self::key_of(&record, &mut request.data_key)?;
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only
@@ -19,7 +20,14 @@ impl Control {
             {
                 return Err(Refusal::AttachedOtherwise(record.name));
             }
+            if let Some(key) = key {
+                self.keep_key(record.id, key)?;
+                self.hand_over_keys().await?;
+            }
             return Ok(0);
+        }
+        if record.key.is_some() && key.is_none() {
+            return Err(Refusal::Locked(record.name));
         }
         self.check_unused(&record, request.force)?;
         if record.is_image && !request.read_only {
@@ -30,7 +38,10 @@ impl Control {
             address => Some(loopback_address(address)?),
         };
         let wanted = AttachmentRecord { volume: record.id, listen, read_only: request.read_only };
-        records::write(self.store.as_ref(), &wanted, None)?;
+        if let Some(key) = key {
+            self.keep_key(record.id, key)?;
+        }
+        records::write(self.store.as_ref(), &wanted, None).inspect_err(|_| self.forget_key(record.id))?;
         self.apply_processes().await?;
         Ok(1)
     }
@@ -41,6 +52,7 @@ impl Control {
             self.store.commit(&[records::remove(&attached, revision)])?;
             self.apply_processes().await?;
         }
+        self.forget_key(record.id);
         let engine = engine_name(name);
         // The first wait is for the supervisor to have taken the new wish in: until then it would
         // keep the process up. It takes wishes in order, and shows the stop in its states.

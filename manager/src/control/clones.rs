@@ -14,7 +14,9 @@ use super::pools::{self, PoolAnswer, of_pool};
 use super::volumes::{attachment, find, random_id, random_volume_id};
 use super::{Control, Refusal};
 use crate::engine_report::order;
-use crate::records::{self, DeletionRecord, ReplacementReason, ReplacementRecord, VolumeNameRecord};
+use crate::records::{
+    self, DeletionRecord, EncryptionRecord, ReplacementReason, ReplacementRecord, VolumeNameRecord,
+};
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::service::snapshots::{snapshot_of, unix_seconds};
 use trivet_api::v1;
@@ -102,16 +104,22 @@ impl Control {
     async fn make_clone(&self, request: &v1::CloneVolumeRequest, origin: Origin) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let Origin { parent, snapshot, passing } = &origin;
+        let id = random_volume_id()?;
+        // The clone has its parent's data key, wrapped as the parent's is now; from then on each for itself.
+        let encryption = match parent.key {
+            Some(_) => Some(EncryptionRecord { volume: id, ..self.encryption(parent)?.0 }),
+            None => None,
+        };
         let answers = pools::ask_all(store).await?;
         let sharing = sharing_copies(parent, &answers, request)?;
         let elsewhere = other_servers(parent, &answers, request)?;
-        let id = random_volume_id()?;
         let chosen = sharing.iter().map(|member| member.replica).chain(elsewhere.iter().map(|to| to.pool));
         let deletion = DeletionRecord { volume: id, pools: chosen.collect() };
         let provisional = records::write(store, &deletion, None)?;
         for member in &sharing {
             let mut pool = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
-            let made = pool.create_clone(id, parent.blocks, (parent.id, snapshot.id)).await;
+            let of = (parent.id, snapshot.id);
+            let made = pool.create_clone(id, parent.blocks, of, parent.key.is_some()).await;
             made.map_err(|error| match error {
                 ReplicaError::Refused { code: ErrorCode::BadParent, detail, .. } => {
                     Refusal::NotCloned { name: parent.name.clone(), cause: detail }
@@ -121,7 +129,7 @@ impl Control {
         }
         for to in &elsewhere {
             let mut pool = ReplicaConnection::connect(&to.address, Some(to.pool)).await?;
-            pool.create_volume(id, parent.blocks).await?;
+            pool.create_volume(id, parent.blocks, parent.key.is_some()).await?;
         }
         if read(store, parent.id)?.0.epoch != parent.epoch {
             return Err(Refusal::Raced);
@@ -147,6 +155,7 @@ impl Control {
             records::put(&clone, None),
             records::put(&index, None),
         ];
+        changes.extend(encryption.map(|encryption| records::put(&encryption, None)));
         // The copy that shares goes once another is in sync.
         if let (Some(from), Some(to)) = (sharing.first(), elsewhere.first()) {
             let reason = ReplacementReason::Asked;

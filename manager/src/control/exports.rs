@@ -55,6 +55,7 @@ impl Control {
             }
             return Ok(0);
         }
+        self.check_unlocked(&record)?;
         let listen = match request.listen.as_str() {
             "" => None,
             address => Some(loopback_address(address)?),

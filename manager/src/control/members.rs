@@ -106,7 +106,7 @@ impl Control {
             }
             error => Refusal::Replica(error),
         })?;
-        connection.create_volume(volume, record.blocks).await?;
+        connection.create_volume(volume, record.blocks, record.key.is_some()).await?;
         self.change_record(volume, |record| {
             if record.members.iter().any(|member| member.replica == to.pool) {
                 return Err(Refusal::AlreadyMember { name: record.name.clone(), number: to.number });

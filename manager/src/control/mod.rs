@@ -10,6 +10,7 @@
 mod attach;
 mod clones;
 mod deletions;
+mod encryption;
 mod exports;
 pub(crate) mod flattening;
 mod healing;
@@ -24,6 +25,7 @@ mod scrubs;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unlocked;
 mod visit;
 pub mod volumes;
 
@@ -32,6 +34,7 @@ pub use exports::export_process;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
+pub use unlocked::KEY_TAKEN;
 
 use crate::store::RecordStore;
 use crate::supervisor::{Supervisor, known_processes, stop_holders};
@@ -44,6 +47,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use trivet_api::{Layout, v1};
+use trivet_model::VolumeId;
+use unlocked::Unlocked;
 
 /// How often the records are compared with the world.
 const TICK: Duration = Duration::from_millis(500);
@@ -57,6 +62,7 @@ pub struct Control {
     healing: Healing,
     scrubs: Scrubs,
     flattening: Flattening,
+    unlocked: Unlocked,
 }
 
 impl std::fmt::Debug for Control {
@@ -76,6 +82,7 @@ enum Change {
     Delete(v1::DeleteVolumeRequest),
     Resize(v1::ResizeVolumeRequest),
     Set(v1::SetVolumeRequest),
+    Rekey(v1::RekeyVolumeRequest),
     Attach(v1::AttachVolumeRequest),
     Detach(v1::DetachVolumeRequest),
     Export(v1::ExportSnapshotRequest),
@@ -98,6 +105,7 @@ struct Command {
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     commands: mpsc::Sender<Command>,
+    unlocked: Unlocked,
 }
 
 macro_rules! commands {
@@ -135,6 +143,8 @@ commands! {
     resize(Resize, ResizeVolumeRequest);
     /// Puts settings into a volume's record.
     set(Set, SetVolumeRequest);
+    /// Wraps a volume's data key otherwise.
+    rekey(Rekey, RekeyVolumeRequest);
     /// Has a volume served.
     attach(Attach, AttachVolumeRequest);
     /// Has a volume no longer served, and waits until its engine has ended.
@@ -157,6 +167,12 @@ commands! {
 }
 
 impl ControlHandle {
+    /// Whether a volume's data key is here.
+    #[must_use]
+    pub fn has_key(&self, volume: VolumeId) -> bool {
+        self.unlocked.has(volume)
+    }
+
     async fn change(&self, change: Change) -> Result<u32, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command { change, reply }).await.or(Err(Refusal::Stopping))?;
@@ -181,6 +197,7 @@ impl Control {
             healing: Healing::default(),
             scrubs: Scrubs::default(),
             flattening: Flattening::default(),
+            unlocked: Unlocked::default(),
         }
     }
 
@@ -193,8 +210,9 @@ impl Control {
         self.stop_strays().await?;
         self.apply_processes().await?;
         let (commands, receiver) = mpsc::channel(16);
+        let unlocked = self.unlocked.clone();
         let owner = tokio::spawn(self.run(receiver));
-        Ok((ControlHandle { commands }, owner))
+        Ok((ControlHandle { commands, unlocked }, owner))
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -227,7 +245,8 @@ impl Control {
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,
             Change::Set(request) => self.set_volume(&request),
-            Change::Attach(request) => self.attach_volume(&request).await,
+            Change::Rekey(request) => self.rekey_volume(&request),
+            Change::Attach(request) => self.attach_volume(request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
             Change::Unexport(request) => self.unexport_snapshot(&request).await,
@@ -242,6 +261,9 @@ impl Control {
     async fn reconcile(&mut self) {
         if let Err(error) = self.meet_replicas().await {
             tracing::warn!("replica servers: {error}");
+        }
+        if let Err(error) = self.hand_over_keys().await {
+            tracing::warn!("keys of volumes: {error}");
         }
         self.follow_scrubs().await;
         if let Err(error) = self.end_exports().await {

@@ -338,6 +338,27 @@ pub enum Refusal {
         /// Why.
         cause: String,
     },
+    /// What should be a wrapped key is none.
+    #[error("what should be a wrapped data key makes no sense: {0}")]
+    MalformedKey(trivet_keys::MalformedKey),
+    /// An encrypted volume, and no key.
+    #[error("volume '{0}' is encrypted, and its key was not given")]
+    Locked(String),
+    /// An encrypted volume whose key is not here.
+    #[error("volume '{0}' is encrypted, and not unlocked")]
+    NotUnlocked(String),
+    /// Another volume's key.
+    #[error("the key given is not that of volume '{0}'")]
+    WrongKey(String),
+    /// A key, and nothing to use it for.
+    #[error("volume '{0}' is not encrypted")]
+    NotEncrypted(String),
+    /// Its deletion has begun.
+    #[error("the key of volume '{0}' has been destroyed: nobody can read it any more")]
+    KeyDestroyed(String),
+    /// A key would not be safe here.
+    #[error("this process cannot be kept from leaving core files, so it takes no key: {0}")]
+    Unguarded(std::io::Error),
     /// There are no generations left.
     #[error("volume '{0}' has been opened as often as is possible")]
     NoGeneration(String),
@@ -393,7 +414,13 @@ impl Refusal {
             | Self::SharesThere { .. }
             | Self::LineageTooLong(_)
             | Self::Limit(_)
-            | Self::Identity(_) => FailureKind::Invalid,
+            | Self::Identity(_)
+            | Self::MalformedKey(_)
+            | Self::Locked(_)
+            | Self::NotUnlocked(_)
+            | Self::WrongKey(_)
+            | Self::NotEncrypted(_)
+            | Self::KeyDestroyed(_) => FailureKind::Invalid,
             Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
@@ -430,6 +457,7 @@ impl Refusal {
             | Self::SettingsNotFollowed { .. }
             | Self::NoGeneration(_)
             | Self::Random(_)
+            | Self::Unguarded(_)
             | Self::Layout(_)
             | Self::Record(_)
             | Self::Store(_)

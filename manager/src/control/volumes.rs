@@ -1,14 +1,17 @@
 //! Making, growing and deleting volumes.
 
 use super::deletions::deletion_of;
+use super::encryption::encryption_of;
 use super::exports::check_no_export;
 use super::{Control, Refusal, pools, settings};
 use crate::records::{
-    self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, ScrubRecord, VolumeNameRecord, key,
+    self, AttachmentRecord, DeletionRecord, EncryptionRecord, RecordError, ReplicaRecord, ScrubRecord,
+    VolumeNameRecord, key,
 };
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::RecordStore;
 use trivet_api::v1;
+use trivet_keys::WrappedKey;
 use trivet_model::record::is_volume_name;
 use trivet_model::{
     Epoch, Generation, Member, MemberState, PoolId, Revision, VOLUME_BLOCKS_MAX, VolumeId, VolumeRecord,
@@ -46,6 +49,7 @@ impl Control {
             return Err(Refusal::BadName(name.clone()));
         }
         check_size(blocks)?;
+        let encryption = encryption_of(request)?;
         if records::read::<VolumeNameRecord>(store, name)?.is_some() {
             return Err(Refusal::VolumeExists(name.clone()));
         }
@@ -57,7 +61,7 @@ impl Control {
         for (pool, replica) in &chosen {
             ReplicaConnection::connect(&replica.address, Some(*pool))
                 .await?
-                .create_volume(id, blocks)
+                .create_volume(id, blocks, encryption.is_some())
                 .await?;
         }
         let member = |(pool, replica): &(PoolId, ReplicaRecord)| Member {
@@ -80,14 +84,18 @@ impl Control {
             is_image: false,
             settings,
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
+            key: encryption.as_ref().map(WrappedKey::data_key),
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
-        store.commit(&[
+        let mut changes = vec![
             records::remove(&deletion, provisional),
             records::put(&record, None),
             records::put(&index, None),
-        ])?;
-        tracing::info!(volume = %name, blocks, copies = chosen.len(), "made");
+        ];
+        let encrypted = encryption.is_some();
+        changes.extend(encryption.map(|key| records::put(&EncryptionRecord { volume: id, key }, None)));
+        store.commit(&changes)?;
+        tracing::info!(volume = %name, blocks, copies = chosen.len(), encrypted, "made");
         Ok(1)
     }
 
@@ -130,6 +138,9 @@ impl Control {
         }
         if request.dry_run {
             return Ok(0);
+        }
+        if record.key.is_some() {
+            self.destroy_key(record.id)?;
         }
         let index = VolumeNameRecord { name: record.name.clone(), volume: record.id };
         let Some(index_stored) = store.get(&key::<VolumeNameRecord>(&record.name))? else {

@@ -6,6 +6,7 @@
 mod attachment;
 mod cluster;
 mod deletion;
+mod encryption;
 mod export;
 mod node;
 mod replacement;
@@ -16,6 +17,7 @@ mod volume;
 pub use attachment::AttachmentRecord;
 pub use cluster::{ClusterRecord, REPLACE_AFTER_DEFAULT};
 pub use deletion::DeletionRecord;
+pub use encryption::EncryptionRecord;
 pub use export::ExportRecord;
 pub use node::NodeRecord;
 pub use replacement::{ReplacementReason, ReplacementRecord};

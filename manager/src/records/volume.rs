@@ -36,8 +36,8 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Durability, Epoch, Generation, Member, MemberState, PoolId, RateLimit, Sharing, SnapshotId,
-        SnapshotRecord, Stamp, VolumeSettings,
+        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Sharing,
+        SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
     };
 
     #[test]
@@ -77,6 +77,7 @@ mod tests {
                 bandwidth_limit: None,
             },
             copies: 3,
+            key: Some(KeyId::from_bytes([4; 16])),
         };
         assert_layout(
             &record,
@@ -90,7 +91,8 @@ mod tests {
                 r#""lineage":[{"volume":"04040404-0404-0404-0404-040404040404","name":"golden","#,
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
-                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null},"copies":3}"#
+                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null},"copies":3,"#,
+                r#""key":"04040404-0404-0404-0404-040404040404"}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

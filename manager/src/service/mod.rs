@@ -70,6 +70,9 @@ impl ManagerService {
         if origin(&present) != origin(record) {
             return Err(Refusal::Identity("origin"));
         }
+        if present.key != record.key {
+            return Err(Refusal::Identity("key"));
+        }
         if !(present.blocks..=VOLUME_BLOCKS_MAX).contains(&record.blocks) {
             return Err(Refusal::Shrinks { name: present.name, now: present.blocks, asked: record.blocks });
         }
@@ -208,6 +211,15 @@ impl Manager for ManagerService {
     ) -> Result<Response<v1::VolumeStatus>, Status> {
         let name = request.get_ref().name.clone();
         self.set(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
+    async fn rekey_volume(
+        &self,
+        request: Request<v1::RekeyVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.rekey(request.into_inner()).await?;
         self.volume(&name).await
     }
 

@@ -7,8 +7,8 @@ use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
 use crate::engine_report::{self, MemberReport, ScrubReport};
 use crate::records::{
-    self, AttachmentRecord, ClusterRecord, DeletionRecord, NodeRecord, ReplacementReason, ReplacementRecord,
-    ScrubRecord,
+    self, AttachmentRecord, ClusterRecord, DeletionRecord, EncryptionRecord, NodeRecord, ReplacementReason,
+    ReplacementRecord, ScrubRecord,
 };
 use crate::supervisor::{Phase, ProcessState, ProcessStates};
 use std::path::Path;
@@ -96,8 +96,13 @@ impl ManagerService {
         // After the engine was asked, so that one that has ended meanwhile is seen so.
         let scrub = records::read::<ScrubRecord>(self.store.as_ref(), &record.id.to_string())?;
         let scrub = scrub.map(|(scrub, _)| describe_scrub(scrub, seen, record.blocks));
+        let encryption = match record.key {
+            Some(_) => Some(self.encryption(&record, engine.as_ref())?),
+            None => None,
+        };
         Ok(v1::VolumeStatus {
             scrub,
+            encryption,
             figures: record.members.iter().map(|member| figures(&record, member, answers)).collect(),
             record: Some(record_to_wire(&record)),
             revision: revision.0,
@@ -131,6 +136,19 @@ impl ManagerService {
             });
         }
         Ok(exports)
+    }
+
+    fn encryption(
+        &self,
+        record: &VolumeRecord,
+        engine: Option<&v1::EngineStatus>,
+    ) -> Result<v1::Encryption, Refusal> {
+        let kept = records::read::<EncryptionRecord>(self.store.as_ref(), &record.id.to_string())?;
+        let silent = engine.is_some_and(|engine| engine.state.is_empty());
+        Ok(v1::Encryption {
+            wrapped_key: kept.map(|(kept, _)| kept.key.to_text()).unwrap_or_default(),
+            locked: silent && !self.control.has_key(record.id),
+        })
     }
 
     /// An engine's process, and what it says of itself at its status socket.

@@ -51,6 +51,13 @@ pub trait RecordStore: Send + Sync {
     /// # Errors
     /// [`CommitError::Conflict`] when one has not: nothing has changed.
     fn commit(&self, changes: &[Change]) -> Result<Revision, CommitError>;
+
+    /// Has the store give up earlier values of `key`, so that they are no more in its files: deleting or
+    /// overwriting a value only hides it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be written.
+    fn erase(&self, key: &str) -> Result<(), StoreError>;
 }
 
 /// Why the store cannot be used.

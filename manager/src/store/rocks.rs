@@ -5,7 +5,9 @@
 //! every commit: an answered commit survives a crash of process or host.
 
 use super::{Change, CommitError, RecordStore, StoreError, Stored};
-use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BottommostLevelCompaction, CompactOptions, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions,
+};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use trivet_model::Revision;
@@ -104,6 +106,15 @@ impl RecordStore for RocksStore {
         self.db.write_opt(batch, &options).map_err(database("write"))?;
         *last = revision.0;
         Ok(revision)
+    }
+
+    fn erase(&self, key: &str) -> Result<(), StoreError> {
+        // Out of the log, then out of every table.
+        self.db.flush().map_err(database("flush"))?;
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_opt(Some(key), Some(key), &options);
+        Ok(())
     }
 }
 

@@ -198,12 +198,12 @@ impl Flatten {
     }
 
     fn was_read(&mut self, id: u64, found: FetchedBlocks) {
-        let FetchedBlocks { versions, crcs, segments } = found;
+        let FetchedBlocks { versions, crcs, tags, segments } = found;
         self.copied_blocks += crcs.len() as u64;
         if versions.is_empty() {
             return self.placed(id);
         }
-        self.places.push((id, Placement { versions, crcs, segments, repair: false }));
+        self.places.push((id, Placement { versions, crcs, tags, segments, repair: false }));
     }
 
     fn placed(&mut self, id: u64) {

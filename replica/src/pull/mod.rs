@@ -165,8 +165,8 @@ fn placement(
         let mut blocks = versions.iter().filter(|run| !run.discard).flat_map(|run| run.range.blocks());
         return Err(PullError::Changed(blocks.nth(index).unwrap_or(asked.start)));
     }
-    let BlockData { crcs, segments } = data;
-    Ok(Placement { versions, crcs, segments, repair })
+    let BlockData { crcs, tags, segments } = data;
+    Ok(Placement { versions, crcs, tags, segments, repair })
 }
 
 /// Entries of the wire, their stamps judged.

@@ -30,8 +30,8 @@ pub(super) fn success(answer: &Answer, reply: Reply) -> Message {
         (Answer::Changed, Reply::Changed(page)) => {
             Message::ChangedReply { entries: entries(&page.versions), next: page.next }
         }
-        (Answer::Fetched, Reply::Fetched(FetchedBlocks { versions, crcs, segments })) => {
-            Message::FetchReply { versions: entries(&versions), data: BlockData::new(crcs, segments) }
+        (Answer::Fetched, Reply::Fetched(FetchedBlocks { versions, crcs, tags, segments })) => {
+            Message::FetchReply { versions: entries(&versions), data: BlockData::new(crcs, tags, segments) }
         }
         (Answer::Verified, Reply::Verified(VerifiedBlocks { versions, crcs, failed })) => {
             Message::VerifyReply { versions: entries(&versions), crcs, failed }
@@ -55,6 +55,7 @@ pub(super) fn failure(error: &RequestError) -> Message {
         RequestError::BadParent { .. } => ErrorCode::BadParent,
         RequestError::Source(_) => ErrorCode::Source,
         RequestError::PoolFailed(_) => ErrorCode::PoolFailed,
+        RequestError::Tags { .. } => ErrorCode::Malformed,
     };
     Message::Error { code, detail: error.to_string() }
 }
@@ -109,7 +110,8 @@ fn read_reply(blocks: ReadBlocks) -> Message {
         crcs => bitmap(crcs.len(), crcs.iter().map(Option::is_some)),
     };
     let crcs = blocks.crcs.into_iter().flatten().collect();
-    Message::ReadReply { present, data: BlockData::new(crcs, blocks.segments) }
+    let data = BlockData::new(crcs, blocks.tags, blocks.segments);
+    Message::ReadReply { present, stamps: blocks.stamps, data }
 }
 
 fn bitmap(length: usize, bits: impl Iterator<Item = bool>) -> Bytes {

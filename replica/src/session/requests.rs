@@ -9,7 +9,7 @@ use crate::pull::{PullOrder, RepairOrder};
 use crate::store::{Parent, Request, RequestError, Snapshot, VolumeProgress};
 use trivet_model::geometry::BLOCK_SIZE;
 use trivet_model::{BlockRange, Generation, Stamp, VolumeId};
-use trivet_wire::{ErrorCode, Frame, Hello, HelloReply, Message, PROTOCOL_VERSION, Progress};
+use trivet_wire::{BlockData, ErrorCode, Frame, Hello, HelloReply, Message, PROTOCOL_VERSION, Progress};
 
 /// Where an accepted frame came from.
 #[derive(Clone, Copy)]
@@ -174,9 +174,9 @@ impl Sessions {
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
         let request = match message {
-            Message::CreateVolume { volume, blocks, parent } => {
+            Message::CreateVolume { volume, blocks, parent, tagged } => {
                 let parent = parent.map(|(volume, snapshot)| Parent { volume, snapshot });
-                Request::CreateVolume { volume, blocks, parent }
+                Request::CreateVolume { volume, blocks, parent, tagged }
             }
             Message::Flatten { volume } => {
                 out.push(Output::Flatten(from.connection, from.request, volume));
@@ -227,8 +227,8 @@ impl Sessions {
                     return Ok(());
                 }
                 let bytes = data.bytes();
-                let (crcs, segments) = (data.crcs, data.segments);
-                let request = Request::Write { volume, start, stamp, crcs, segments, stable };
+                let BlockData { crcs, tags, segments } = data;
+                let request = Request::Write { volume, start, stamp, crcs, tags, segments, stable };
                 Asked { request, answer: Answer::Done, bytes }
             }
             Message::Discard { range, stamp, force_unit_access: stable, .. } => {

@@ -1,6 +1,6 @@
 //! Carrying out what is journaled: the same for a live change and, record by record, for replay.
 
-use trivet_model::{BlockCrc, BlockRange, Stamp};
+use trivet_model::{BlockCrc, BlockRange, BlockTag, Stamp};
 
 use super::Store;
 use super::entry::{BlockKey, Entry};
@@ -9,6 +9,7 @@ use super::record::{Record, Slot};
 use super::request::TailExtent;
 use super::version::{Origin, Version};
 use super::volume::{Volume, VolumeTable};
+use crate::planted::{self, PlantedFault};
 
 #[derive(Debug)]
 pub(super) enum Change {
@@ -19,6 +20,7 @@ pub(super) enum Change {
         start: u64,
         stamp: Stamp,
         crcs: Vec<BlockCrc>,
+        tags: Vec<BlockTag>,
         runs: Runs,
     },
     Record(Record),
@@ -45,7 +47,7 @@ impl Store {
     /// Makes a change visible; journal block `sequence` and all before it are written.
     pub(super) fn apply(&mut self, change: Change, sequence: u64) {
         match change {
-            Change::Write { origin, slot, start, stamp, crcs, runs } => {
+            Change::Write { origin, slot, start, stamp, crcs, tags, runs } => {
                 let physical = runs.iter().flat_map(|(first, count)| first..first + u64::from(count));
                 let Some(volume) = self.volumes.get_mut(slot).filter(|volume| volume.is_live()) else {
                     for block in physical {
@@ -59,11 +61,16 @@ impl Store {
                     let key = BlockKey { slot, block: start + at as u64 };
                     let entry = Entry { stamp: stamp.plus(at as u64), physical, crc };
                     let version = Version::new(entry, origin);
+                    if let Some(tag) = tags.get(at) {
+                        let forget = planted::is(PlantedFault::ForgetPlacedTags) && origin != Origin::Live;
+                        self.active.tags.insert(physical, if forget { BlockTag::default() } else { *tag });
+                    }
                     let gone = match self.active.insert(key, version, &volume.snapshots) {
                         Insertion::Newest { superseded } => superseded,
                         Insertion::Outdated => Some(physical),
                     };
                     if let Some(gone) = gone {
+                        self.active.tags.remove(gone);
                         self.allocator.quarantine(gone, sequence, self.reads.next());
                     }
                 }
@@ -115,10 +122,11 @@ pub(super) fn apply_record(
                 }
             }
         }
-        Record::Create { slot, volume, blocks, tie } => {
+        Record::Create { slot, volume, blocks, tie, tagged } => {
             if volumes.get(*slot).is_none() {
-                let empty = Volume::new(*volume, *blocks);
-                volumes.insert(*slot, tie.map_or(empty, |tie| Volume::tied(*volume, *blocks, tie)));
+                let empty = tie
+                    .map_or_else(|| Volume::new(*volume, *blocks), |tie| Volume::tied(*volume, *blocks, tie));
+                volumes.insert(*slot, Volume { tagged: *tagged, ..empty });
             }
         }
         Record::Delete { slot } => {

@@ -5,10 +5,11 @@
 //! second chance (CLOCK; Corbató, 1968).
 
 use hashbrown::HashMap;
-use trivet_model::Stamp;
+use trivet_model::{BlockTag, Stamp};
 
 use super::entry::{BlockKey, Entry};
 use super::record::Slot;
+use super::tags::Tags;
 
 /// Blocks that a leaf covers (1 MiB of a volume).
 pub(crate) const LEAF_BLOCKS: u64 = 256;
@@ -38,13 +39,16 @@ impl LeafKey {
 pub(crate) struct Leaf {
     mask: [u64; WORDS],
     entries: Vec<Entry>,
+    /// One for each entry of an encrypted volume (zeros for tombstones), none for others.
+    tags: Vec<BlockTag>,
 }
 
 impl Leaf {
     /// Adds the entry of a block; blocks come in rising order.
-    pub(crate) fn push(&mut self, block: u64, entry: Entry) {
+    pub(crate) fn push(&mut self, block: u64, entry: Entry, tag: Option<BlockTag>) {
         let at = block % LEAF_BLOCKS;
         self.mask[(at / 64) as usize] |= 1 << (at % 64);
+        self.insert_tag(self.entries.len(), tag);
         self.entries.push(entry);
         debug_assert_eq!(self.rank(at) + 1, self.entries.len());
     }
@@ -54,15 +58,39 @@ impl Leaf {
         self.has(at).then(|| self.entries[self.rank(at)])
     }
 
-    fn set(&mut self, block: u64, entry: Entry) {
+    /// The tag of a block of an encrypted volume that has data.
+    pub(crate) fn tag(&self, block: u64) -> Option<BlockTag> {
+        let at = block % LEAF_BLOCKS;
+        if self.tags.is_empty() || !self.has(at) { None } else { Some(self.tags[self.rank(at)]) }
+    }
+
+    fn set(&mut self, block: u64, entry: Entry, tag: Option<BlockTag>) {
         let at = block % LEAF_BLOCKS;
         let rank = self.rank(at);
         if self.has(at) {
             self.entries[rank] = entry;
+            if !self.tags.is_empty() {
+                self.tags.remove(rank);
+            }
+            self.insert_tag_among(rank, tag, self.entries.len() - 1);
         } else {
             self.mask[(at / 64) as usize] |= 1 << (at % 64);
+            self.insert_tag(rank, tag);
             self.entries.insert(rank, entry);
         }
+    }
+
+    fn insert_tag(&mut self, rank: usize, tag: Option<BlockTag>) {
+        self.insert_tag_among(rank, tag, self.entries.len());
+    }
+
+    /// Puts a tag at its place among those of `others` entries.
+    fn insert_tag_among(&mut self, rank: usize, tag: Option<BlockTag>, others: usize) {
+        if self.tags.is_empty() && tag.is_none() {
+            return;
+        }
+        self.tags.resize(others, BlockTag::default());
+        self.tags.insert(rank, tag.unwrap_or_default());
     }
 
     fn has(&self, at: u64) -> bool {
@@ -76,7 +104,8 @@ impl Leaf {
     }
 
     fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + LEAF_OVERHEAD_BYTES
+        let tags = self.tags.capacity() * size_of::<BlockTag>();
+        self.entries.capacity() * size_of::<Entry>() + tags + LEAF_OVERHEAD_BYTES
     }
 }
 
@@ -112,6 +141,7 @@ impl MapCache {
 
     pub(crate) fn insert(&mut self, key: LeafKey, mut leaf: Leaf) {
         leaf.entries.shrink_to_fit();
+        leaf.tags.shrink_to_fit();
         self.remove(key);
         let bytes = leaf.bytes();
         while self.used_bytes + bytes > self.budget_bytes && !self.nodes.is_empty() {
@@ -123,13 +153,13 @@ impl MapCache {
     }
 
     /// Brings the leaves that are present up to date with changes, which come in order.
-    pub(crate) fn update(&mut self, changes: &[(BlockKey, Entry)]) {
+    pub(crate) fn update(&mut self, changes: &[(BlockKey, Entry)], tags: &Tags) {
         for of_leaf in changes.chunk_by(|(a, _), (b, _)| LeafKey::of(*a) == LeafKey::of(*b)) {
             let Some(&at) = self.index.get(&LeafKey::of(of_leaf[0].0)) else { continue };
             let leaf = &mut self.nodes[at as usize].leaf;
             let before = leaf.bytes();
             for (key, entry) in of_leaf {
-                leaf.set(key.block, *entry);
+                leaf.set(key.block, *entry, tags.get(entry.physical));
             }
             self.used_bytes = self.used_bytes + leaf.bytes() - before;
         }
@@ -189,10 +219,11 @@ mod tests {
     fn a_leaf_finds_entries_by_rank() {
         let mut leaf = Leaf::default();
         for block in [3, 63, 64, 130, 255] {
-            leaf.push(block, entry(block));
+            leaf.push(block, entry(block), None);
         }
-        leaf.set(100, entry(100));
-        leaf.set(64, entry(7));
+        leaf.set(100, entry(100), None);
+        leaf.set(64, entry(7), None);
+        assert!(leaf.tags.is_empty(), "a volume that is not encrypted pays nothing");
         for block in 0..256 {
             let expected = match block {
                 3 | 63 | 130 | 255 | 100 => Some(entry(block)),
@@ -204,11 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_finds_tags_as_it_finds_entries() {
+        let tag = |byte| Some(BlockTag([byte; 16]));
+        let mut leaf = Leaf::default();
+        leaf.push(3, Entry::tombstone(Stamp::from_u64(1)), None);
+        leaf.push(130, entry(130), tag(130));
+        leaf.set(200, Entry::tombstone(Stamp::from_u64(2)), None);
+        leaf.set(100, entry(100), tag(100));
+        leaf.set(130, entry(7), tag(7));
+        leaf.set(3, entry(3), tag(3));
+        let found: Vec<_> = [3, 100, 130, 150, 200].map(|block| leaf.tag(block)).into();
+        assert_eq!(found, [tag(3), tag(100), tag(7), None, tag(0)]);
+        assert_eq!(leaf.tags.len(), leaf.entries.len());
+
+        let mut first = Leaf::default();
+        first.push(9, Entry::tombstone(Stamp::from_u64(1)), None);
+        first.set(9, entry(9), tag(9));
+        assert_eq!((first.tag(9), first.tags.len()), (tag(9), 1));
+    }
+
+    #[test]
     fn memory_stays_within_the_budget_and_hot_leaves_stay() {
         let mut cache = MapCache::new(64 * 1024);
         let hot = LeafKey { slot: Slot(0), index: 0, cut: Stamp::MAX };
         let mut leaf = Leaf::default();
-        leaf.push(0, entry(0));
+        leaf.push(0, entry(0), None);
         cache.insert(hot, leaf.clone());
         for index in 1..5000 {
             assert!(cache.get(hot).is_some());

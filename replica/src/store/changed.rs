@@ -121,7 +121,7 @@ impl ChangedScan {
         let index = |block: u64| usize::try_from(block - self.start).unwrap_or(usize::MAX);
         let mut found: Vec<Option<Entry>> = vec![None; index(self.until)];
         let (first, end) = (self.start / GROUP_BLOCKS, self.until.div_ceil(GROUP_BLOCKS));
-        scan_groups(meta, level.slot, first, end, level.cut, &mut |group, stored| {
+        scan_groups(meta, level.slot, first, end, level.cut, &mut |group, stored, _| {
             for (block, entry) in (group * GROUP_BLOCKS..).zip(stored.0) {
                 if entry.is_some() && (self.start..self.until).contains(&block) {
                     found[index(block)] = entry;

@@ -27,6 +27,7 @@ use super::map_scan::{decode_group, scan_groups, scan_layers};
 use super::memtable::Memtable;
 use super::record::Slot;
 use super::snapshots::NO_SNAPSHOTS;
+use super::tags::Tags;
 use super::thinning::{self, Thinning};
 use super::version::Version;
 use super::volume::Volume;
@@ -60,6 +61,8 @@ pub(super) struct CheckpointDone {
     pub(super) removed: Vec<Slot>,
     /// What the map got, in the order of blocks; discarded ranges and what only snapshots show apart.
     pub(super) merged: Vec<(BlockKey, Entry)>,
+    /// The tags of those that have one.
+    pub(super) tags: Tags,
     /// The lowest stamp that came into the map, by volume: cuts at or above it may show other blocks.
     pub(super) lowest: BTreeMap<Slot, Stamp>,
     /// How far the first thinning of each volume is; `None` where it is over.
@@ -97,6 +100,7 @@ struct Merge<'a> {
     lost: BTreeMap<u32, ZoneBits>,
     used: BTreeMap<Slot, i64>,
     merged: Vec<(BlockKey, Entry)>,
+    tags: Tags,
     lowest: BTreeMap<Slot, Stamp>,
     thinned: Vec<(Slot, Option<Thinning>)>,
     /// Groups that got a state in a layer above the lowest, and those that lost one.
@@ -143,6 +147,7 @@ impl CheckpointJob {
             lost: BTreeMap::new(),
             used: BTreeMap::new(),
             merged: Vec::new(),
+            tags: Tags::default(),
             lowest: BTreeMap::new(),
             thinned: Vec::new(),
             layered: BTreeMap::new(),
@@ -156,10 +161,10 @@ impl CheckpointJob {
         merge.regions()?;
         let (used, removed) = merge.volumes()?;
         let freed = merge.bitmaps()?;
-        let Merge { commit, lost, merged, lowest, thinned, .. } = merge;
+        let Merge { commit, lost, merged, tags, lowest, thinned, .. } = merge;
         commit.finish()?;
         let header = self.header.clone();
-        Ok(CheckpointDone { header, freed, lost, used, removed, merged, lowest, thinned })
+        Ok(CheckpointDone { header, freed, lost, used, removed, merged, tags, lowest, thinned })
     }
 }
 
@@ -234,19 +239,19 @@ impl Merge<'_> {
         let mut found: BTreeMap<u64, Vec<Stored>> = BTreeMap::new();
         let mut rest = None;
         let mut states = 0;
-        scan_layers(self.meta, slot, first, end, &mut |group, layer, state| {
+        scan_layers(self.meta, slot, first, end, &mut |group, layer, state, tags| {
             if states >= PORTION_STATES && !found.contains_key(&group) {
                 rest = Some(group);
                 return ControlFlow::Break(());
             }
             states += 1;
-            found.entry(group).or_default().push(Stored { layer, state });
+            found.entry(group).or_default().push(Stored { layer, state, tags });
             ControlFlow::Continue(())
         })?;
         for Tie { parent, cut } in self.job.lineage(slot) {
             let until = rest.unwrap_or(end);
             let mut seen = 0;
-            scan_groups(self.meta, parent, first, until, cut, &mut |group, _| {
+            scan_groups(self.meta, parent, first, until, cut, &mut |group, _, _| {
                 if seen >= PORTION_STATES {
                     rest = Some(group);
                     return ControlFlow::Break(());
@@ -276,12 +281,13 @@ impl Merge<'_> {
         if volume.is_none_or(|volume| volume.layer_highest == Stamp::ZERO) {
             let layer = Stamp::ZERO;
             if let Some(value) = self.meta.get(&key::group(slot, group, layer))? {
-                found.push(Stored { layer, state: decode_group(slot, group, &value)? });
+                let (state, tags) = decode_group(slot, group, &value)?;
+                found.push(Stored { layer, state, tags });
             }
             return Ok(found);
         }
-        scan_layers(self.meta, slot, group, group + 1, &mut |_, layer, state| {
-            found.push(Stored { layer, state });
+        scan_layers(self.meta, slot, group, group + 1, &mut |_, layer, state, tags| {
+            found.push(Stored { layer, state, tags });
             if layer < floor { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         Ok(found)
@@ -326,10 +332,12 @@ impl Merge<'_> {
             false => Group::default(),
         };
         let merged = GroupMerge::new(volume, &inherited, floor, &stored, &versions);
+        let tagged = volume.is_some_and(|volume| volume.tagged);
+        let tags = tagged.then(|| tags_of(&job.frozen, &stored, &versions));
         for (layer, state) in &merged.changes {
             let key = key::group(slot, group, *layer);
             match state {
-                Some(state) => self.commit.put(&key, &state.encode())?,
+                Some(state) => self.commit.put(&key, &encode(slot, group, state, tags.as_ref())?)?,
                 None => self.commit.delete(&key)?,
             }
             let had = stored.iter().any(|stored| stored.layer == *layer);
@@ -338,7 +346,7 @@ impl Merge<'_> {
             }
         }
         self.note_blocks(slot, &merged)?;
-        self.note_versions(slot, group, changed, &merged)
+        self.note_versions(slot, group, changed, &merged, tags.as_ref())
     }
 
     /// What a clone's ancestors show of a group: by the map, and by the memtable, which this checkpoint merges.
@@ -346,7 +354,7 @@ impl Merge<'_> {
         let mut inherited = Group::default();
         for Tie { parent, cut } in self.job.lineage(slot) {
             let mut shown = Group::default();
-            scan_groups(self.meta, parent, group, group + 1, cut, &mut |_, state| {
+            scan_groups(self.meta, parent, group, group + 1, cut, &mut |_, state, _| {
                 shown = state;
                 ControlFlow::Continue(())
             })?;
@@ -388,6 +396,7 @@ impl Merge<'_> {
         group: u64,
         changed: &[(BlockKey, Version)],
         merged: &GroupMerge,
+        tags: Option<&Tags>,
     ) -> Result<(), CheckpointError> {
         for of_block in changed.chunk_by(|(a, _), (b, _)| a == b) {
             let key = of_block[0].0;
@@ -396,6 +405,7 @@ impl Merge<'_> {
                 && merged.newest_before.0[at] != Some(entry)
             {
                 self.merged.push((BlockKey { slot, block: key.block }, entry));
+                self.tags.extend(tags.and_then(|tags| Some((entry.physical, tags.get(entry.physical)?))));
             }
             for (_, version) in of_block.iter().filter(|(_, version)| !version.is_tombstone()) {
                 let physical = version.entry().physical;
@@ -512,6 +522,24 @@ fn versions_of(
     }
     versions.sort_by_key(|(_, version)| version.stamp);
     versions
+}
+
+/// The tags of all that a merge may put into a group's states: what came last names its pool block now.
+fn tags_of(table: &Memtable, stored: &[Stored], versions: &[(usize, Version)]) -> Tags {
+    let mut tags = Tags::default();
+    for Stored { tags: of_state, .. } in stored.iter().rev() {
+        tags.extend(of_state.iter().copied());
+    }
+    let new = versions.iter().map(|(_, version)| version.entry().physical);
+    tags.extend(new.filter_map(|physical| Some((physical, table.tags.get(physical)?))));
+    tags
+}
+
+fn encode(slot: Slot, group: u64, state: &Group, tags: Option<&Tags>) -> Result<Vec<u8>, CheckpointError> {
+    let Some(tags) = tags else { return Ok(state.encode()) };
+    let missing =
+        |physical| format!("group {group} of volume slot {}: no tag of pool block {physical}", slot.0);
+    state.encode_tagged(tags).map_err(|physical| CheckpointError::Corrupt(missing(physical)))
 }
 
 /// Where the bitmaps have a pool block: zone, word and bit.

@@ -2,12 +2,15 @@
 //!
 //! A group is [`GROUP_BLOCKS`] consecutive blocks of a volume. Its value in the map, little-endian:
 //! a 16-bit mask of the blocks that have an entry, then for each of those the stamp (8 bytes),
-//! the pool block (5 bytes; 0 is a tombstone) and the checksum (4 bytes).
+//! the pool block (5 bytes; 0 is a tombstone) and the checksum (4 bytes); of an encrypted volume, then the
+//! tag (16 bytes) of each that is no tombstone.
 
 use bytes::{Buf, BufMut};
-use trivet_model::{BlockCrc, Stamp};
+use trivet_model::{BlockCrc, BlockTag, Stamp, TAG_BYTES};
 
 use super::record::Slot;
+use super::tags::Tags;
+use crate::planted::{self, PlantedFault};
 
 /// Blocks in a group.
 pub(crate) const GROUP_BLOCKS: u64 = 16;
@@ -48,6 +51,10 @@ pub(crate) struct BlockKey {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Group(pub(crate) [Option<Entry>; GROUP_LEN]);
 
+/// The tags of a group's entries that hold data, in their order, by pool block; none where the volume is not
+/// encrypted.
+pub(crate) type GroupTags = Vec<(u64, BlockTag)>;
+
 /// A stored group makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("map value of {found} bytes where its mask asks for {expected}")]
@@ -73,14 +80,32 @@ impl Group {
         out
     }
 
-    pub(crate) fn decode(mut value: &[u8]) -> Result<Self, GroupError> {
+    /// The same of an encrypted volume; the pool block of which there is no tag otherwise.
+    pub(crate) fn encode_tagged(&self, tags: &Tags) -> Result<Vec<u8>, u64> {
+        let mut out = self.encode();
+        let mut of_data = Vec::with_capacity(GROUP_LEN);
+        for entry in self.data() {
+            of_data.push(tags.get(entry.physical).ok_or(entry.physical)?);
+        }
+        if planted::is(PlantedFault::MixTagsInMerge) {
+            of_data.reverse();
+        }
+        of_data.iter().for_each(|tag| out.put_slice(&tag.0));
+        Ok(out)
+    }
+
+    fn data(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().flatten().filter(|entry| !entry.is_tombstone())
+    }
+
+    pub(crate) fn decode(mut value: &[u8]) -> Result<(Self, GroupTags), GroupError> {
         let found = value.len();
         if found < 2 {
             return Err(GroupError { expected: 2, found });
         }
         let mask = value.get_u16_le();
         let expected = 2 + mask.count_ones() as usize * ENTRY_BYTES;
-        if expected != found {
+        if expected > found {
             return Err(GroupError { expected, found });
         }
         let mut group = Self::default();
@@ -93,7 +118,20 @@ impl Group {
                 });
             }
         }
-        Ok(group)
+        if value.is_empty() {
+            return Ok((group, GroupTags::new()));
+        }
+        let data = group.data().count();
+        if value.len() != data * TAG_BYTES {
+            return Err(GroupError { expected: expected + data * TAG_BYTES, found });
+        }
+        let mut next = || {
+            let mut tag = BlockTag::default();
+            value.copy_to_slice(&mut tag.0);
+            tag
+        };
+        let tags = group.data().map(|entry| (entry.physical, next())).collect();
+        Ok((group, tags))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -206,8 +244,32 @@ mod tests {
                 });
             }
             let bytes = group.encode();
-            prop_assert_eq!(Group::decode(&bytes), Ok(group));
+            prop_assert_eq!(Group::decode(&bytes), Ok((group.clone(), Vec::new())));
             prop_assert!(Group::decode(&bytes[..bytes.len() - 1]).is_err());
+
+            let of_pool_block = |physical: u64| BlockTag([physical.to_le_bytes(), [7; 8]].concat().try_into().unwrap());
+            let expected: GroupTags =
+                group.data().map(|entry| (entry.physical, of_pool_block(entry.physical))).collect();
+            let mut tags = Tags::default();
+            tags.extend(expected.iter().copied());
+            let tagged = group.encode_tagged(&tags).unwrap();
+            prop_assert_eq!(tagged.len(), bytes.len() + 16 * expected.len());
+            prop_assert_eq!(Group::decode(&tagged), Ok((group.clone(), expected.clone())));
+            if let Some((missing, _)) = expected.first() {
+                prop_assert!(Group::decode(&tagged[..tagged.len() - 1]).is_err());
+                tags.remove(*missing);
+                prop_assert_eq!(group.encode_tagged(&tags), Err(*missing));
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok((group, tags)) = Group::decode(&bytes) {
+                let mut by_block = Tags::default();
+                by_block.extend(tags.iter().copied());
+                let again = if tags.is_empty() { group.encode() } else { group.encode_tagged(&by_block).unwrap() };
+                prop_assert_eq!(again.len(), bytes.len());
+            }
         }
     }
 
@@ -215,7 +277,11 @@ mod tests {
     fn golden_bytes_and_key_order() {
         let mut group = Group::default();
         group.0[1] = Some(Entry { stamp: Stamp::from_u64(2), physical: 0x0102, crc: BlockCrc(3) });
-        assert_eq!(group.encode(), [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 3, 0, 0, 0]);
+        let plain = [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 3, 0, 0, 0];
+        assert_eq!(group.encode(), plain);
+        let mut tags = Tags::default();
+        tags.insert(0x0102, BlockTag([9; 16]));
+        assert_eq!(group.encode_tagged(&tags), Ok([&plain[..], &[9; 16]].concat()));
         let group = |slot, group, layer| key::group(Slot(slot), group, Stamp::from_u64(layer));
         let keys = [group(0, 1, 9), group(0, 1, 0), group(0, 256, 0), group(1, 0, u64::MAX)];
         assert!(keys.is_sorted());

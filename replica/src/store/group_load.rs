@@ -36,10 +36,12 @@ fn load_leaf(meta: &dyn MetaStore, leaf_key: LeafKey) -> Result<Leaf, Checkpoint
     let first = leaf_key.index * (LEAF_BLOCKS / GROUP_BLOCKS);
     let mut leaf = Leaf::default();
     let end = first + LEAF_BLOCKS / GROUP_BLOCKS;
-    scan_groups(meta, leaf_key.slot, first, end, leaf_key.cut, &mut |group, stored| {
+    scan_groups(meta, leaf_key.slot, first, end, leaf_key.cut, &mut |group, stored, tags| {
+        let mut tags = tags.into_iter().peekable();
         for (at, entry) in stored.0.into_iter().enumerate() {
             if let Some(entry) = entry {
-                leaf.push(group * GROUP_BLOCKS + at as u64, entry);
+                let tag = tags.next_if(|(physical, _)| *physical == entry.physical).map(|(_, tag)| tag);
+                leaf.push(group * GROUP_BLOCKS + at as u64, entry, tag);
             }
         }
         ControlFlow::Continue(())

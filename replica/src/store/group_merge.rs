@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use trivet_model::Stamp;
 
-use super::entry::{Entry, Group};
+use super::entry::{Entry, Group, GroupTags};
 use super::snapshots::NO_SNAPSHOTS;
 use super::version::Version;
 use super::volume::Volume;
@@ -25,6 +25,7 @@ use crate::planted::{self, PlantedFault};
 pub(super) struct Stored {
     pub(super) layer: Stamp,
     pub(super) state: Group,
+    pub(super) tags: GroupTags,
 }
 
 /// The outcome.
@@ -58,7 +59,7 @@ impl GroupMerge {
         let own = stored.iter().take_while(|stored| stored.layer >= floor).count();
         let base = stored.get(own).map(|stored| stored.state.clone());
         let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
-        for Stored { layer, state } in &stored[..own] {
+        for Stored { layer, state, .. } in &stored[..own] {
             let after = snapshots.interval_of_layer(*layer).after;
             merge.before.extend(owned(state, after));
             if volume.is_none() {

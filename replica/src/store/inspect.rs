@@ -3,12 +3,13 @@
 
 use std::ops::ControlFlow;
 
-use trivet_model::{BLOCK_SIZE_U64, BlockCrc, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE_U64, BlockCrc, BlockTag, Stamp, VolumeId};
 
 use super::Store;
 use super::checkpoint::CheckpointError;
 use super::entry::{BlockKey, Entry, GROUP_BLOCKS};
 use super::map_scan::scan_groups;
+use super::tags::Tags;
 use crate::meta::MetaStore;
 
 /// A block's version as a pool holds it.
@@ -20,6 +21,8 @@ pub struct BlockVersion {
     pub offset: Option<u64>,
     /// Their checksum; 0 for a discarded block.
     pub crc: BlockCrc,
+    /// Their tag, if the volume is encrypted and the block not discarded.
+    pub tag: Option<BlockTag>,
 }
 
 impl Store {
@@ -46,10 +49,11 @@ impl Store {
         for (slot, cut) in std::iter::once((slot, cut)).chain(inherited) {
             found = found.or(self.own_version(meta, BlockKey { slot, block }, cut)?);
         }
-        Ok(found.map(|entry| BlockVersion {
+        Ok(found.map(|(entry, tag)| BlockVersion {
             stamp: entry.stamp,
             offset: (!entry.is_tombstone()).then_some(entry.physical * BLOCK_SIZE_U64),
             crc: entry.crc,
+            tag,
         }))
     }
 
@@ -58,18 +62,24 @@ impl Store {
         meta: &dyn MetaStore,
         key: BlockKey,
         cut: Stamp,
-    ) -> Result<Option<Entry>, CheckpointError> {
+    ) -> Result<Option<(Entry, Option<BlockTag>)>, CheckpointError> {
         let BlockKey { slot, block } = key;
         let group = block / GROUP_BLOCKS;
         let mut newest: Option<Entry> = None;
-        scan_groups(meta, slot, group, group + 1, cut, &mut |_, stored| {
+        let mut tags = Tags::default();
+        scan_groups(meta, slot, group, group + 1, cut, &mut |_, stored, of_group| {
+            tags.extend(of_group);
             newest = usize::try_from(block % GROUP_BLOCKS).ok().and_then(|at| stored.0[at]);
             ControlFlow::Continue(())
         })?;
         let tables = self.frozen.as_deref().into_iter().chain([&self.active]);
-        for version in tables.filter_map(|table| table.lookup_at(key, cut)) {
-            newest = Some(version.over(newest));
+        for table in tables {
+            if let Some(version) = table.lookup_at(key, cut) {
+                let physical = version.entry().physical;
+                tags.extend(table.tags.get(physical).map(|tag| (physical, tag)));
+                newest = Some(version.over(newest));
+            }
         }
-        Ok(newest)
+        Ok(newest.map(|entry| (entry, tags.get(entry.physical))))
     }
 }

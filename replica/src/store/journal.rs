@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use trivet_model::{BLOCK_SIZE, BlockArena, PoolId};
 
 use super::layout::Geometry;
-use super::record::{OTHER_RECORD_BYTES_MAX, write_record_bytes};
+use super::record::{OTHER_RECORD_BYTES_MAX, TAGGED_RECORD_BLOCKS_MAX, write_record_bytes};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TRVJ");
 const POOL_OFFSET: usize = 4;
@@ -30,7 +30,9 @@ const CRC_OFFSET: usize = BLOCK_SIZE - 4;
 pub(crate) const RECORDS_BYTES: usize = CRC_OFFSET - RECORDS_OFFSET;
 
 const _: () = assert!(RECORDS_OFFSET == 52);
-const _: () = assert!(write_record_bytes(256) <= RECORDS_BYTES && OTHER_RECORD_BYTES_MAX <= RECORDS_BYTES);
+const TAGGED: usize = TAGGED_RECORD_BLOCKS_MAX;
+const _: () = assert!(write_record_bytes(256, 0) <= RECORDS_BYTES && OTHER_RECORD_BYTES_MAX <= RECORDS_BYTES);
+const _: () = assert!(write_record_bytes(TAGGED, TAGGED) <= RECORDS_BYTES);
 
 /// A journal block, decoded.
 #[derive(Clone, PartialEq, Eq, Debug)]

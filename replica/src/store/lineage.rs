@@ -103,7 +103,7 @@ impl VolumeTable {
     /// Puts an empty volume with the same promise in the place of one, which is deleted.
     pub(crate) fn reset(&mut self, slot: Slot, next: Slot) {
         let Some(old) = self.get(slot).filter(|old| old.life == Life::Live) else { return };
-        let mut empty = Volume::new(old.id, old.blocks);
+        let mut empty = Volume { tagged: old.tagged, ..Volume::new(old.id, old.blocks) };
         (empty.generation, empty.epoch, empty.session) = (old.generation, old.epoch, old.session);
         self.delete(slot);
         self.insert(next, empty);

@@ -197,7 +197,7 @@ impl Store {
                 });
             }
         }
-        self.cache.update(&done.merged);
+        self.cache.update(&done.merged, &done.tags);
         self.maintenance.phase = Phase::Idle;
         if let Some(mut table) = self.frozen.take().and_then(Arc::into_inner) {
             table.clear();

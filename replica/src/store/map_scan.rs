@@ -5,14 +5,18 @@ use std::ops::ControlFlow;
 use trivet_model::Stamp;
 
 use super::checkpoint::CheckpointError;
-use super::entry::{Group, key};
+use super::entry::{Group, GroupTags, key};
 use super::record::Slot;
 use crate::meta::MetaStore;
 
 /// So many keys are passed over one by one; then a new seek is cheaper.
 const PASSED_MAX: usize = 16;
 
-pub(crate) fn decode_group(slot: Slot, group: u64, value: &[u8]) -> Result<Group, CheckpointError> {
+pub(crate) fn decode_group(
+    slot: Slot,
+    group: u64,
+    value: &[u8],
+) -> Result<(Group, GroupTags), CheckpointError> {
     Group::decode(value).map_err(|error| {
         CheckpointError::Corrupt(format!("group {group} of volume slot {}: {error}", slot.0))
     })
@@ -26,7 +30,7 @@ pub(crate) fn scan_groups(
     first: u64,
     end: u64,
     cut: Stamp,
-    visit: &mut dyn FnMut(u64, Group) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(u64, Group, GroupTags) -> ControlFlow<()>,
 ) -> Result<(), CheckpointError> {
     let Some(top) = cut.as_u64().checked_sub(1).map(Stamp::from_u64) else { return Ok(()) };
     let mut from = Some(first);
@@ -35,7 +39,8 @@ pub(crate) fn scan_groups(
         scan_states(meta, &key::group(slot, first, top), slot, end, &mut |group, layer, value| {
             if seen != Some(group) && layer <= top {
                 (seen, passed) = (Some(group), 0);
-                return Ok(visit(group, decode_group(slot, group, value)?));
+                let (state, tags) = decode_group(slot, group, value)?;
+                return Ok(visit(group, state, tags));
             }
             passed += 1;
             if passed < PASSED_MAX {
@@ -55,11 +60,12 @@ pub(crate) fn scan_layers(
     slot: Slot,
     first: u64,
     end: u64,
-    visit: &mut dyn FnMut(u64, Stamp, Group) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(u64, Stamp, Group, GroupTags) -> ControlFlow<()>,
 ) -> Result<(), CheckpointError> {
     let from = key::group(slot, first, Stamp::MAX);
     scan_states(meta, &from, slot, end, &mut |group, layer, value| {
-        Ok(visit(group, layer, decode_group(slot, group, value)?))
+        let (state, tags) = decode_group(slot, group, value)?;
+        Ok(visit(group, layer, state, tags))
     })
 }
 
@@ -118,7 +124,7 @@ mod tests {
                 }
             }
             let mut found = BTreeMap::new();
-            scan_groups(&meta, Slot(1), first, end.max(first), Stamp::from_u64(cut), &mut |group, state| {
+            scan_groups(&meta, Slot(1), first, end.max(first), Stamp::from_u64(cut), &mut |group, state, _| {
                 assert!(found.insert(group, state.0[0].unwrap().stamp.as_u64()).is_none());
                 ControlFlow::Continue(())
             }).unwrap();

@@ -18,6 +18,7 @@ use trivet_model::{BlockRange, Stamp};
 use super::entry::{BlockKey, Entry};
 use super::record::Slot;
 use super::snapshots::{Interval, Snapshots};
+use super::tags::Tags;
 use super::version::{Origin, Version};
 
 #[derive(Debug, Default)]
@@ -27,6 +28,9 @@ pub(crate) struct Memtable {
     older: BTreeMap<(BlockKey, Stamp), Version>,
     /// Few: parts of ranges that were discarded again since a snapshot.
     older_ranges: Vec<(BlockKey, Range)>,
+    /// Of the blocks that versions here name; some may be left of versions that are gone, until the pool
+    /// block gets another owner.
+    pub(crate) tags: Tags,
 }
 
 /// Discarded blocks from the map's key on.
@@ -65,6 +69,7 @@ impl Memtable {
         self.ranges.clear();
         self.older.clear();
         self.older_ranges.clear();
+        self.tags.clear();
     }
 
     /// The newest version that changed here; `None` when the block did not change.

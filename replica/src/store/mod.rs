@@ -39,6 +39,7 @@ mod recovery;
 mod regions;
 mod request;
 mod snapshots;
+mod tags;
 mod thinning;
 mod token;
 mod verified;
@@ -251,10 +252,11 @@ impl Store {
             return Err(RequestError::PoolFailed(cause.clone()));
         }
         match request {
-            Request::Write { volume, start, stamp, crcs, segments, stable } => {
+            Request::Write { volume, start, stamp, crcs, tags, segments, stable } => {
+                self.check_tags(volume, crcs.len(), tags.len())?;
                 let count = u32::try_from(crcs.len()).unwrap_or(u32::MAX);
                 let slot = self.admit_change(volume, BlockRange::new(start, count), IO_BLOCKS_MAX)?;
-                self.writes.push_back(QueuedWrite { id, slot, start, stamp, crcs, segments, stable });
+                self.writes.push_back(QueuedWrite { id, slot, start, stamp, crcs, tags, segments, stable });
             }
             Request::Discard { volume, range, stamp, stable } => {
                 let slot = self.admit_change(volume, range, u32::MAX)?;
@@ -298,8 +300,8 @@ impl Store {
                 }
                 self.held.push((id, slot, Record::Promise { slot, generation, epoch, session }));
             }
-            Request::CreateVolume { volume, blocks, parent } => {
-                self.create_volume(id, volume, blocks, parent)?;
+            Request::CreateVolume { volume, blocks, parent, tagged } => {
+                self.create_volume(id, volume, blocks, parent, tagged)?;
             }
             Request::Untie { volume } => {
                 let slot = self.find(volume)?;
@@ -329,12 +331,13 @@ impl Store {
         volume: VolumeId,
         blocks: u64,
         parent: Option<Parent>,
+        tagged: bool,
     ) -> Result<(), RequestError> {
         let refuse = |reason| Err(RequestError::BadSize { asked: blocks, reason });
         if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
             return refuse("a volume has from one block to 64 TiB");
         }
-        let tie = parent.map(|parent| self.tie_to(parent)).transpose()?;
+        let tie = parent.map(|parent| self.tie_to(parent, tagged)).transpose()?;
         let present = self.volumes.find(volume).and_then(|slot| self.volumes.get(slot));
         if let Some(present) = present {
             if present.blocks != blocks {
@@ -342,6 +345,9 @@ impl Store {
             }
             if present.tie != tie {
                 return refuse("the volume is there with another parent");
+            }
+            if present.tagged != tagged {
+                return refuse("the volume is there; only one of the two is encrypted");
             }
             self.wait_stable(id, self.flushing.content, Reply::Done);
             return Ok(());
@@ -353,13 +359,13 @@ impl Store {
             return refuse("the volume is being created");
         }
         let slot = self.volumes.take_slot();
-        let record = Record::Create { slot, volume, blocks, tie };
+        let record = Record::Create { slot, volume, blocks, tie, tagged };
         self.records.push_back(QueuedRecord { id, record, stable: true });
         Ok(())
     }
 
     /// From where a clone of this parent is read.
-    fn tie_to(&self, parent: Parent) -> Result<Tie, RequestError> {
+    fn tie_to(&self, parent: Parent, tagged: bool) -> Result<Tie, RequestError> {
         let Parent { volume, snapshot } = parent;
         let slot = self.find(volume)?;
         let goes = |record: &Record| {
@@ -377,6 +383,9 @@ impl Store {
             });
         }
         let cut = self.cut(slot, Some(snapshot))?;
+        if self.volumes.get(slot).is_some_and(|parent| parent.tagged != tagged) {
+            return Err(RequestError::BadParent { volume, reason: "only one of the two is encrypted" });
+        }
         if self.volumes.lineage(slot).len() >= ANCESTORS_MAX {
             let reason = "it is a clone of a clone, and so on, too many times; flatten it first";
             return Err(RequestError::BadParent { volume, reason });
@@ -471,6 +480,13 @@ impl Store {
             return Err(RequestError::OutOfRange { range, blocks });
         }
         Ok(slot)
+    }
+
+    /// Every block of an encrypted volume comes with its tag, and none of another.
+    fn check_tags(&self, volume: VolumeId, blocks: usize, tags: usize) -> Result<(), RequestError> {
+        let known = self.volumes.get(self.find(volume)?);
+        let expected = if known.is_some_and(|known| known.tagged) { blocks } else { 0 };
+        if tags == expected { Ok(()) } else { Err(RequestError::Tags { volume, blocks, tags }) }
     }
 
     fn admit_change(&mut self, volume: VolumeId, range: BlockRange, most: u32) -> Result<Slot, RequestError> {

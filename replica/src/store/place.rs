@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockCrc, BlockRange, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BlockTag, Stamp, VolumeId};
 
 use super::Store;
 use super::entry::BlockKey;
@@ -39,6 +39,7 @@ pub(super) struct QueuedPlace {
     pub(super) origin: Origin,
     pub(super) versions: Vec<TailExtent>,
     pub(super) crcs: Vec<BlockCrc>,
+    pub(super) tags: Vec<BlockTag>,
     pub(super) segments: Vec<Bytes>,
 }
 
@@ -161,7 +162,8 @@ impl Store {
         volume: VolumeId,
         placement: Placement,
     ) -> Result<(), RequestError> {
-        let Placement { versions, crcs, segments, repair } = placement;
+        let Placement { versions, crcs, tags, segments, repair } = placement;
+        self.check_tags(volume, crcs.len(), tags.len())?;
         let slot = self.find(volume)?;
         let overflowed = self.pulled.get(&slot).is_some_and(|pulled| pulled.overflowed);
         let Some(known) = self.volumes.get_mut(slot) else {
@@ -187,7 +189,7 @@ impl Store {
             false if known.tie.is_some() && planted::is(PlantedFault::FlattenOverNewer) => Origin::Live,
             false => Origin::Placed,
         };
-        self.places.push_back(QueuedPlace { id, slot, origin, versions, crcs, segments });
+        self.places.push_back(QueuedPlace { id, slot, origin, versions, crcs, tags, segments });
         Ok(())
     }
 }

@@ -11,7 +11,9 @@ use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
 use trivet_disk::{DiskError, DiskOp};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SnapshotId, Stamp, VolumeId, block_crc};
+use trivet_model::{
+    BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, BlockTag, SnapshotId, Stamp, VolumeId, block_crc,
+};
 
 use super::Store;
 use super::cache::{LEAF_BLOCKS, LeafKey};
@@ -60,6 +62,8 @@ struct ReadInFlight {
     versions: Vec<TailExtent>,
     /// Those that hold data.
     entries: Vec<Option<Entry>>,
+    /// Their tags, if the volume is encrypted.
+    tags: Vec<BlockTag>,
     /// What is read in one go each.
     runs: Vec<Run>,
     left: usize,
@@ -172,7 +176,7 @@ impl Store {
             }
         }
         if missing.is_empty() {
-            return self.looked_up(lookup, entries);
+            return self.looked_up(lookup, cut, &lineage, entries);
         }
         missing.retain(|leaf| self.reads.loading.insert(*leaf));
         if !missing.is_empty() {
@@ -233,7 +237,7 @@ impl Store {
         Ok(found)
     }
 
-    fn looked_up(&mut self, lookup: PendingLookup, entries: Vec<Option<Entry>>) {
+    fn looked_up(&mut self, lookup: PendingLookup, cut: Stamp, lineage: &[Tie], entries: Vec<Option<Entry>>) {
         let mut versions = Vec::new();
         if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify | Purpose::Inherit) {
             for (block, entry) in lookup.range.blocks().zip(&entries) {
@@ -250,8 +254,46 @@ impl Store {
             return;
         }
         let (id, purpose, start) = (lookup.id, lookup.purpose, lookup.range.start);
-        let runs = Vec::new();
-        self.start_read(ReadInFlight { id, purpose, start, versions, entries, runs, left: 0, failure: None });
+        let tagged = self.volumes.get(lookup.slot).is_some_and(|volume| volume.tagged);
+        let tags = match tagged.then(|| self.tags_of(&lookup, cut, lineage, &entries)) {
+            Some(Err(block)) => {
+                let error = RequestError::Medium(format!("the map has no tag of block {block}"));
+                return self.complete(id, Err(error));
+            }
+            Some(Ok(tags)) => tags,
+            None => Vec::new(),
+        };
+        let (runs, failure) = (Vec::new(), None);
+        self.start_read(ReadInFlight { id, purpose, start, versions, entries, tags, runs, left: 0, failure });
+    }
+
+    /// The tags of what was just looked up, so that whatever the tables say of it is still there; the block
+    /// that has none otherwise. Of a pool block, the newest table that names it knows best, then the leaf that
+    /// names it: the volume's, or an ancestor's.
+    fn tags_of(
+        &mut self,
+        lookup: &PendingLookup,
+        cut: Stamp,
+        lineage: &[Tie],
+        entries: &[Option<Entry>],
+    ) -> Result<Vec<BlockTag>, u64> {
+        let levels =
+            std::iter::once((lookup.slot, cut)).chain(lineage.iter().map(|tie| (tie.parent, tie.cut)));
+        let mut tags = Vec::with_capacity(entries.len());
+        for (block, entry) in lookup.range.blocks().zip(entries) {
+            let Some(Entry { physical, .. }) = entry else { continue };
+            let newest = self.active.tags.get(*physical);
+            let newer = newest.or_else(|| self.frozen.as_ref()?.tags.get(*physical));
+            let tag = newer.or_else(|| {
+                levels.clone().find_map(|(slot, cut)| {
+                    let leaf = self.cache.get(LeafKey::at(BlockKey { slot, block }, cut))?;
+                    leaf.get(block).filter(|entry| entry.physical == *physical)?;
+                    leaf.tag(block)
+                })
+            });
+            tags.push(tag.ok_or(block)?);
+        }
+        Ok(tags)
     }
 
     fn start_read(&mut self, mut read: ReadInFlight) {
@@ -372,15 +414,15 @@ fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
         }
     }
     let crcs = read.entries.iter().map(|entry| entry.map(|entry| entry.crc));
-    let present = |segments| FetchedBlocks {
-        versions: read.versions,
-        crcs: crcs.clone().flatten().collect(),
-        segments,
-    };
+    let (versions, tags) = (read.versions, read.tags);
     Ok(match read.purpose {
-        Purpose::Fetch | Purpose::Inherit => Reply::Fetched(present(segments)),
+        Purpose::Fetch | Purpose::Inherit => {
+            Reply::Fetched(FetchedBlocks { versions, crcs: crcs.flatten().collect(), tags, segments })
+        }
         Purpose::Read | Purpose::Allocation | Purpose::Verify => {
-            Reply::Blocks(ReadBlocks { crcs: crcs.collect(), segments })
+            let of_tagged = read.entries.iter().flatten().take(tags.len());
+            let stamps = of_tagged.map(|entry| entry.stamp).collect();
+            Reply::Blocks(ReadBlocks { crcs: crcs.collect(), stamps, tags, segments })
         }
     })
 }

@@ -5,7 +5,9 @@
 
 use bytes::{Buf, BufMut, TryGetError};
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
+use trivet_model::{
+    BlockCrc, BlockRange, BlockTag, Epoch, Generation, SnapshotId, Stamp, TAG_BYTES, VolumeId,
+};
 
 use super::lineage::Tie;
 use super::request::VolumeProgress;
@@ -26,6 +28,8 @@ pub(crate) enum Record {
         stamp: Stamp,
         physical: u64,
         crcs: Vec<BlockCrc>,
+        /// One for each block of an encrypted volume, else none.
+        tags: Vec<BlockTag>,
     },
     Discard {
         slot: Slot,
@@ -44,6 +48,7 @@ pub(crate) enum Record {
         blocks: u64,
         /// From where a clone is read where it has nothing of its own.
         tie: Option<Tie>,
+        tagged: bool,
     },
     Delete {
         slot: Slot,
@@ -111,38 +116,56 @@ const KIND_SNAPSHOT: u8 = 11;
 const KIND_DELETE_SNAPSHOT: u8 = 12;
 const KIND_RESET: u8 = 13;
 const KIND_UNTIE: u8 = 14;
+/// A `Write` with tags, of whichever origin; a `Create` of a volume that has them.
+const TAGGED: u8 = 0x80;
 
 const PREFIX_BYTES: usize = 1 + 4;
 
-/// Appends a `Write` record without needing an owned list of checksums.
-pub(crate) fn encode_write(
-    out: &mut Vec<u8>,
-    origin: Origin,
-    slot: Slot,
-    start: u64,
-    stamp: Stamp,
-    physical: u64,
-    crcs: &[BlockCrc],
-) {
-    let kind = match origin {
-        Origin::Live => KIND_WRITE,
-        Origin::Placed => KIND_PLACE,
-        Origin::Repaired => KIND_REPAIR,
-    };
-    put_prefix(out, kind, slot);
-    out.put_u64_le(start);
-    out.put_u64_le(stamp.as_u64());
-    out.put_u64_le(physical);
-    let Ok(count) = u16::try_from(crcs.len()) else { unreachable!("a record holds at most IO_BLOCKS_MAX") };
-    out.put_u16_le(count);
-    for crc in crcs {
-        out.put_u32_le(crc.0);
+/// A `Write` record whose checksums and tags are lent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteRecord<'a> {
+    pub(crate) origin: Origin,
+    pub(crate) slot: Slot,
+    pub(crate) start: u64,
+    pub(crate) stamp: Stamp,
+    pub(crate) physical: u64,
+    pub(crate) crcs: &'a [BlockCrc],
+    pub(crate) tags: &'a [BlockTag],
+}
+
+/// Blocks in a `Write` record with tags: it must fit a journal block, as the longest without them does.
+pub(crate) const TAGGED_RECORD_BLOCKS_MAX: usize = 200;
+
+impl WriteRecord<'_> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let tagged = !self.tags.is_empty();
+        assert!(!tagged || self.tags.len() == self.crcs.len(), "a tag for each block");
+        let kind = match self.origin {
+            Origin::Live => KIND_WRITE,
+            Origin::Placed => KIND_PLACE,
+            Origin::Repaired => KIND_REPAIR,
+        };
+        put_prefix(out, if tagged { kind | TAGGED } else { kind }, self.slot);
+        out.put_u64_le(self.start);
+        out.put_u64_le(self.stamp.as_u64());
+        out.put_u64_le(self.physical);
+        let Ok(count) = u16::try_from(self.crcs.len()) else {
+            unreachable!("a record holds at most IO_BLOCKS_MAX")
+        };
+        out.put_u16_le(count);
+        self.crcs.iter().for_each(|crc| out.put_u32_le(crc.0));
+        self.tags.iter().for_each(|tag| out.put_slice(&tag.0));
+    }
+
+    /// Its length.
+    pub(crate) const fn bytes(&self) -> usize {
+        write_record_bytes(self.crcs.len(), self.tags.len())
     }
 }
 
-/// The length of a `Write` record of `blocks` blocks.
-pub(crate) const fn write_record_bytes(blocks: usize) -> usize {
-    PREFIX_BYTES + 8 + 8 + 8 + 2 + 4 * blocks
+/// The length of a `Write` record of so many blocks and tags.
+pub(crate) const fn write_record_bytes(blocks: usize, tags: usize) -> usize {
+    PREFIX_BYTES + 8 + 8 + 8 + 2 + 4 * blocks + TAG_BYTES * tags
 }
 
 /// No record but a `Write` is longer.
@@ -187,15 +210,22 @@ impl Record {
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Write { origin, slot, start, stamp, physical, crcs } => {
-                encode_write(out, *origin, *slot, *start, *stamp, *physical, crcs);
+            Self::Write { origin, slot, start, stamp, physical, crcs, tags } => WriteRecord {
+                origin: *origin,
+                slot: *slot,
+                start: *start,
+                stamp: *stamp,
+                physical: *physical,
+                crcs,
+                tags,
             }
+            .encode(out),
             Self::Discard { slot, range, stamp } => put_tombstones(out, KIND_DISCARD, *slot, *range, *stamp),
             Self::PlaceTombstones { slot, range, stamp } => {
                 put_tombstones(out, KIND_PLACE_TOMBSTONES, *slot, *range, *stamp);
             }
-            Self::Create { slot, volume, blocks, tie } => {
-                put_prefix(out, KIND_CREATE, *slot);
+            Self::Create { slot, volume, blocks, tie, tagged } => {
+                put_prefix(out, if *tagged { KIND_CREATE | TAGGED } else { KIND_CREATE }, *slot);
                 out.put_slice(volume.as_bytes());
                 out.put_u64_le(*blocks);
                 Tie::encode(*tie, out);
@@ -234,8 +264,12 @@ impl Record {
     }
 
     pub(crate) fn decode(input: &mut &[u8]) -> Result<Self, RecordError> {
-        let kind = input.try_get_u8()?;
+        let written = input.try_get_u8()?;
+        let (kind, tagged) = (written & !TAGGED, written & TAGGED != 0);
         let slot = Slot(input.try_get_u32_le()?);
+        if tagged && !matches!(kind, KIND_WRITE | KIND_PLACE | KIND_REPAIR | KIND_CREATE) {
+            return Err(RecordError::Kind(written));
+        }
         Ok(match kind {
             KIND_WRITE | KIND_PLACE | KIND_REPAIR => {
                 let origin = match kind {
@@ -250,11 +284,14 @@ impl Record {
                 if count == 0 || u32::from(count) > IO_BLOCKS_MAX {
                     return Err(RecordError::Field("count of a write"));
                 }
-                if input.len() < usize::from(count) * 4 {
+                let with_each = if tagged { 4 + TAG_BYTES } else { 4 };
+                if input.len() < usize::from(count) * with_each {
                     return Err(RecordError::Short);
                 }
                 let crcs = (0..count).map(|_| BlockCrc(input.get_u32_le())).collect();
-                Self::Write { origin, slot, start, stamp, physical, crcs }
+                let mut tags = vec![BlockTag::default(); if tagged { usize::from(count) } else { 0 }];
+                tags.iter_mut().for_each(|tag| input.copy_to_slice(&mut tag.0));
+                Self::Write { origin, slot, start, stamp, physical, crcs, tags }
             }
             KIND_DISCARD | KIND_PLACE_TOMBSTONES => {
                 let range = BlockRange::new(input.try_get_u64_le()?, input.try_get_u32_le()?);
@@ -272,7 +309,7 @@ impl Record {
                 if tie.is_some_and(|tie| tie.parent >= slot) {
                     return Err(RecordError::Field("parent of a volume"));
                 }
-                Self::Create { slot, volume, blocks, tie }
+                Self::Create { slot, volume, blocks, tie, tagged }
             }
             KIND_DELETE => Self::Delete { slot },
             KIND_RESIZE => Self::Resize { slot, blocks: input.try_get_u64_le()? },
@@ -310,6 +347,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn golden_bytes() {
+        let (crcs, tags) = ([BlockCrc(5)], [BlockTag([6; 16])]);
+        let slot = Slot(1);
+        let plain = WriteRecord {
+            origin: Origin::Live,
+            slot,
+            start: 2,
+            stamp: Stamp::from_u64(3),
+            physical: 4,
+            crcs: &crcs,
+            tags: &[],
+        };
+        let mut bytes = Vec::new();
+        plain.encode(&mut bytes);
+        let numbers = [2u64, 3, 4].map(u64::to_le_bytes).concat();
+        let rest = [&[1, 0, 0, 0][..], &numbers, &[1, 0, 5, 0, 0, 0]].concat();
+        assert_eq!(bytes, [&[1], &rest[..]].concat());
+        bytes.clear();
+        WriteRecord { tags: &tags, ..plain }.encode(&mut bytes);
+        assert_eq!(bytes, [&[0x81], &rest[..], &[6; 16]].concat());
+        // A flag on a record that has none is no record.
+        assert_eq!(Record::decode(&mut &[0x84, 0, 0, 0, 0][..]), Err(RecordError::Kind(0x84)));
+    }
+
     fn any_record() -> impl Strategy<Value = Record> {
         let slot = any::<u32>().prop_map(Slot);
         let origin = prop::sample::select(vec![Origin::Live, Origin::Placed, Origin::Repaired]);
@@ -320,14 +382,20 @@ mod tests {
                 any::<u64>(),
                 any::<u64>(),
                 any::<u64>(),
-                prop::collection::vec(any::<u32>(), 1..=256)
+                prop::collection::vec(any::<u32>(), 1..=256),
+                any::<bool>()
             )
-                .prop_map(|(origin, slot, start, stamp, physical, crcs)| Record::Write {
+                .prop_map(|(origin, slot, start, stamp, physical, crcs, tagged)| Record::Write {
                     origin,
                     slot,
                     start,
                     stamp: Stamp::from_u64(stamp),
                     physical,
+                    tags: crcs
+                        .iter()
+                        .filter(|_| tagged)
+                        .map(|crc| BlockTag([crc.to_le_bytes()[0]; 16]))
+                        .collect(),
                     crcs: crcs.into_iter().map(BlockCrc).collect(),
                 }),
             (slot.clone(), any::<u64>(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(
@@ -339,14 +407,14 @@ mod tests {
                     }
                 }
             ),
-            (slot.clone(), any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-                |(slot, id, blocks, parent, cut)| Record::Create {
+            (slot.clone(), any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<u64>(), any::<bool>())
+                .prop_map(|(slot, id, blocks, parent, cut, tagged)| Record::Create {
                     slot,
                     volume: VolumeId::from_bytes(id),
                     blocks,
                     tie: (parent < slot.0).then(|| Tie { parent: Slot(parent), cut: Stamp::from_u64(cut) }),
-                }
-            ),
+                    tagged,
+                }),
             slot.clone().prop_map(|slot| Record::Delete { slot }),
             slot.clone().prop_map(|slot| Record::Untie { slot }),
             (slot.clone(), any::<u64>()).prop_map(|(slot, blocks)| Record::Resize { slot, blocks }),
@@ -384,7 +452,12 @@ mod tests {
                 record.encode(&mut bytes);
                 let length = bytes.len() - before;
                 match record {
-                    Record::Write { crcs, .. } => prop_assert_eq!(length, write_record_bytes(crcs.len())),
+                    Record::Write { origin, slot, start, stamp, physical, crcs, tags } => {
+                        let (origin, slot, start) = (*origin, *slot, *start);
+                        let (stamp, physical) = (*stamp, *physical);
+                        let record = WriteRecord { origin, slot, start, stamp, physical, crcs, tags };
+                        prop_assert_eq!(length, record.bytes());
+                    }
                     _ => prop_assert!(length <= OTHER_RECORD_BYTES_MAX),
                 }
             }

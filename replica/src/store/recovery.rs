@@ -167,7 +167,7 @@ fn replay_block(
         let damaged = |error: RecordError| OpenError::Record { sequence, error: error.to_string() };
         let record = Record::decode(&mut records).map_err(damaged)?;
         match record {
-            Record::Write { origin, slot, start, stamp, physical, crcs } => {
+            Record::Write { origin, slot, start, stamp, physical, crcs, tags } => {
                 let geometry = loaded.superblock.geometry;
                 let end = physical.checked_add(crcs.len() as u64);
                 let in_file = geometry.data_start + loaded.zones * ZONE_BLOCKS;
@@ -191,6 +191,7 @@ fn replay_block(
                         }
                     }
                 }
+                loaded.active.tags.extend((physical..).zip(tags));
                 let entries = crcs.iter().enumerate().map(|(at, crc)| {
                     let key = BlockKey { slot, block: start + at as u64 };
                     let (stamp, physical) = (stamp.plus(at as u64), physical + at as u64);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use trivet_disk::{DiskOp, DiskToken};
-use trivet_model::{BlockCrc, BlockRange, Epoch, Generation, SnapshotId, Stamp, VolumeId};
+use trivet_model::{BlockCrc, BlockRange, BlockTag, Epoch, Generation, SnapshotId, Stamp, VolumeId};
 
 use super::changed::ChangedScan;
 use super::checkpoint::CheckpointJob;
@@ -36,6 +36,8 @@ pub enum Request {
         stamp: Stamp,
         /// One checksum a block, already verified against the data by the caller.
         crcs: Vec<BlockCrc>,
+        /// One tag a block of an encrypted volume, else none.
+        tags: Vec<BlockTag>,
         /// Whole blocks each, block-aligned in memory (`BlockArena`).
         segments: Vec<Bytes>,
         /// Complete only when stable.
@@ -145,6 +147,8 @@ pub enum Request {
         blocks: u64,
         /// A clone's parent, with a replica in this pool.
         parent: Option<Parent>,
+        /// Whether it is encrypted: each of its blocks comes with a tag then, for ever. So is a clone if its parent is.
+        tagged: bool,
     },
     /// The data that a clone is read from its ancestors, as it or one of its snapshots shows it: runs of
     /// blocks from block `start` on; the answer covers a bounded part of the volume.
@@ -232,6 +236,8 @@ pub struct Placement {
     pub versions: Vec<TailExtent>,
     /// One checksum a block that is not discarded, already verified against the data.
     pub crcs: Vec<BlockCrc>,
+    /// Their tags, if the volume is encrypted.
+    pub tags: Vec<BlockTag>,
     /// Those blocks one after the other; whole blocks each, block-aligned in memory.
     pub segments: Vec<Bytes>,
     /// Whether data stands against the same stamp, too: what is here cannot be read.
@@ -267,6 +273,10 @@ pub enum Reply {
 pub struct ReadBlocks {
     /// For every block of the range, its checksum, or `None` for a hole.
     pub crcs: Vec<Option<BlockCrc>>,
+    /// The present blocks' stamps, if the volume is encrypted.
+    pub stamps: Vec<Stamp>,
+    /// Their tags.
+    pub tags: Vec<BlockTag>,
     /// The present blocks' contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
 }
@@ -289,6 +299,8 @@ pub struct FetchedBlocks {
     pub versions: Vec<TailExtent>,
     /// Checksums of those that are not discarded.
     pub crcs: Vec<BlockCrc>,
+    /// Their tags, if the volume is encrypted.
+    pub tags: Vec<BlockTag>,
     /// Their contents, one after the other, in segments of whole blocks.
     pub segments: Vec<Bytes>,
 }
@@ -390,6 +402,16 @@ pub enum RequestError {
         /// Why.
         reason: &'static str,
     },
+    /// Blocks of an encrypted volume without their tags, or tags with blocks of another.
+    #[error("{blocks} blocks with {tags} tags: every block of an encrypted volume has one, and no other has")]
+    Tags {
+        /// Which volume.
+        volume: VolumeId,
+        /// How many came.
+        blocks: usize,
+        /// With so many tags.
+        tags: usize,
+    },
     /// The engine lets too much pile up above the volume's stable stamp.
     #[error("{extents} writes are above the volume's stable stamp; flush first")]
     TailTooLong {
@@ -441,6 +463,8 @@ pub struct VolumeStatistics {
     pub volume: VolumeId,
     /// Size in blocks.
     pub blocks: u64,
+    /// Whether it is encrypted.
+    pub tagged: bool,
     /// Blocks that held data at the last checkpoint: about a second ago when it is quiet.
     pub blocks_used: u64,
     /// Promised generation.

@@ -265,15 +265,22 @@ impl Walk<'_> {
         let loaded = self.loaded;
         let volume = loaded.volumes.get(slot).filter(|volume| !volume.is_deleted());
         let snapshots = volume.map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
+        let tagged = loaded.volumes.get(slot).is_some_and(|volume| volume.tagged);
         let mut newest: BTreeMap<u64, Entry> = BTreeMap::new();
         let mut states: Vec<(Stamp, Group)> = Vec::new();
         let mut of_group = None;
-        scan_layers(meta, slot, 0, u64::MAX, &mut |group, layer, state| {
+        scan_layers(meta, slot, 0, u64::MAX, &mut |group, layer, state, tags| {
             if of_group.is_some_and(|of_group| of_group != group) {
                 self.group(slot, of_group.unwrap_or(group), &states, snapshots, &mut newest);
                 states.clear();
             }
             of_group = Some(group);
+            let data = state.0.iter().flatten().filter(|entry| !entry.is_tombstone()).count();
+            if tags.len() != if tagged { data } else { 0 } {
+                let what =
+                    format!("group {group} of volume slot {}: {} tags of {data} blocks", slot.0, tags.len());
+                self.find(Finding::Map(what));
+            }
             states.push((layer, state));
             ControlFlow::Continue(())
         })?;

@@ -2,10 +2,11 @@
 //!
 //! Value of a volume in the map, little-endian: id (16), blocks (8), blocks_used (8), generation
 //! (4), epoch (8), session (8), last (8), highest placed (8), committed (8), stable (8), intact limit
-//! (8; all ones for none), life (1), then the tail: count (4) and per entry start (8), count (4), stamp (8),
-//! discard (1). Then the highest cut that it ever had (8), its cuts: count (4) and per cut the snapshot's id
-//! (16), cut (8), kept (1), and what is being thinned out: count (4) and per entry from (8), until (8), group
-//! (8). At last, of a clone the parent's slot (4; all ones for none) and the cut that it is read as of (8).
+//! (8; all ones for none), life (1), encrypted (1), then the tail: count (4) and per entry start (8), count
+//! (4), stamp (8), discard (1). Then the highest cut that it ever had (8), its cuts: count (4) and per cut the
+//! snapshot's id (16), cut (8), kept (1), and what is being thinned out: count (4) and per entry from (8), until
+//! (8), group (8). At last, of a clone the parent's slot (4; all ones for none) and the cut that it is read as of
+//! (8).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -60,6 +61,8 @@ pub(crate) struct Volume {
     pub(crate) life: Life,
     /// A clone's: from where it is read where it has nothing of its own.
     pub(crate) tie: Option<Tie>,
+    /// Encrypted: each of its blocks has a tag.
+    pub(crate) tagged: bool,
     /// Writes and discards above the stable stamp, and above what the others hold for good, in the
     /// order they were carried out.
     pub(crate) tail: VecDeque<TailExtent>,
@@ -104,6 +107,7 @@ impl Volume {
             intact_limit: None,
             life: Life::Live,
             tie: None,
+            tagged: false,
             tail: VecDeque::new(),
             snapshots: Snapshots::default(),
             layer_highest: Stamp::ZERO,
@@ -125,6 +129,7 @@ impl Volume {
         VolumeStatistics {
             volume: self.id,
             blocks: self.blocks,
+            tagged: self.tagged,
             blocks_used: self.blocks_used,
             generation: self.generation,
             epoch: self.epoch,
@@ -249,6 +254,7 @@ impl Volume {
             Life::Deleted => 1,
             Life::Ancestor => 2,
         });
+        out.put_u8(u8::from(self.tagged));
         out.put_u32_le(u32::try_from(self.tail.len()).unwrap_or(u32::MAX));
         for extent in &self.tail {
             out.put_u64_le(extent.range.start);
@@ -285,6 +291,7 @@ impl Volume {
             2 => Life::Ancestor,
             _ => return Err(VolumeDecodeError("life")),
         };
+        volume.tagged = input.try_get_u8()? != 0;
         let count = input.try_get_u32_le()? as usize;
         if count > TAIL_EXTENTS_MAX || input.len() < count * 21 {
             return Err(VolumeDecodeError("length of the tail"));
@@ -431,7 +438,7 @@ mod tests {
         fn tail_agrees_with_a_stamp_a_block_and_round_trips(
             extents in extents(), since in 0u64..300, cuts in prop::collection::btree_set(1u64..300, 0..6))
         {
-            let mut volume = Volume::new(VolumeId::from_bytes([3; 16]), 100);
+            let mut volume = Volume { tagged: since % 2 == 0, ..Volume::new(VolumeId::from_bytes([3; 16]), 100) };
             for cut in &cuts {
                 let id = SnapshotId::from_bytes(u128::from(*cut).to_le_bytes());
                 volume.add_snapshot(Snapshot { id, cut: Stamp::from_u64(*cut) });

@@ -10,12 +10,12 @@
 
 use bytes::Bytes;
 use trivet_disk::DiskOp;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockCrc, Stamp};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockCrc, BlockTag, Stamp};
 
 use super::Store;
 use super::apply::{Change, Runs};
 use super::place::{PLACE_RUNS_MAX, PLACE_TOMBSTONES_MAX, QueuedPlace, Resolved};
-use super::record::{OTHER_RECORD_BYTES_MAX, Record, Slot, encode_write, write_record_bytes};
+use super::record::{OTHER_RECORD_BYTES_MAX, Record, Slot, TAGGED_RECORD_BLOCKS_MAX, WriteRecord};
 use super::request::{Reply, RequestError, RequestId, TailExtent};
 use super::snapshots::NO_SNAPSHOTS;
 use super::token::{Kind, token};
@@ -43,6 +43,7 @@ pub(super) struct QueuedWrite {
     pub(super) start: u64,
     pub(super) stamp: Stamp,
     pub(super) crcs: Vec<BlockCrc>,
+    pub(super) tags: Vec<BlockTag>,
     pub(super) segments: Vec<Bytes>,
     pub(super) stable: bool,
 }
@@ -111,6 +112,7 @@ struct DataRun {
     start: u64,
     stamp: Stamp,
     crcs: Vec<BlockCrc>,
+    tags: Vec<BlockTag>,
 }
 
 /// Collects a batch's data into as few device writes as its pool blocks allow.
@@ -211,8 +213,8 @@ impl Store {
         for write in self.writes.drain(..admitted.writes).collect::<Vec<_>>() {
             self.record_progress(write.slot, stable);
             making.batch.requests.push((write.id, Some(write.slot), write.stable));
-            let QueuedWrite { slot, start, stamp, crcs, segments, .. } = write;
-            let run = DataRun { origin: Origin::Live, slot, start, stamp, crcs };
+            let QueuedWrite { slot, start, stamp, crcs, tags, segments, .. } = write;
+            let run = DataRun { origin: Origin::Live, slot, start, stamp, crcs, tags };
             self.put_data(&mut making, run, &mut Segments::new(segments));
         }
         for place in self.places.drain(..admitted.places).collect::<Vec<_>>() {
@@ -241,24 +243,36 @@ impl Store {
     }
 
     fn put_data(&mut self, making: &mut Making, run: DataRun, segments: &mut Segments) {
-        let DataRun { origin, slot, start, stamp, crcs } = run;
+        let DataRun { origin, slot, start, stamp, crcs, tags } = run;
         let runs = self.locate(making, u32::try_from(crcs.len()).unwrap_or(u32::MAX));
         let mut at = 0;
         for (physical, count) in runs.iter() {
-            let part = &crcs[at..at + count as usize];
-            let out = self.journal.record(&mut self.arena, making.stable, write_record_bytes(part.len()));
-            encode_write(out, origin, slot, start + at as u64, stamp.plus(at as u64), physical, part);
+            let end = at + count as usize;
+            let in_record = if tags.is_empty() { end - at } else { TAGGED_RECORD_BLOCKS_MAX };
+            for first in (at..end).step_by(in_record) {
+                let part = first..end.min(first + in_record);
+                let record = WriteRecord {
+                    origin,
+                    slot,
+                    start: start + first as u64,
+                    stamp: stamp.plus(first as u64),
+                    physical: physical + (first - at) as u64,
+                    crcs: &crcs[part.clone()],
+                    tags: if tags.is_empty() { &[] } else { &tags[part] },
+                };
+                record.encode(self.journal.record(&mut self.arena, making.stable, record.bytes()));
+            }
             making.data.push(physical, count, segments);
-            at += count as usize;
+            at = end;
         }
-        making.batch.changes.push(Change::Write { origin, slot, start, stamp, crcs, runs });
+        making.batch.changes.push(Change::Write { origin, slot, start, stamp, crcs, tags, runs });
     }
 
     /// Writes what stands of a place; what a discard has outdated since becomes its tombstone.
     fn put_place(&mut self, making: &mut Making, place: QueuedPlace) {
-        let QueuedPlace { slot, origin, versions, crcs, segments, .. } = place;
+        let QueuedPlace { slot, origin, versions, crcs, tags, segments, .. } = place;
         let mut segments = Segments::new(segments);
-        let mut crcs = crcs.into_iter();
+        let (mut crcs, mut tags) = (crcs.into_iter(), tags.into_iter());
         for run in versions {
             let snapshots = self.volumes.get(slot).map_or(&NO_SNAPSHOTS, |volume| &volume.snapshots);
             let resolved = match self.pulled.get(&slot) {
@@ -270,15 +284,16 @@ impl Store {
             }
             for piece in resolved.standing {
                 let count = piece.range.count as usize;
-                let taken: Vec<BlockCrc> =
-                    if run.discard { Vec::new() } else { crcs.by_ref().take(count).collect() };
+                let count = if run.discard { 0 } else { count };
+                let taken: Vec<BlockCrc> = crcs.by_ref().take(count).collect();
+                let tags: Vec<BlockTag> = tags.by_ref().take(count).collect();
                 if piece.discard {
                     segments.take_into(taken.len() * BLOCK_SIZE, &mut Vec::new());
                     let (range, stamp) = (piece.range, piece.stamp);
                     self.put_record(making, Record::PlaceTombstones { slot, range, stamp });
                 } else {
                     let (start, stamp) = (piece.range.start, piece.stamp);
-                    let run = DataRun { origin, slot, start, stamp, crcs: taken };
+                    let run = DataRun { origin, slot, start, stamp, crcs: taken, tags };
                     self.put_data(making, run, &mut segments);
                 }
             }

@@ -80,7 +80,12 @@ impl Server {
     pub(crate) fn open(&self, generation: u32, session: u64) -> (Client, OpenReply) {
         let mut client = self.connect();
         assert_eq!(
-            client.call(Message::CreateVolume { volume: VOLUME, blocks: 1 << 20, parent: None }),
+            client.call(Message::CreateVolume {
+                volume: VOLUME,
+                blocks: 1 << 20,
+                parent: None,
+                tagged: false
+            }),
             Message::Done
         );
         match client.open(generation, session) {
@@ -183,7 +188,7 @@ impl Client {
     /// The blocks' fill bytes; `None` for a hole. Checks that each block is of one byte only.
     pub(crate) fn read(&mut self, start: u64, count: u32) -> Vec<Option<u8>> {
         match self.call(Message::Read { range: BlockRange::new(start, count) }) {
-            Message::ReadReply { present, data } => fills(&present, &data, count),
+            Message::ReadReply { present, data, .. } => fills(&present, &data, count),
             other => panic!("not read: {other:?}"),
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use trivet_disk::{CompletionOrder, Disk, DiskImage, FaultyDisk, MemoryDisk};
 use trivet_model::checksum::block_crcs;
-use trivet_model::{BLOCK_SIZE, BlockArena, BlockRange, BootId, PoolId, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockArena, BlockCrc, BlockRange, BlockTag, BootId, PoolId, Stamp, VolumeId};
 use trivet_replica::meta::MemoryMeta;
 use trivet_replica::store::{
     Action, ChangedScan, CheckpointJob, FormatOptions, GroupLoad, OpenError, OpenReport, Placement, Reply,
@@ -98,10 +98,22 @@ impl Pool {
 
     /// A new pool with one volume.
     pub(crate) fn with_volume(capacity_blocks: u64, blocks: u64, seed: u64) -> Self {
+        Self::with_volume_that(capacity_blocks, blocks, seed, seed % 2 == 1)
+    }
+
+    /// The same, of which it is said whether it is encrypted; else half of all seeds say so.
+    pub(crate) fn with_volume_that(capacity_blocks: u64, blocks: u64, seed: u64, tagged: bool) -> Self {
         let (image, meta) = formatted(capacity_blocks);
         let mut pool = Self::open(image, meta, seed, 1).unwrap();
-        pool.run(Request::CreateVolume { volume: VOLUME, blocks, parent: None }).unwrap();
+        pool.run(Request::CreateVolume { volume: VOLUME, blocks, parent: None, tagged }).unwrap();
         pool
+    }
+
+    /// The tags of blocks that are written to a volume: none where it is not encrypted.
+    fn tags(&self, volume: VolumeId, stamp: Stamp, crcs: &[BlockCrc]) -> Vec<BlockTag> {
+        let tagged = self.store.volume(volume).is_some_and(|volume| volume.tagged);
+        let each = crcs.iter().enumerate().filter(|_| tagged);
+        each.map(|(at, crc)| tag_of(stamp.plus(at as u64), *crc)).collect()
     }
 
     pub(crate) fn submit(&mut self, request: Request) -> RequestId {
@@ -127,24 +139,27 @@ impl Pool {
         for (at, version) in versions.iter().enumerate() {
             data.extend_from_slice(&contents(start + at as u64, *version));
         }
-        let crcs = block_crcs(&data).collect();
+        let crcs: Vec<BlockCrc> = block_crcs(&data).collect();
         let segments = vec![data.freeze()];
-        self.submit(Request::Write { volume, start, stamp, crcs, segments, stable })
+        let tags = self.tags(volume, stamp, &crcs);
+        self.submit(Request::Write { volume, start, stamp, crcs, tags, segments, stable })
     }
 
     /// Places versions whose contents are numbered by their stamps.
     pub(crate) fn place(&mut self, versions: Vec<TailExtent>, repair: bool) -> RequestId {
-        let mut crcs = Vec::new();
+        let (mut crcs, mut tags) = (Vec::new(), Vec::new());
         let mut segments = Vec::new();
         for run in versions.iter().filter(|run| !run.discard) {
             let mut data = self.arena.allocate(run.range.count as usize);
             for (at, block) in run.range.blocks().enumerate() {
                 data.extend_from_slice(&contents(block, run.stamp.plus(at as u64).as_u64()));
             }
-            crcs.extend(block_crcs(&data));
+            let of_run: Vec<BlockCrc> = block_crcs(&data).collect();
+            tags.extend(self.tags(VOLUME, run.stamp, &of_run));
+            crcs.extend(of_run);
             segments.push(data.freeze());
         }
-        let placement = Placement { versions, crcs, segments, repair };
+        let placement = Placement { versions, crcs, tags, segments, repair };
         self.submit(Request::Place { volume: VOLUME, placement })
     }
 
@@ -173,6 +188,7 @@ impl Pool {
                 Action::ScanChanged(scan) => self.scans.push(*scan),
                 Action::Checkpoint(job) => self.checkpoints.push(*job),
                 Action::Complete(id, result) => {
+                    assert_tags(&result);
                     assert!(self.answers.insert(id, result).is_none(), "{id:?} was answered twice");
                 }
             }
@@ -235,6 +251,31 @@ pub(crate) fn assert_image_sound(image: &DiskImage, meta: &MemoryMeta) {
     *disk.image_mut() = image.clone();
     let report = verify(&mut disk, meta, true, &mut |_, _| ()).unwrap();
     assert_eq!(report.findings, [], "the pool is unsound");
+}
+
+/// What stands in for a tag: made of what the true one is made of.
+pub(crate) fn tag_of(stamp: Stamp, crc: BlockCrc) -> BlockTag {
+    let mut random = Random(stamp.as_u64() << 24 ^ u64::from(crc.0));
+    BlockTag([random.next().to_le_bytes(), random.next().to_le_bytes()].concat().try_into().unwrap())
+}
+
+/// Every block that comes with a tag comes with the one that it was written with.
+fn assert_tags(answer: &Result<Reply, RequestError>) {
+    let (stamps, crcs, tags): (Vec<Stamp>, Vec<BlockCrc>, &[BlockTag]) = match answer {
+        Ok(Reply::Blocks(read)) => {
+            (read.stamps.clone(), read.crcs.iter().copied().flatten().collect(), &read.tags)
+        }
+        Ok(Reply::Fetched(fetched)) => {
+            let data = fetched.versions.iter().filter(|run| !run.discard);
+            let stamps = data.flat_map(|run| (0..u64::from(run.range.count)).map(|at| run.stamp.plus(at)));
+            (stamps.collect(), fetched.crcs.clone(), &fetched.tags)
+        }
+        _ => return,
+    };
+    assert!(tags.is_empty() || tags.len() == crcs.len(), "all blocks have tags, or none");
+    for ((stamp, crc), tag) in stamps.iter().zip(&crcs).zip(tags) {
+        assert_eq!(*tag, tag_of(*stamp, *crc), "a block with stamp {stamp}");
+    }
 }
 
 /// The blocks of a read, holes as zeros; their checksums were right.

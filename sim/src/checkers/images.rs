@@ -3,6 +3,7 @@
 use super::history::Interval;
 use super::oracle::{OpeningId, SECTORS, read_sector};
 use crate::Check;
+use crate::encryption::opened;
 use crate::scrubbing::ROTTEN;
 use crate::swarm::Fault;
 use crate::world::{VOLUME, World};
@@ -40,6 +41,11 @@ impl World {
                 "host {host}: block {block} (stamp {}) is not what was written",
                 version.stamp
             ));
+        }
+        if self.profile.encrypted {
+            let cloned = self.profile.has(Fault::Cloned);
+            let writer = if cloned { crate::cloning::writer_of(version.stamp) } else { VOLUME };
+            bytes = opened(writer, block, &version, &bytes).map_err(|why| format!("host {host}: {why}"))?;
         }
         Ok(Some((version.stamp, bytes)))
     }

@@ -62,7 +62,7 @@ impl ReplicaClient {
     /// When the server refuses, or the blocks are not what their checksums say.
     pub fn read(&mut self, range: BlockRange) -> io::Result<Vec<Option<Vec<u8>>>> {
         let (present, data) = match self.call(Message::Read { range })? {
-            Message::ReadReply { present, data } => (present, data),
+            Message::ReadReply { present, data, .. } => (present, data),
             other => return Err(unexpected(&other)),
         };
         let mut stored =

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use trivet_model::{
-    BLOCK_SIZE, BlockCrc, BlockRange, BootId, Epoch, Generation, PoolId, SnapshotId, Stamp, VolumeId,
+    BLOCK_SIZE, BlockCrc, BlockRange, BlockTag, BootId, Epoch, Generation, PoolId, SnapshotId, Stamp,
+    VolumeId,
 };
 use trivet_wire::{
     BlockData, ErrorCode, Extent, FlushReply, Frame, Hello, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
@@ -21,6 +22,12 @@ pub(crate) fn stamp(in_generation: u32, sequence: u64) -> Stamp {
 pub(crate) fn blocks(fills: &[u8]) -> BlockData {
     let bytes: Vec<u8> = fills.iter().flat_map(|&fill| [fill; BLOCK_SIZE]).collect();
     BlockData::checksummed(vec![Bytes::from(bytes)])
+}
+
+/// The blocks as those of an encrypted volume.
+pub(crate) fn tagged(data: BlockData) -> BlockData {
+    let tags = (1..).take(data.blocks()).map(|at: u8| BlockTag([at; 16])).collect();
+    BlockData { tags, ..data }
 }
 
 pub(crate) fn frame(message: Message) -> Frame {
@@ -62,6 +69,13 @@ pub(crate) fn frames() -> Vec<Frame> {
             force_unit_access: true,
             data: blocks(&[0xaa, 0xbb]),
         },
+        Message::Write {
+            start: 0x1000,
+            stamp: stamp(7, 10),
+            progress,
+            force_unit_access: true,
+            data: tagged(blocks(&[0xaa, 0xbb])),
+        },
         Message::Discard {
             range: BlockRange::new(64, 1 << 20),
             stamp: stamp(7, 12),
@@ -71,7 +85,16 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::Flush { progress },
         Message::FlushReply(FlushReply { stable: stamp(7, 11) }),
         Message::Read { range: BlockRange::new(5, 256) },
-        Message::ReadReply { present: Bytes::from_static(&[0b0000_0101, 1]), data: blocks(&[1, 2, 3]) },
+        Message::ReadReply {
+            present: Bytes::from_static(&[0b0000_0101, 1]),
+            stamps: Vec::new(),
+            data: blocks(&[1, 2, 3]),
+        },
+        Message::ReadReply {
+            present: Bytes::from_static(&[0b0000_0101]),
+            stamps: vec![stamp(7, 4), stamp(6, 2)],
+            data: tagged(blocks(&[1, 2])),
+        },
         Message::Allocation { range: BlockRange::new(0, u32::MAX) },
         Message::AllocationReply {
             extents: vec![Extent { count: 10, allocated: true }, Extent { count: 99, allocated: false }],
@@ -94,6 +117,7 @@ pub(crate) fn frames() -> Vec<Frame> {
         },
         Message::Fetch { range: BlockRange::new(5, 256) },
         Message::FetchReply { versions: versions.clone(), data: blocks(&[1, 2]) },
+        Message::FetchReply { versions: versions.clone(), data: tagged(blocks(&[1, 2])) },
         Message::Verify { range: BlockRange::new(5, 256) },
         Message::VerifyReply {
             versions,
@@ -122,11 +146,13 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::View { at: Some(SnapshotId::from_bytes([5; 16])) },
         Message::View { at: None },
         Message::Reset,
-        Message::CreateVolume { volume, blocks: 1 << 18, parent: None },
+        Message::CreateVolume { volume, blocks: 1 << 18, parent: None, tagged: false },
+        Message::CreateVolume { volume, blocks: 1 << 18, parent: None, tagged: true },
         Message::CreateVolume {
             volume,
             blocks: 1 << 18,
             parent: Some((VolumeId::from_bytes([0x12; 16]), SnapshotId::from_bytes([5; 16]))),
+            tagged: false,
         },
         Message::DeleteVolume { volume },
         Message::ResizeVolume { volume, blocks: 1 << 19 },

@@ -282,7 +282,7 @@ impl Import<'_> {
         }
         record.attached = true;
         self.records.keep_import(record).map_err(|error| record_failure(&error))?;
-        self.volumes.attach(name, false).await
+        self.volumes.attach(name, false, &self.arguments.key).await
     }
 
     async fn connect(&self, wanted: Wanted) -> Result<NbdClient, CopyError> {

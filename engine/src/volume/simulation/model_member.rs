@@ -7,8 +7,8 @@ use trivet_model::checksum::block_crc;
 use trivet_model::{BlockRange, BootId, Generation, PoolId, SnapshotId, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{
-    BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, PullReport, PullState,
-    SnapshotEntry, TailEntry,
+    BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
+    PullReport, PullState, SnapshotEntry, TailEntry,
 };
 
 /// A block's version; no data for a tombstone.
@@ -183,7 +183,7 @@ impl ModelMember {
 
     fn answer(&mut self, generation: Generation, message: Message, random: &mut Random) -> Message {
         if let Message::Hello(_) = message {
-            return Message::HelloReply(HelloReply { version: 1, pool: self.pool });
+            return Message::HelloReply(HelloReply { version: PROTOCOL_VERSION, pool: self.pool });
         }
         if let Message::Open { session, writable, .. } = message {
             return self.opened(generation, session, writable, random);
@@ -391,7 +391,7 @@ impl ModelMember {
             changed[77] ^= 4;
             *segment = changed.into();
         }
-        Message::ReadReply { present: present.into(), data }
+        Message::ReadReply { present: present.into(), stamps: Vec::new(), data }
     }
 
     fn tail(&self, since: Stamp, skip: usize) -> Message {

@@ -99,6 +99,7 @@ impl World {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            key: None,
         };
         let mut world = Self {
             random: Random(seed),
@@ -572,5 +573,6 @@ fn options(session: u64) -> CoreOptions {
         session,
         read_only: false,
         snapshot: None,
+        key: None,
     }
 }

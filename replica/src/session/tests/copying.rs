@@ -84,7 +84,12 @@ fn versions_may_be_asked_for_by_those_who_only_look_but_nothing_ordered() {
     server.complete(id, Ok(Reply::Changed(page)));
     assert_eq!(server.answer(), Message::ChangedReply { entries: versions.clone(), next: Some(20) });
     let range = BlockRange::new(0, 4);
-    let fetched = FetchedBlocks { versions: vec![extent], crcs: block(9).crcs, segments: block(9).segments };
+    let fetched = FetchedBlocks {
+        versions: vec![extent],
+        crcs: block(9).crcs,
+        tags: Vec::new(),
+        segments: block(9).segments,
+    };
     server.say(connection, 4, 0, Message::Fetch { range });
     let id = server.submitted.pop().unwrap().0;
     server.complete(id, Ok(Reply::Fetched(fetched)));

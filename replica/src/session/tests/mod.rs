@@ -100,6 +100,7 @@ impl Server {
         let statistics = VolumeStatistics {
             volume,
             blocks: 1000,
+            tagged: false,
             blocks_used: 7,
             generation: Generation::ZERO,
             epoch: Epoch(0),

@@ -14,13 +14,13 @@ fn a_version_in_common_is_agreed_or_refused() {
     assert!(server.sessions.has_greeted(connection));
 
     let connection = server.sessions.connected();
-    server.say(connection, 1, 0, Message::Hello(Hello { version_min: 2, version_max: 3 }));
+    server.say(connection, 1, 0, Message::Hello(Hello { version_min: PROTOCOL_VERSION + 1, version_max: 9 }));
     assert_eq!(server.close_code(), (connection, ErrorCode::Version));
 }
 
 #[test]
 fn messages_out_of_place_close_the_connection() {
-    let hello = || Message::Hello(Hello { version_min: 1, version_max: 1 });
+    let hello = || Message::Hello(Hello { version_min: PROTOCOL_VERSION, version_max: PROTOCOL_VERSION });
     let read = || Message::Read { range: BlockRange::new(0, 1) };
     let mut server = Server::new();
     let fresh = server.sessions.connected();

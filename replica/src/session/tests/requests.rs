@@ -126,8 +126,8 @@ fn holes_and_blocks_of_a_read_are_told_apart() {
         server.say(connection, 3, 5, Message::Read { range });
         let id = server.submitted.pop().unwrap().0;
         let segments = vec![segment.clone(); blocks];
-        server.complete(id, Ok(Reply::Blocks(ReadBlocks { crcs, segments })));
-        let Message::ReadReply { present, data } = server.answer() else { panic!("no blocks") };
+        server.complete(id, Ok(Reply::Blocks(ReadBlocks { crcs, segments, ..ReadBlocks::default() })));
+        let Message::ReadReply { present, data, .. } = server.answer() else { panic!("no blocks") };
         assert_eq!((present.as_ref(), data.blocks()), (expected.as_slice(), blocks));
         assert_eq!(data.verify(), Ok(()));
     }
@@ -183,7 +183,7 @@ fn the_pool_is_administered_without_a_volume_open() {
     assert_eq!((report.blocks_total, report.blocks_used, report.volumes.len()), (100, 7, 2));
     let third = VolumeId::from_bytes([3; 16]);
     for message in [
-        Message::CreateVolume { volume: third, blocks: 10, parent: None },
+        Message::CreateVolume { volume: third, blocks: 10, parent: None, tagged: false },
         Message::ResizeVolume { volume: third, blocks: 20 },
         Message::DeleteVolume { volume: third },
     ] {

@@ -1,0 +1,26 @@
+//! Encrypted worlds: half of all seeds. The checkers look at what members hold with a cipher of their own, which
+//! knows nothing of what the engine did.
+
+use trivet_crypto::{BlockCipher, DataKey};
+use trivet_model::{BLOCK_SIZE, VolumeId};
+use trivet_replica::store::BlockVersion;
+
+/// The volume's key in every encrypted world.
+pub(crate) fn data_key() -> DataKey {
+    DataKey::take(&mut [0x5c; 32])
+}
+
+/// What a version says that this volume wrote, out of the bytes that a member holds; why they are not what an
+/// engine sealed.
+pub(crate) fn opened(
+    writer: VolumeId,
+    block: u64,
+    version: &BlockVersion,
+    bytes: &[u8],
+) -> Result<Vec<u8>, String> {
+    let Some(tag) = version.tag else { return Err(format!("block {block} has no tag")) };
+    let mut out = vec![0; BLOCK_SIZE];
+    let cipher = BlockCipher::new(&data_key(), writer);
+    cipher.open(block, version.stamp, bytes, &tag, &mut out).map_err(|error| error.to_string())?;
+    Ok(out)
+}

@@ -1,0 +1,236 @@
+//! Encrypted volumes over real processes: who has no key gets nothing, whoever restarts, and no key or
+//! passphrase is anywhere that it should not be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use trivet_keys::{KeyHolder, Secret, WrappedKey};
+use trivet_tests::cluster::trivet;
+use trivet_tests::command::{self, Outcome};
+use trivet_tests::{Cluster, NbdClient, Random, Role, patience, process};
+
+const PASSPHRASE: &str = "canary passphrase, correct horse";
+const BLOCKS: usize = 64;
+
+struct Encrypted {
+    cluster: Cluster,
+    key: Vec<u8>,
+    data: Vec<u8>,
+}
+
+impl Encrypted {
+    /// A cluster with an encrypted volume `secret`, detached.
+    fn new() -> Self {
+        let cluster = Cluster::start(2, "64MiB");
+        let (mut key, mut data) = (vec![0; 32], vec![0; BLOCKS * 4096]);
+        Random::new(7).fill(&mut key);
+        Random::new(8).fill(&mut data);
+        fs::write(cluster.scratch().join("key"), &key).expect("a key file");
+        fs::write(cluster.scratch().join("other"), [5; 32]).expect("a key file");
+        let encrypted = Self { cluster, key, data };
+        let key = encrypted.file("key");
+        let create = ["volume", "create", "secret", "--size", "64MiB", "--encrypt", "--key-file", &key];
+        let _made = encrypted.cluster.trivet(&create).succeeded();
+        encrypted
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.cluster.scratch().join(name).display().to_string()
+    }
+
+    fn attach(&self, key: &str) -> Outcome {
+        self.cluster.trivet(&["volume", "attach", "secret", "--key-file", &self.file(key)])
+    }
+
+    fn volume(&self) -> serde_json::Value {
+        self.cluster.trivet_json(&["volume", "show", "secret"])
+    }
+
+    fn client(&self) -> NbdClient {
+        let shown = self.volume();
+        NbdClient::connect(shown["uri"].as_str().expect("it is attached")).expect("it is served")
+    }
+
+    fn fill(&self) {
+        let mut client = self.client();
+        for (at, piece) in self.data.chunks(64 << 10).enumerate() {
+            client.write((at as u64) * (64 << 10), piece).expect("a write");
+        }
+        client.flush().expect("a flush");
+    }
+
+    fn assert_right(&self) {
+        let length = u32::try_from(self.data.len()).expect("small");
+        assert!(self.client().read(0, length).expect("a read") == self.data);
+    }
+
+    /// The process that serves the volume; `disk0` has one, too.
+    fn engine(&self) -> process::Process {
+        let engines = self.cluster.processes_of(Role::Engine);
+        let found = engines.into_iter().find(|engine| engine.names(Path::new("secret")));
+        found.expect("the engine of the encrypted volume runs")
+    }
+
+    fn kill_engine(&self) {
+        process::kill_hard(&[self.engine()]);
+    }
+}
+
+fn say_to(cluster: &Cluster, arguments: &[&str], input: &str) -> Outcome {
+    let mut command = trivet();
+    command.args(arguments).env("TRIVET_DIR", cluster.directory());
+    command::run_saying(&mut command, input.as_bytes(), 3 * patience::SOON)
+}
+
+#[test]
+fn who_has_no_key_gets_nothing_whatever_restarts() {
+    let secret = Encrypted::new();
+    let cluster = &secret.cluster;
+    let _locked = cluster.trivet(&["volume", "attach", "secret"]).failed_saying(&["encrypted", "key"]);
+    let wrong = secret.attach("other").failed_saying(&["not the key", "nothing was touched"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert_eq!(secret.volume()["state"], "detached");
+    let phrase = ["volume", "attach", "secret", "--passphrase-stdin"];
+    let _method = say_to(cluster, &phrase, PASSPHRASE).failed_saying(&["unlocked by a key"]);
+    let plain = ["volume", "attach", "disk0", "--key-file", &secret.file("key")];
+    let _plain = cluster.trivet(&plain).failed_saying(&["not encrypted"]);
+
+    let _attached = secret.attach("key").succeeded();
+    secret.fill();
+    secret.assert_right();
+
+    // An engine that died gets its key again by itself.
+    secret.kill_engine();
+    patience::wait_for("the volume to be served again", 3 * patience::SOON, || {
+        (secret.volume()["serving"] == true).then_some(())
+    });
+    secret.assert_right();
+
+    // A manager that died has no keys: the engine that runs keeps its own, the next one waits.
+    process::kill_hard(&cluster.processes_of(Role::Manager));
+    cluster.up();
+    secret.assert_right();
+    secret.kill_engine();
+    patience::wait_for("the volume to be locked", 3 * patience::SOON, || {
+        (secret.volume()["state"] == "locked").then_some(())
+    });
+    let shown = secret.volume();
+    assert!(shown["trouble"].as_str().is_some_and(|why| why.contains("volume attach secret")), "{shown}");
+    cluster.up();
+    let _wrong = secret.attach("other").failed_saying(&["not the key"]);
+    let _unlocked = secret.attach("key").succeeded();
+    secret.assert_right();
+
+    // Another key, while it is served.
+    let rekey = ["volume", "rekey", "secret", "--key-file", &secret.file("key"), "--new-passphrase-stdin"];
+    let _rekeyed = say_to(cluster, &rekey, PASSPHRASE).succeeded();
+    secret.assert_right();
+    let _detached = cluster.trivet(&["volume", "detach", "secret"]).succeeded();
+    let _old = secret.attach("key").failed_saying(&["unlocked by a passphrase"]);
+    let _wrong = say_to(cluster, &phrase, "another passphrase").failed_saying(&["not the passphrase"]);
+    let _right = say_to(cluster, &phrase, PASSPHRASE).succeeded();
+    secret.assert_right();
+}
+
+#[test]
+fn no_key_is_where_it_should_not_be_and_deleting_destroys_it() {
+    let secret = Encrypted::new();
+    let cluster = &secret.cluster;
+    let _attached = secret.attach("key").succeeded();
+    secret.fill();
+    let wrapped = wrapped_key(cluster).expect("the wrapped key is in the records");
+    let holder = Secret::new(zeroize::Zeroizing::new(secret.key.clone())).expect("long enough");
+    let data_key = holder.unwrap(&wrapped).expect("it is the volume's").expose().to_vec();
+    let rekey = ["volume", "rekey", "secret", "--key-file", &secret.file("key"), "--new-passphrase-stdin"];
+    let _rekeyed = say_to(cluster, &rekey, PASSPHRASE).succeeded();
+    let replaced = wrapped.to_text();
+    assert!(!is_in_records(cluster, replaced.as_bytes()), "what the old key opened is gone");
+    let _detached = cluster.trivet(&["volume", "detach", "secret"]).succeeded();
+    let attach = ["volume", "attach", "secret", "--passphrase-stdin"];
+    let _wrong = say_to(cluster, &attach, "another passphrase").failed_saying(&["passphrase"]);
+    let _right = say_to(cluster, &attach, PASSPHRASE).succeeded();
+    secret.assert_right();
+
+    let canaries = [
+        ("the user's key", secret.key.clone()),
+        ("the user's key in hexadecimal", hex(&secret.key).into_bytes()),
+        ("the data key", data_key.clone()),
+        ("the data key in hexadecimal", hex(&data_key).into_bytes()),
+        ("the passphrase", PASSPHRASE.as_bytes().to_vec()),
+        ("a block as it was written", secret.data[4096..8192].to_vec()),
+    ];
+    let files = files_below(cluster.directory());
+    assert!(files.iter().any(|path| path.ends_with("pool")) && files.len() > 20, "{files:?}");
+    for path in &files {
+        let bytes = fs::read(path).unwrap_or_default();
+        for (what, canary) in &canaries {
+            assert!(!contains(&bytes, canary), "{what} is in {}", path.display());
+        }
+    }
+    let processes = cluster.processes();
+    assert!(processes.len() >= 4, "{processes:?}");
+    for process in &processes {
+        for name in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{}/{name}", process.pid)).expect("a process of ours");
+            for (what, canary) in &canaries {
+                assert!(!contains(&bytes, canary), "{what} is in {name} of {process:?}");
+            }
+        }
+    }
+    for holder in cluster.processes_of(Role::Manager).iter().chain([&secret.engine()]) {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", holder.pid)).expect("a process of ours");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{holder:?} leaves no core file");
+    }
+
+    let _detached = cluster.trivet(&["volume", "detach", "secret"]).succeeded();
+    let kept = wrapped_key(cluster).expect("the wrapped key is in the records").to_text();
+    let dry = cluster.trivet(&["volume", "delete", "secret", "--dry-run"]).succeeded();
+    assert!(dry.stdout.contains("its key first"), "{dry}");
+    assert!(is_in_records(cluster, kept.as_bytes()));
+    let _deleted = cluster.trivet(&["volume", "delete", "secret", "--yes"]).succeeded();
+    assert!(!is_in_records(cluster, kept.as_bytes()), "the wrapped key is destroyed");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == wanted[0]) {
+        if rest[at..].starts_with(wanted) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").filter_map(Result::ok) {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(files_below(&entry.path())),
+            Ok(kind) if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    files
+}
+
+fn is_in_records(cluster: &Cluster, wanted: &[u8]) -> bool {
+    let files = files_below(&cluster.directory().join("records"));
+    files.iter().any(|path| contains(&fs::read(path).unwrap_or_default(), wanted))
+}
+
+/// The wrapped key as it lies in the manager's files.
+fn wrapped_key(cluster: &Cluster) -> Option<WrappedKey> {
+    let begin = br#"{"version":1,"data_key":"#;
+    let files = files_below(&cluster.directory().join("records"));
+    files.iter().find_map(|path| {
+        let bytes = fs::read(path).ok()?;
+        let at = bytes.windows(begin.len()).position(|window| window == begin)?;
+        let end = bytes[at..].iter().position(|byte| *byte == b'}')?;
+        WrappedKey::parse(str::from_utf8(&bytes[at..=at + end]).ok()?).ok()
+    })
+}
