@@ -110,7 +110,7 @@ impl EventLoop {
         let thread = Self::thread(&self.reactor, self.source, now);
         while let Some(finished) = self.errands.finished() {
             match finished {
-                Finished::Read(result) => self.core.record_read(now, result),
+                Finished::Read(result) => self.core.record_read(now, *result),
                 Finished::Swapped(result) => self.core.record_swapped(now, result),
                 Finished::Resolved { member, result } => {
                     if let Some(link) = self.links.get_mut(member) {

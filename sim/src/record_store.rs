@@ -32,7 +32,7 @@ pub(crate) enum RecordRequest {
 
 #[derive(Debug)]
 pub(crate) enum RecordAnswer {
-    Read(Result<(VolumeRecord, Revision), AuthorityError>),
+    Read(Box<Result<(VolumeRecord, Revision), AuthorityError>>),
     Swapped(Result<Revision, AuthorityError>),
 }
 
@@ -107,7 +107,7 @@ impl RecordStore {
 fn unreachable(request: &RecordRequest) -> RecordAnswer {
     let error = AuthorityError::Unreachable("no answer".to_owned());
     match request {
-        RecordRequest::Read => RecordAnswer::Read(Err(error)),
+        RecordRequest::Read => RecordAnswer::Read(Box::new(Err(error))),
         RecordRequest::Swap { .. } => RecordAnswer::Swapped(Err(error)),
     }
 }
@@ -139,7 +139,7 @@ impl World {
         }
         let answer = match request {
             RecordRequest::Read => {
-                RecordAnswer::Read(Ok((self.records.record.clone(), self.records.revision)))
+                RecordAnswer::Read(Box::new(Ok((self.records.record.clone(), self.records.revision))))
             }
             RecordRequest::Swap { expected, record, proposed } => {
                 let before = self.records.record.clone();
@@ -199,7 +199,7 @@ impl World {
             return;
         }
         self.with_core(engine, |core, now| match answer {
-            RecordAnswer::Read(result) => core.record_read(now, result),
+            RecordAnswer::Read(result) => core.record_read(now, *result),
             RecordAnswer::Swapped(result) => core.record_swapped(now, result),
         });
     }

@@ -191,6 +191,70 @@ fn no_key_is_where_it_should_not_be_and_deleting_destroys_it() {
     assert!(!is_in_records(cluster, kept.as_bytes()), "the wrapped key is destroyed");
 }
 
+#[test]
+fn a_clone_reads_on_under_its_parents_key_and_writes_under_its_own() {
+    let secret = Encrypted::new();
+    let (cluster, key) = (&secret.cluster, secret.file("key"));
+    let _attached = secret.attach("key").succeeded();
+    secret.fill();
+    let clone = |of: &str, name: &str, key: &str| {
+        cluster.trivet(&["volume", "clone", of, name, "--attach", "--key-file", key])
+    };
+    let _wrong = clone("secret", "copy", &secret.file("other")).failed_saying(&["nothing was touched"]);
+    let without = ["volume", "clone", "secret", "copy", "--attach"];
+    let _without = cluster.trivet(&without).failed_saying(&["is encrypted", "--key-file"]);
+    let _nothing = cluster.trivet(&["volume", "show", "copy"]).failed_saying(&["no volume"]);
+    let _made = clone("secret", "copy", &key).succeeded();
+
+    let mut expected = secret.data.clone();
+    assert!(read(cluster, "copy", expected.len()) == expected, "it begins with what its parent holds");
+    expected[8192..16384].fill(0xc1);
+    let mut client = cluster.connect_to("copy");
+    client.write(8192, &expected[8192..16384]).expect("a write");
+    // A part of a block that the parent has.
+    expected[20480..20992].fill(0xc2);
+    client.write(20480, &expected[20480..20992]).expect("a write");
+    client.flush().expect("a flush");
+    drop(client);
+    assert!(read(cluster, "copy", expected.len()) == expected);
+    secret.assert_right();
+
+    // A clone of the clone, with everything it was made of gone or flattened.
+    let _third = clone("copy", "third", &key).succeeded();
+    let _flat = cluster.trivet(&["volume", "flatten", "third"]).succeeded();
+    assert!(read(cluster, "third", expected.len()) == expected);
+    let _detached = cluster.trivet(&["volume", "detach", "secret"]).succeeded();
+    let dry = cluster.trivet(&["volume", "delete", "secret", "--dry-run"]).succeeded();
+    assert!(dry.stdout.contains("'copy', 'third' has the same data key"), "{dry}");
+    let _deleted = cluster.trivet(&["volume", "delete", "secret", "--yes"]).succeeded();
+    for volume in ["copy", "third"] {
+        let _detached = cluster.trivet(&["volume", "detach", volume]).succeeded();
+        let _locked = cluster.trivet(&["volume", "attach", volume]).failed_saying(&["encrypted"]);
+        let _attached = cluster.trivet(&["volume", "attach", volume, "--key-file", &key]).succeeded();
+        assert!(read(cluster, volume, expected.len()) == expected, "{volume}");
+    }
+
+    // Out as an image, with the key, and back into another encrypted volume.
+    let _detached = cluster.trivet(&["volume", "detach", "third"]).succeeded();
+    let image = secret.file("third.raw");
+    let _locked = cluster.trivet(&["export", "third", &image]).failed_saying(&["key was not given"]);
+    let _out = cluster.trivet(&["export", "third", &image, "--key-file", &key]).succeeded();
+    assert!(fs::read(&image).expect("an image")[..expected.len()] == expected);
+    let create = ["volume", "create", "again", "--size", "64MiB", "--encrypt", "--key-file", &key];
+    let _made = cluster.trivet(&create).succeeded();
+    let import = ["import", &image, "again", "--yes", "--attach", "--key-file", &key];
+    let _in = cluster.trivet(&import).succeeded();
+    assert!(read(cluster, "again", expected.len()) == expected);
+    cluster.down();
+    for pool in cluster.pools() {
+        let _sound = cluster.trivet(&["check", &pool.display().to_string()]).succeeded();
+    }
+}
+
+fn read(cluster: &Cluster, volume: &str, length: usize) -> Vec<u8> {
+    cluster.connect_to(volume).read(0, u32::try_from(length).expect("small")).expect("a read")
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,10 +14,8 @@ pub(super) async fn run(arguments: &CloneArgs) -> Result<(), Failure> {
     let (client, dir) = arguments.place.connect()?;
     let what = format!("cannot clone '{}' as '{name}'", of.volume);
     // The clone's data key is its parent's, so it is known before anything is made.
-    let data_key = match arguments.key.holder(&what)? {
-        None => None,
-        Some(holder) => Some(key::unlock(&client, &dir, &of.volume, &what, holder.as_ref()).await?.0),
-    };
+    let given = (&arguments.key, arguments.attach);
+    let data_key = key::key_for(&client, &dir, &of.volume, &what, given).await?;
     let request = v1::CloneVolumeRequest {
         of: of.volume.clone(),
         snapshot: of.snapshot.clone().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! `trivet volume delete`.
 
-use super::DeleteArgs;
+use super::{DeleteArgs, key};
 use crate::down::confirm;
 use crate::explain;
 use crate::failure::Failure;
@@ -19,7 +19,10 @@ pub(super) async fn run(arguments: &DeleteArgs) -> Result<(), Failure> {
     };
     // First dry in any case: what cannot be deleted is not asked about.
     let lost = match delete(true).await?.volume {
-        Some(volume) => describe(&view::volume(volume)?),
+        Some(volume) => {
+            let volume = view::volume(volume)?;
+            describe(&volume, &key::sharers(&client, &dir, &volume).await?)
+        }
         None => format!("volume '{name}'"),
     };
     if arguments.dry_run {
@@ -32,7 +35,7 @@ pub(super) async fn run(arguments: &DeleteArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe(volume: &VolumeView) -> String {
+fn describe(volume: &VolumeView, sharers: &str) -> String {
     format!(
         "volume '{}' of {}, with {} of data in {} copies{}{}",
         volume.name,
@@ -44,10 +47,12 @@ fn describe(volume: &VolumeView) -> String {
             1 => ", and its snapshot".to_owned(),
             count => format!(", and its {count} snapshots"),
         },
-        if volume.encryption.is_some() {
-            "; its key first, so that no copy can be read any more"
-        } else {
-            ""
+        match (&volume.encryption, sharers) {
+            (None, _) => String::new(),
+            (Some(_), "") => "; its key first, so that no copy can be read any more".to_owned(),
+            (Some(_), sharers) => {
+                format!("; its key first, but whoever unlocks {sharers} has the same data key")
+            }
         }
     )
 }

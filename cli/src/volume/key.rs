@@ -3,6 +3,7 @@
 
 use crate::explain;
 use crate::failure::{Exit, Failure};
+use crate::view::{self, VolumeView};
 use clap::{ArgGroup, Args};
 use std::path::{Path, PathBuf};
 use trivet_api::{Client, v1};
@@ -171,6 +172,44 @@ pub(crate) async fn unlock(
         Failure::new(what, error, next).exit(Exit::Usage)
     })?;
     Ok((key, wrapped))
+}
+
+/// The data key of a volume: if one was given for it, and where it is needed, what is encrypted needs one.
+pub(super) async fn key_for(
+    client: &Client,
+    dir: &Path,
+    name: &str,
+    what: &str,
+    (given, needed): (&KeyArgs, bool),
+) -> Result<Option<DataKey>, Failure> {
+    if let Some(holder) = given.holder(what)? {
+        return Ok(Some(unlock(client, dir, name, what, holder.as_ref()).await?.0));
+    }
+    if !needed {
+        return Ok(None);
+    }
+    let status = client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await;
+    let status = status.map_err(|error| explain::api(dir, what, &error))?;
+    if status.encryption.is_none() {
+        return Ok(None);
+    }
+    let cause = format!("volume '{name}' is encrypted, and its key was not given");
+    let next = "give it, such as with --key-file FILE; nothing was touched";
+    Err(Failure::new(what, cause, next).exit(Exit::Usage))
+}
+
+/// Other volumes whose data key is that of this one, its clones and parents, in so many words.
+pub(super) async fn sharers(client: &Client, dir: &Path, volume: &VolumeView) -> Result<String, Failure> {
+    let Some(encryption) = &volume.encryption else { return Ok(String::new()) };
+    let status = client.get_status(v1::GetStatusRequest {}).await;
+    let status = status.map_err(|error| explain::api(dir, "cannot look for its clones", &error))?;
+    let others = status.volumes.into_iter().map(view::volume).collect::<Result<Vec<_>, _>>()?;
+    let shares = |other: &&VolumeView| {
+        let key = other.encryption.as_ref().map(|encryption| &encryption.key);
+        other.name != volume.name && key == Some(&encryption.key)
+    };
+    let names: Vec<String> = others.iter().filter(shares).map(|other| format!("'{}'", other.name)).collect();
+    Ok(names.join(", "))
 }
 
 /// This process is about to hold a key.

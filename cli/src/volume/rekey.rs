@@ -21,10 +21,15 @@ pub(super) async fn run(arguments: &RekeyArgs) -> Result<(), Failure> {
     };
     let rekeyed = client.rekey_volume(request).await;
     let rekeyed = rekeyed.map_err(|error| explain::api(&dir, what, &error))?;
-    let line = format!(
-        "{name} is unlocked by {} from now on; the old key opens it no more",
-        wrapped.method().kind()
-    );
-    announce(arguments.output, &view::volume(rekeyed)?, &line);
+    let volume = view::volume(rekeyed)?;
+    let unlocked_by = wrapped.method().kind();
+    let line = match key::sharers(&client, &dir, &volume).await?.as_str() {
+        "" => format!("{name} is unlocked by {unlocked_by} from now on; the old key opens it no more"),
+        sharers => format!(
+            "{name} is unlocked by {unlocked_by} from now on. {sharers} have the same data key, and are unlocked as \
+             before: rekey them too, else their key opens what is left of this one"
+        ),
+    };
+    announce(arguments.output, &volume, &line);
     Ok(())
 }

@@ -191,9 +191,7 @@ impl Flatten {
             let id = self.take_id();
             self.blocks_in_flight += u64::from(discard.range.count);
             self.in_flight.insert(id, discard.range);
-            let versions = vec![*discard];
-            self.places
-                .push((id, Placement { versions, crcs: Vec::new(), segments: Vec::new(), repair: false }));
+            self.places.push((id, Placement { versions: vec![*discard], ..Placement::default() }));
         }
     }
 
