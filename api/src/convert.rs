@@ -2,8 +2,8 @@
 
 use crate::v1;
 use trivet_model::{
-    Ancestor, Durability, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit, Revision,
-    Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
+    Ancestor, Durability, Epoch, Generation, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit, Reverting,
+    Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -50,6 +50,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         is_image: record.is_image,
         settings: Some(settings_to_wire(&record.settings)),
         copies: record.copies,
+        reverting: record.reverting.as_ref().map(reverting_to_wire),
     }
 }
 
@@ -70,6 +71,24 @@ fn ancestor_from_wire(of: v1::Ancestor) -> Result<Ancestor, MalformedRecord> {
         snapshot: snapshot_id(of.snapshot)?,
         snapshot_name: of.snapshot_name,
         cut: Stamp::from_u64(of.cut),
+    })
+}
+
+fn reverting_to_wire(reverting: &Reverting) -> v1::Reverting {
+    v1::Reverting {
+        to: reverting.to.as_bytes().to_vec(),
+        safety: reverting.safety.as_ref().map(snapshot_to_wire),
+        position: reverting.position,
+        changed: reverting.changed,
+    }
+}
+
+fn reverting_from_wire(reverting: v1::Reverting) -> Result<Reverting, MalformedRecord> {
+    Ok(Reverting {
+        to: snapshot_id(reverting.to)?,
+        safety: reverting.safety.map(snapshot_from_wire).transpose()?,
+        position: reverting.position,
+        changed: reverting.changed,
     })
 }
 
@@ -176,6 +195,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         is_image: record.is_image,
         settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
         copies: record.copies,
+        reverting: record.reverting.map(reverting_from_wire).transpose()?,
     })
 }
 
@@ -276,6 +296,17 @@ mod tests {
     }
 
     prop_compose! {
+        fn reverting()(
+            to in any::<[u8; 16]>(),
+            safety in proptest::option::of(snapshot()),
+            position in any::<u64>(),
+            changed in any::<u64>(),
+        ) -> Reverting {
+            Reverting { to: SnapshotId::from_bytes(to), safety, position, changed }
+        }
+    }
+
+    prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
             name in "[a-z0-9][a-z0-9._-]{0,62}",
@@ -289,7 +320,7 @@ mod tests {
             (lineage, sharing, is_image) in
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
             settings in settings(),
-            copies in any::<u32>(),
+            (copies, reverting) in (any::<u32>(), proptest::option::of(reverting())),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -309,6 +340,7 @@ mod tests {
                 is_image,
                 settings,
                 copies,
+                reverting,
             }
         }
     }
@@ -337,6 +369,7 @@ mod tests {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            reverting: None,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

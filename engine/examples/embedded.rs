@@ -232,6 +232,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         is_image: false,
         settings: VolumeSettings::default(),
         copies: 0,
+        reverting: None,
     })
 }
 

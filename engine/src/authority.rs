@@ -74,6 +74,7 @@ mod tests {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            reverting: None,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

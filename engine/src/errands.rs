@@ -22,7 +22,7 @@ pub(crate) enum Errand {
 #[derive(Debug)]
 pub(crate) enum Finished {
     /// As [`Authority::read`] answered.
-    Read(Result<(VolumeRecord, Revision), AuthorityError>),
+    Read(Box<Result<(VolumeRecord, Revision), AuthorityError>>),
     /// As [`Authority::swap`] answered.
     Swapped(Result<Revision, AuthorityError>),
     /// The member's address.
@@ -67,7 +67,7 @@ impl Errands {
 
 fn run(authority: &dyn Authority, volume: VolumeId, errand: Errand) -> Finished {
     match errand {
-        Errand::Read => Finished::Read(authority.read(volume)),
+        Errand::Read => Finished::Read(Box::new(authority.read(volume))),
         Errand::Swap { expected, record } => Finished::Swapped(authority.swap(expected, &record)),
         Errand::Resolve { member, address } => Finished::Resolved { member, result: resolve(&address) },
     }

@@ -110,7 +110,7 @@ impl EventLoop {
         let thread = Self::thread(&self.reactor, self.source, now);
         while let Some(finished) = self.errands.finished() {
             match finished {
-                Finished::Read(result) => self.core.record_read(now, result),
+                Finished::Read(result) => self.core.record_read(now, *result),
                 Finished::Swapped(result) => self.core.record_swapped(now, result),
                 Finished::Resolved { member, result } => {
                     if let Some(link) = self.links.get_mut(member) {
@@ -241,7 +241,7 @@ impl EventLoop {
             self.over_since.get_or_insert(self.reactor.now());
         }
         let (reason, clean) = (self.core.reason(), self.core.closed_cleanly());
-        self.shared.show(Seen { state, reason, clean });
+        self.shared.show(Seen { state, reason, clean, blocks: self.core.blocks() });
     }
 
     fn log_state(&self) {

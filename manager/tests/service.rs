@@ -68,6 +68,7 @@ fn volume(name: &str) -> VolumeRecord {
         is_image: false,
         settings: VolumeSettings::default(),
         copies: 0,
+        reverting: None,
     }
 }
 

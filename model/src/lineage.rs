@@ -67,6 +67,7 @@ impl VolumeRecord {
             lineage,
             sharing: Sharing::Parent,
             is_image: false,
+            reverting: None,
             ..self.clone()
         }
     }
@@ -114,13 +115,19 @@ mod tests {
             is_image: true,
             settings: crate::VolumeSettings::default(),
             copies: 3,
+            reverting: Some(crate::Reverting {
+                to: SnapshotId::from_bytes([3; 16]),
+                safety: None,
+                position: 0,
+                changed: 0,
+            }),
         };
         let clone =
             parent.clone_of(&parent.snapshots[0], VolumeId::from_bytes([2; 16]), "new".into(), Vec::new());
         let first = Stamp::new(clone.generation.next().unwrap(), 0).unwrap();
         assert!(first > stamp(7, 5));
         assert_eq!((clone.blocks, clone.owner.as_str(), clone.is_image), (100, "", false));
-        assert_eq!(clone.sharing, Sharing::Parent);
+        assert_eq!((clone.sharing, &clone.reverting), (Sharing::Parent, &None));
         let again =
             clone.clone_of(&snapshot(stamp(8, 1)), VolumeId::from_bytes([4; 16]), "x".into(), Vec::new());
         let lineage: Vec<_> = again.lineage.iter().map(|of| (of.volume, of.cut)).collect();

@@ -78,6 +78,14 @@ pub enum Planted {
     PullHeadOnly,
     /// A replica merges versions below a cut into the state above it.
     MergeAcrossCut,
+    /// A revert leaves what the snapshot shows as a hole.
+    SkipRevertDiscards,
+    /// A revert writes what the volume is.
+    RevertToHead,
+    /// A revert is recorded as done before its last writes are.
+    RecordRevertEarly,
+    /// An engine gives up a snapshot over several volumes without changing the record.
+    WithdrawSilently,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
     /// A replica does not hang up on readers when its copy begins anew.
@@ -104,7 +112,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 51] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -141,6 +149,10 @@ impl Planted {
         Self::FreeSharedBlocks,
         Self::PullHeadOnly,
         Self::MergeAcrossCut,
+        Self::SkipRevertDiscards,
+        Self::RevertToHead,
+        Self::RecordRevertEarly,
+        Self::WithdrawSilently,
         Self::BelieveUnvouched,
         Self::KeepReaders,
         Self::DiscardWithoutTombstone,
@@ -206,6 +218,10 @@ impl Planted {
             Self::SkipSwitchFlush => Some(PlantedFault::SkipSwitchFlush),
             Self::ForgetThrottled => Some(PlantedFault::ForgetThrottled),
             Self::IgnoreLimits => Some(PlantedFault::IgnoreLimits),
+            Self::SkipRevertDiscards => Some(PlantedFault::SkipRevertDiscards),
+            Self::RevertToHead => Some(PlantedFault::RevertToHead),
+            Self::RecordRevertEarly => Some(PlantedFault::RecordRevertEarly),
+            Self::WithdrawSilently => Some(PlantedFault::WithdrawSilently),
             _ => None,
         }
     }

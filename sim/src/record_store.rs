@@ -31,7 +31,7 @@ pub(crate) enum RecordRequest {
 
 #[derive(Debug)]
 pub(crate) enum RecordAnswer {
-    Read(Result<(VolumeRecord, Revision), AuthorityError>),
+    Read(Box<Result<(VolumeRecord, Revision), AuthorityError>>),
     Swapped(Result<Revision, AuthorityError>),
 }
 
@@ -66,6 +66,7 @@ impl RecordStore {
             is_image: false,
             settings,
             copies: 0,
+            reverting: None,
         };
         let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
@@ -105,7 +106,7 @@ impl RecordStore {
 fn unreachable(request: &RecordRequest) -> RecordAnswer {
     let error = AuthorityError::Unreachable("no answer".to_owned());
     match request {
-        RecordRequest::Read => RecordAnswer::Read(Err(error)),
+        RecordRequest::Read => RecordAnswer::Read(Box::new(Err(error))),
         RecordRequest::Swap { .. } => RecordAnswer::Swapped(Err(error)),
     }
 }
@@ -137,7 +138,7 @@ impl World {
         }
         let answer = match request {
             RecordRequest::Read => {
-                RecordAnswer::Read(Ok((self.records.record.clone(), self.records.revision)))
+                RecordAnswer::Read(Box::new(Ok((self.records.record.clone(), self.records.revision))))
             }
             RecordRequest::Swap { expected, record, proposed } => {
                 let before = self.records.record.clone();
@@ -156,6 +157,10 @@ impl World {
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if stay.iter().any(|host| !in_sync.contains(host)) {
                         self.check_promoted();
+                    }
+                    let done = self.records.record.reverting.is_none();
+                    if let Some(reverting) = before.reverting.as_ref().filter(|_| done) {
+                        self.reverted(reverting.to);
                     }
                     if let Some(broken) = broken {
                         self.fail(
@@ -197,7 +202,7 @@ impl World {
             return;
         }
         self.with_core(engine, |core, now| match answer {
-            RecordAnswer::Read(result) => core.record_read(now, result),
+            RecordAnswer::Read(result) => core.record_read(now, *result),
             RecordAnswer::Swapped(result) => core.record_swapped(now, result),
         });
     }

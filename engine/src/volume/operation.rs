@@ -7,7 +7,8 @@
 
 use super::ordering::Span;
 use super::pieces::{self, Piece};
-use super::read::{Querying, Reading, Then};
+use super::query::{Querying, Question};
+use super::read::{Reading, Then};
 use super::write::Writing;
 use super::{MemberSet, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
@@ -103,7 +104,12 @@ impl VolumeCore {
     pub(super) fn accept(&mut self, now: Duration, tag: Tag, request: IoRequest) {
         match request {
             IoRequest::Flush => return self.flush_requested(now, tag),
-            IoRequest::Allocation { offset, length } => return self.query(now, tag, offset, length),
+            IoRequest::Allocation { offset, length } => {
+                return self.query(now, tag, Question::Allocation, offset, length);
+            }
+            IoRequest::Changed { since, offset, length } => {
+                return self.query_changes(now, tag, since, offset, length);
+            }
             IoRequest::Read { .. } => {}
             IoRequest::Write { .. } | IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => {
                 if self.options.read_only {
@@ -189,6 +195,7 @@ impl VolumeCore {
                 operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Rewrite));
                 self.send_read(now, id);
             }
+            Piece::Restore { range } => self.start_restoring(now, id, range),
             Piece::Scrub { block } => {
                 operation.phase = Phase::Scrubbing;
                 self.scrub_ordered(now, id, block);
@@ -224,7 +231,9 @@ impl VolumeCore {
             Owner::Request { id: request, part } => self.part_finished(request, part, outcome),
             Owner::Engine => {
                 self.rewritten(now, id);
-                self.scrub_operation_ended(now, id, !matches!(outcome, Outcome::Failed(_)));
+                let done = !matches!(outcome, Outcome::Failed(_));
+                self.scrub_operation_ended(now, id, done);
+                self.revert_operation_ended(now, id, done);
             }
             Owner::Query { .. } => {}
         }
@@ -288,6 +297,7 @@ impl VolumeCore {
         self.full = super::write::Full::default();
         self.reconcile = None;
         self.scrub = None;
+        self.revert = None;
     }
 
     /// Whether a consumer waits for anything.

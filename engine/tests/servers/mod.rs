@@ -61,6 +61,7 @@ impl Servers {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            reverting: None,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string()).unwrap().create_volume(VOLUME, BLOCKS).unwrap();

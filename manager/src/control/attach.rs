@@ -1,6 +1,7 @@
 //! Having volumes served, and no longer.
 
 use super::processes::{ENGINE_OWNER, engine_name};
+use super::reverts::check_not_reverting;
 use super::volumes::{attachment, find};
 use super::{Control, Refusal};
 use crate::records::{self, AttachmentRecord};
@@ -12,6 +13,7 @@ use trivet_model::VolumeRecord;
 impl Control {
     pub(super) async fn attach_volume(&self, request: &v1::AttachVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
+        check_not_reverting(&record)?;
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only
@@ -21,6 +23,8 @@ impl Control {
             }
             return Ok(0);
         }
+        self.end_detached_engine(&record.name).await?;
+        let (record, _) = find(self.store.as_ref(), &request.name)?;
         self.check_unused(&record, request.force)?;
         if record.is_image && !request.read_only {
             return Err(Refusal::IsImage(record.name));

@@ -2,6 +2,7 @@
 
 use super::deletions::deletion_of;
 use super::exports::check_no_export;
+use super::reverts::check_not_reverting;
 use super::{Control, Refusal, pools, settings};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, RecordError, ReplicaRecord, ScrubRecord, VolumeNameRecord, key,
@@ -80,6 +81,7 @@ impl Control {
             is_image: false,
             settings,
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
+            reverting: None,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         store.commit(&[
@@ -153,11 +155,7 @@ impl Control {
     pub(super) async fn resize_volume(&self, request: &v1::ResizeVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let (mut record, revision) = find(store, &request.name)?;
-        check_size(request.blocks)?;
-        if request.blocks < record.blocks {
-            let name = record.name;
-            return Err(Refusal::Shrinks { name, now: record.blocks, asked: request.blocks });
-        }
+        check_growth(&record, request.blocks)?;
         if request.blocks == record.blocks {
             return Ok(0);
         }
@@ -186,6 +184,7 @@ impl Control {
         if attachment(self.store.as_ref(), record.id)?.is_some() {
             return Err(Refusal::Attached(record.name.clone()));
         }
+        check_not_reverting(record)?;
         if !record.owner.is_empty() && !force {
             return Err(Refusal::Open { name: record.name.clone(), owner: record.owner.clone() });
         }
@@ -196,6 +195,18 @@ impl Control {
 async fn resize_copy(member: &Member, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
     let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
     connection.resize_volume(volume, blocks).await
+}
+
+/// Whether a volume may have this size from now on.
+///
+/// # Errors
+/// [`Refusal::BadSize`] or [`Refusal::Shrinks`].
+pub fn check_growth(record: &VolumeRecord, blocks: u64) -> Result<(), Refusal> {
+    check_size(blocks)?;
+    if blocks < record.blocks {
+        return Err(Refusal::Shrinks { name: record.name.clone(), now: record.blocks, asked: blocks });
+    }
+    Ok(())
 }
 
 fn check_size(blocks: u64) -> Result<(), Refusal> {

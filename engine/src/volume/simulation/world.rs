@@ -99,6 +99,7 @@ impl World {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: 0,
+            reverting: None,
         };
         let mut world = Self {
             random: Random(seed),

@@ -77,6 +77,7 @@ impl World {
             is_image: false,
             settings: VolumeSettings::default(),
             copies: u32::try_from(members_wanted).unwrap(),
+            reverting: None,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();
