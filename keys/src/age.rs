@@ -56,7 +56,7 @@ impl Identity {
     /// Finds the identity in what `age-keygen` writes: the first line that is neither empty nor a comment.
     ///
     /// # Errors
-    /// [`NotAnAgeKey`], which does not say what was there.
+    /// The text is not such an identity; the error does not say what was there.
     pub fn parse(text: &[u8]) -> Result<Self, NotAnAgeKey> {
         let wrong = NotAnAgeKey("identity of age (AGE-SECRET-KEY-1…)");
         let text = str::from_utf8(text).or(Err(wrong))?;
