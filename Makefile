@@ -39,10 +39,11 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench resync-bench snapshot-bench clone-bench soak faults memory fuzz fuzz-replay sim sim-long sim-planted protocol-model
+	doc bench resync-bench snapshot-bench clone-bench encryption-bench soak faults memory fuzz fuzz-replay sim sim-long \
+	sim-planted protocol-model
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: deps-build deps-test ## install what building and testing need (Debian packages, fsx)
 
@@ -111,6 +112,9 @@ snapshot-bench: build ## measure what snapshots cost, and keep the table in docs
 
 clone-bench: build ## measure what clones cost, and keep the table in docs/performance.md (BENCH="--written 512" for less)
 	$(TARGET)/release/xtask clones --write docs/performance.md $(BENCH)
+
+encryption-bench: build ## measure what encryption costs, and keep the table in docs/performance.md
+	$(TARGET)/release/xtask encryption --write docs/performance.md $(BENCH)
 
 soak: build ## kill -9 in a loop under load (ROUNDS=100, TRIVET_TEST_SEED=n repeats a run)
 	TRIVET_TEST_ROUNDS=$(ROUNDS) $(CARGO) test --release --workspace --test kill -- --nocapture kill_9_of_anyone

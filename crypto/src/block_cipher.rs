@@ -43,28 +43,21 @@ impl BlockCipher {
         Self { volume, key: LessSafeKey::new(key) }
     }
 
-    /// Encrypts a block into `out`, which is as long. A stamp is sealed once, ever: two blocks under one
-    /// stamp would give both away.
+    /// Encrypts a block where it lies. A stamp is sealed once, ever: two blocks under one stamp would give both
+    /// away.
     #[must_use]
-    pub fn seal(&self, block: u64, stamp: Stamp, bytes: &[u8], out: &mut [u8]) -> BlockTag {
-        seal(&self.key, nonce(stamp), &self.data(block, stamp), bytes, out)
+    pub fn seal(&self, block: u64, stamp: Stamp, bytes: &mut [u8]) -> BlockTag {
+        seal(&self.key, nonce(stamp), &self.data(block, stamp), bytes)
     }
 
-    /// Decrypts a block into `out`, which is as long.
+    /// Decrypts a block where it lies.
     ///
     /// # Errors
-    /// [`Forged`]; `out` tells nothing then.
-    pub fn open(
-        &self,
-        block: u64,
-        stamp: Stamp,
-        bytes: &[u8],
-        tag: &BlockTag,
-        out: &mut [u8],
-    ) -> Result<(), Forged> {
+    /// [`Forged`]; `bytes` tell nothing then.
+    pub fn open(&self, block: u64, stamp: Stamp, bytes: &mut [u8], tag: &BlockTag) -> Result<(), Forged> {
         let (nonce, data) = (Nonce::assume_unique_for_key(nonce(stamp)), Aad::from(self.data(block, stamp)));
-        let opened = self.key.open_separate_gather(nonce, data, bytes, &tag.0, out);
-        opened.or(Err(Forged { block, stamp }))
+        let opened = self.key.open_in_place_separate_tag(nonce, data, &tag.0, bytes);
+        opened.map(drop).or(Err(Forged { block, stamp }))
     }
 
     fn data(&self, block: u64, stamp: Stamp) -> [u8; 32] {
@@ -88,11 +81,11 @@ fn nonce(stamp: Stamp) -> [u8; 12] {
     nonce
 }
 
-fn seal(key: &LessSafeKey, nonce: [u8; 12], data: &[u8], bytes: &[u8], out: &mut [u8]) -> BlockTag {
+fn seal(key: &LessSafeKey, nonce: [u8; 12], data: &[u8], bytes: &mut [u8]) -> BlockTag {
     let mut tag = BlockTag::default();
     let nonce = Nonce::assume_unique_for_key(nonce);
-    let sealed = key.seal_out_of_place_scatter(nonce, Aad::from(data), bytes, out, &[], &mut tag.0);
-    assert!(sealed.is_ok(), "the lengths of a block and of what it is sealed into differ");
+    let sealed = key.seal_in_place_scatter(nonce, Aad::from(data), bytes, &[], &mut tag.0);
+    assert!(sealed.is_ok(), "a block is not too long for its cipher");
     tag
 }
 
@@ -116,8 +109,8 @@ mod tests {
     }
 
     fn sealed(cipher: &BlockCipher, block: u64, stamp: Stamp, plain: &[u8]) -> (Vec<u8>, BlockTag) {
-        let mut out = vec![0; plain.len()];
-        let tag = cipher.seal(block, stamp, plain, &mut out);
+        let mut out = plain.to_vec();
+        let tag = cipher.seal(block, stamp, &mut out);
         (out, tag)
     }
 
@@ -126,21 +119,20 @@ mod tests {
     #[test]
     fn it_is_aes_256_gcm() {
         let zeros = BlockCipher::with_key(&[0; 32], VolumeId::from_bytes([0; 16])).key;
-        let tag = seal(&zeros, [0; 12], &[], &[], &mut []);
+        let tag = seal(&zeros, [0; 12], &[], &mut []);
         assert_eq!(tag.0, hex("530f8afbc74536b9a963b4f1c4cb738b"));
         let mut out = [0; 16];
-        let tag = seal(&zeros, [0; 12], &[], &[0; 16], &mut out);
+        let tag = seal(&zeros, [0; 12], &[], &mut out);
         assert_eq!(out, hex("cea7403d4d606b6e074ec5d3baf39d18"));
         assert_eq!(tag.0, hex("d0d1c8a799996bf0265b98b5d48ab919"));
         let key = hex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308");
         let key = BlockCipher::with_key(&key, VolumeId::from_bytes([0; 16])).key;
-        let plain: [u8; 60] = hex(concat!(
+        let mut out: [u8; 60] = hex(concat!(
             "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72",
             "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
         ));
         let data: [u8; 20] = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
-        let mut out = [0; 60];
-        let tag = seal(&key, hex("cafebabefacedbaddecaf888"), &data, &plain, &mut out);
+        let tag = seal(&key, hex("cafebabefacedbaddecaf888"), &data, &mut out);
         let expected: [u8; 60] = hex(concat!(
             "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa",
             "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
@@ -167,20 +159,22 @@ mod tests {
             let (ours, stamp) = (cipher(2), stamp(sequence));
             let plain = vec![byte; BLOCK_SIZE];
             let (bytes, tag) = sealed(&ours, block, stamp, &plain);
-            let mut out = vec![0; BLOCK_SIZE];
-            ours.open(block, stamp, &bytes, &tag, &mut out).unwrap();
-            prop_assert_eq!(&out, &plain);
+            let opened = |cipher: &BlockCipher, block, stamp, bytes: &[u8], tag: &BlockTag| {
+                let mut out = bytes.to_vec();
+                cipher.open(block, stamp, &mut out, tag).map(|()| out)
+            };
+            prop_assert_eq!(opened(&ours, block, stamp, &bytes, &tag), Ok(plain));
 
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << bit;
             let mut other = tag;
             other.0[at % 16] ^= 1 << bit;
             let forged = Err(Forged { block, stamp });
-            prop_assert_eq!(ours.open(block, stamp, &flipped, &tag, &mut out), forged, "a flipped bit");
-            prop_assert_eq!(ours.open(block, stamp, &bytes, &other, &mut out), forged, "another tag");
-            prop_assert_eq!(cipher(3).open(block, stamp, &bytes, &tag, &mut out), forged, "another volume");
-            prop_assert!(ours.open(block ^ 1, stamp, &bytes, &tag, &mut out).is_err(), "another block");
-            prop_assert!(ours.open(block, stamp.plus(1), &bytes, &tag, &mut out).is_err(), "another stamp");
+            prop_assert_eq!(&opened(&ours, block, stamp, &flipped, &tag), &forged, "a flipped bit");
+            prop_assert_eq!(&opened(&ours, block, stamp, &bytes, &other), &forged, "another tag");
+            prop_assert_eq!(&opened(&cipher(3), block, stamp, &bytes, &tag), &forged, "another volume");
+            prop_assert!(opened(&ours, block ^ 1, stamp, &bytes, &tag).is_err(), "another block");
+            prop_assert!(opened(&ours, block, stamp.plus(1), &bytes, &tag).is_err(), "another stamp");
         }
     }
 

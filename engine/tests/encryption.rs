@@ -50,9 +50,9 @@ struct Stored {
 impl Stored {
     /// What it says to who has the key.
     fn opened(&self, block: u64) -> Option<Vec<u8>> {
-        let mut out = vec![0; BLOCK_SIZE];
+        let mut out = self.bytes.to_vec();
         let cipher = BlockCipher::new(&key(), VOLUME);
-        cipher.open(block, self.stamp, &self.bytes, &self.tag, &mut out).ok().map(|()| out)
+        cipher.open(block, self.stamp, &mut out, &self.tag).ok().map(|()| out)
     }
 }
 

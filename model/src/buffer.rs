@@ -30,6 +30,10 @@ impl BlockArena {
         }
         let mut rest = self.chunk.split_off(bytes);
         std::mem::swap(&mut rest, &mut self.chunk);
+        if self.chunk.capacity() == 0 {
+            // Whoever gets a chunk's last buffer, and holds no other of it, owns its memory alone.
+            self.chunk = BytesMut::new();
+        }
         debug_assert_eq!(rest.capacity(), bytes);
         assert_eq!(rest.as_ptr().align_offset(BLOCK_SIZE), 0, "arena lost its alignment");
         rest

@@ -2,7 +2,7 @@
 //! knows nothing of what the engine did.
 
 use trivet_crypto::{BlockCipher, DataKey};
-use trivet_model::{BLOCK_SIZE, VolumeId};
+use trivet_model::VolumeId;
 use trivet_replica::store::BlockVersion;
 
 /// The volume's key in every encrypted world.
@@ -19,8 +19,8 @@ pub(crate) fn opened(
     bytes: &[u8],
 ) -> Result<Vec<u8>, String> {
     let Some(tag) = version.tag else { return Err(format!("block {block} has no tag")) };
-    let mut out = vec![0; BLOCK_SIZE];
+    let mut out = bytes.to_vec();
     let cipher = BlockCipher::new(&data_key(), writer);
-    cipher.open(block, version.stamp, bytes, &tag, &mut out).map_err(|error| error.to_string())?;
+    cipher.open(block, version.stamp, &mut out, &tag).map_err(|error| error.to_string())?;
     Ok(out)
 }

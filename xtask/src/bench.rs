@@ -4,11 +4,11 @@
 //! in the same mood, `--rounds` times; the medians and their ratio are what counts. fio is the
 //! load for both, with O_DIRECT on the files and over the volume's unix socket.
 
-mod fio;
+pub(crate) mod fio;
 mod options;
 mod report;
-mod target;
-mod workload;
+pub(crate) mod target;
+pub(crate) mod workload;
 
 use fio::Measured;
 use options::Options;
@@ -73,7 +73,7 @@ fn measure(
     Ok(Row { workload, raw: median(raw_results), volume: median(volume_results).ok_or("no round was run")? })
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

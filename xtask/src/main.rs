@@ -4,6 +4,7 @@
 mod bench;
 mod clones;
 mod document;
+mod encryption;
 mod faults;
 mod resync;
 mod snapshots;
@@ -14,7 +15,8 @@ const USAGE: &str = "usage: xtask bench [options]   (make bench)
        xtask faults [ROW ...]  (make faults)
        xtask resync [options]  (make resync-bench)
        xtask snapshots [options]  (make snapshot-bench)
-       xtask clones [options]  (make clone-bench)";
+       xtask clones [options]  (make clone-bench)
+       xtask encryption [options]  (make encryption-bench)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         Some("resync") => resync::run(arguments),
         Some("snapshots") => snapshots::run(arguments),
         Some("clones") => clones::run(arguments),
+        Some("encryption") => encryption::run(arguments),
         Some("faults") => faults::run(arguments),
         _ => Err(USAGE.to_owned()),
     };

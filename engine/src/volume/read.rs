@@ -13,7 +13,7 @@
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::pieces::check_bounds;
 use super::planted::PlantedFault as Planted;
-use super::seal;
+use super::seal::{self, Unopened};
 use super::segments::{SegmentCursor, patched, push_zeros, trim};
 use super::write::Writing;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, Tag, VolumeCore, VolumeState};
@@ -208,22 +208,23 @@ impl VolumeCore {
         if !fits(present, &data, reading.range.count) || !has_seals {
             return Err(MemberFault::Protocol("a read's answer does not have the blocks asked for"));
         }
-        if !is_intact(&data) {
-            self.counters.count_bad_read(ErrorCode::ChecksumOnWire);
-            let cause = "its answer does not match its checksums".to_owned();
-            return self.ask_another(now, member, id, false, cause);
-        }
         let range = reading.range;
-        let data = match &self.ciphers {
-            None => data.segments,
+        let opened = match &mut self.ciphers {
+            None if is_intact(&data) => Ok(data.segments),
+            None => Err(Unopened::Damaged),
             Some(ciphers) => {
                 let there = (0..range.count).filter(|&block| is_present(present, block));
-                let blocks = there.map(|block| range.start + u64::from(block));
-                match seal::opened(ciphers, blocks, stamps, &data) {
-                    Ok(segments) => segments,
-                    Err(forged) => return self.forged_read(now, member, id, forged),
-                }
+                ciphers.open(there.map(|block| range.start + u64::from(block)), stamps, data)
             }
+        };
+        let data = match opened {
+            Ok(segments) => segments,
+            Err(Unopened::Damaged) => {
+                self.counters.count_bad_read(ErrorCode::ChecksumOnWire);
+                let cause = "its answer does not match its checksums".to_owned();
+                return self.ask_another(now, member, id, false, cause);
+            }
+            Err(Unopened::Forged(forged)) => return self.forged_read(now, member, id, forged),
         };
         let reading = reading_mut(&mut self.operations, id);
         let asked = reading.asked.unwrap_or(now);

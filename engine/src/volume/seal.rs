@@ -7,9 +7,12 @@
 //! - A volume seals under its own key alone. What a clone began with is opened under the key of whoever wrote
 //!   it, which follows from the stamp: all of a clone's own stamps are above its parent's cut.
 
+mod memory;
+
 use bytes::{Bytes, BytesMut};
+use memory::Memory;
 use trivet_crypto::{BlockCipher, DataKey};
-use trivet_model::checksum::block_crcs;
+use trivet_model::checksum::block_crc;
 use trivet_model::{Ancestor, BLOCK_SIZE, BlockTag, Stamp, VolumeId};
 use trivet_wire::BlockData;
 
@@ -19,48 +22,16 @@ pub(super) struct Ciphers {
     own: BlockCipher,
     /// The nearest first, each with its cut; they fall.
     ancestors: Vec<(Stamp, BlockCipher)>,
+    memory: Memory,
 }
 
-impl Ciphers {
-    pub(super) fn new(key: &DataKey, volume: VolumeId, lineage: &[Ancestor]) -> Self {
-        let ancestors = lineage.iter().map(|of| (of.cut, BlockCipher::new(key, of.volume)));
-        Self { own: BlockCipher::new(key, volume), ancestors: ancestors.collect() }
-    }
-
-    /// The one that a version was sealed with.
-    fn of(&self, stamp: Stamp) -> &BlockCipher {
-        let not_nearer = self.ancestors.iter().take_while(|(cut, _)| stamp <= *cut);
-        not_nearer.last().map_or(&self.own, |(_, cipher)| cipher)
-    }
-}
-
-/// Encrypts consecutive blocks from `start` under consecutive stamps from `first`. The checksums are of what
-/// is sent.
-pub(super) fn sealed(
-    ciphers: &Ciphers,
-    start: u64,
-    first: Stamp,
-    segments: &[Bytes],
-    mistake: Option<Mistake>,
-) -> BlockData {
-    let bytes = segments.iter().map(Bytes::len).sum();
-    let mut out = BytesMut::zeroed(bytes);
-    let mut tags = Vec::with_capacity(bytes / BLOCK_SIZE);
-    let plain = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
-    let cipher = match (mistake, ciphers.ancestors.first()) {
-        (Some(Mistake::ParentsKey), Some((_, parents))) => parents,
-        _ => &ciphers.own,
-    };
-    for ((at, plain), out) in (0..).zip(plain).zip(out.chunks_exact_mut(BLOCK_SIZE)) {
-        let (block, stamp) = match mistake {
-            None | Some(Mistake::ParentsKey) => (start + at, first.plus(at)),
-            Some(Mistake::FirstStamp) => (start + at, first),
-            Some(Mistake::NoPlace) => (0, first.plus(at)),
-        };
-        tags.push(cipher.seal(block, stamp, plain, out));
-    }
-    let crcs = block_crcs(&out).collect();
-    BlockData { crcs, tags, segments: vec![out.freeze()] }
+/// Why what a member has sent is not what was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unopened {
+    /// Its checksums do not match.
+    Damaged,
+    /// They do, but these blocks are not as they were encrypted.
+    Forged(Vec<u64>),
 }
 
 /// What a planted fault does wrong.
@@ -71,27 +42,92 @@ pub(super) enum Mistake {
     ParentsKey,
 }
 
-/// Decrypts blocks that were read, each with its stamp.
-///
-/// # Errors
-/// Those that are not as they were encrypted.
-pub(super) fn opened(
-    ciphers: &Ciphers,
-    blocks: impl Iterator<Item = u64>,
-    stamps: &[Stamp],
-    data: &BlockData,
-) -> Result<Vec<Bytes>, Vec<u64>> {
-    let mut out = BytesMut::zeroed(data.bytes());
-    let mut forged = Vec::new();
-    let sealed = data.segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
-    let seals = stamps.iter().zip(&data.tags);
-    let each = blocks.zip(seals).zip(sealed).zip(out.chunks_exact_mut(BLOCK_SIZE));
-    for (((block, (stamp, tag)), sealed), out) in each {
-        if ciphers.of(*stamp).open(block, *stamp, sealed, tag, out).is_err() {
-            forged.push(block);
+impl Ciphers {
+    pub(super) fn new(key: &DataKey, volume: VolumeId, lineage: &[Ancestor]) -> Self {
+        let ancestors = lineage.iter().map(|of| (of.cut, BlockCipher::new(key, of.volume)));
+        let own = BlockCipher::new(key, volume);
+        Self { own, ancestors: ancestors.collect(), memory: Memory::default() }
+    }
+
+    /// Encrypts consecutive blocks from `start` under consecutive stamps from `first`. The checksums are of what
+    /// is sent. A block is copied, encrypted and summed up while it is in the processor's cache.
+    pub(super) fn seal(
+        &mut self,
+        start: u64,
+        first: Stamp,
+        segments: &[Bytes],
+        mistake: Option<Mistake>,
+    ) -> BlockData {
+        let bytes = segments.iter().map(Bytes::len).sum();
+        let mut out = self.memory.take(bytes);
+        let mut tags = Vec::with_capacity(bytes / BLOCK_SIZE);
+        let mut crcs = Vec::with_capacity(bytes / BLOCK_SIZE);
+        let cipher = match (mistake, self.ancestors.first()) {
+            (Some(Mistake::ParentsKey), Some((_, parents))) => parents,
+            _ => &self.own,
+        };
+        let plain = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
+        for (at, plain) in (0..).zip(plain) {
+            let (block, stamp) = match mistake {
+                None | Some(Mistake::ParentsKey) => (start + at, first.plus(at)),
+                Some(Mistake::FirstStamp) => (start + at, first),
+                Some(Mistake::NoPlace) => (0, first.plus(at)),
+            };
+            let begin = out.len();
+            out.extend_from_slice(plain);
+            let sealed = &mut out[begin..];
+            tags.push(cipher.seal(block, stamp, sealed));
+            crcs.push(block_crc(sealed));
+        }
+        BlockData { crcs, tags, segments: vec![out.freeze()] }
+    }
+
+    /// Decrypts blocks that were read, each with its stamp: where they lie, if nobody else holds that memory.
+    ///
+    /// # Errors
+    /// [`Unopened`].
+    pub(super) fn open(
+        &mut self,
+        mut blocks: impl Iterator<Item = u64>,
+        stamps: &[Stamp],
+        data: BlockData,
+    ) -> Result<Vec<Bytes>, Unopened> {
+        let BlockData { crcs, tags, segments } = data;
+        let mut seals = stamps.iter().zip(tags).zip(crcs);
+        let mut opened = Vec::with_capacity(segments.len());
+        let (mut damaged, mut forged) = (false, Vec::new());
+        for segment in segments {
+            let mut segment = segment.try_into_mut().unwrap_or_else(|shared| self.copied(&shared));
+            for bytes in segment.chunks_exact_mut(BLOCK_SIZE) {
+                let (Some(block), Some(((stamp, tag), crc))) = (blocks.next(), seals.next()) else {
+                    unreachable!("an answer that fits has a seal for each block")
+                };
+                if block_crc(bytes) != crc {
+                    damaged = true;
+                } else if self.of(*stamp).open(block, *stamp, bytes, &tag).is_err() {
+                    forged.push(block);
+                }
+            }
+            opened.push(segment.freeze());
+        }
+        match (damaged, forged.is_empty()) {
+            (true, _) => Err(Unopened::Damaged),
+            (false, false) => Err(Unopened::Forged(forged)),
+            (false, true) => Ok(opened),
         }
     }
-    if forged.is_empty() { Ok(vec![out.freeze()]) } else { Err(forged) }
+
+    /// The one that a version was sealed with.
+    fn of(&self, stamp: Stamp) -> &BlockCipher {
+        let not_nearer = self.ancestors.iter().take_while(|(cut, _)| stamp <= *cut);
+        not_nearer.last().map_or(&self.own, |(_, cipher)| cipher)
+    }
+
+    fn copied(&mut self, shared: &[u8]) -> BytesMut {
+        let mut own = self.memory.take(shared.len());
+        own.extend_from_slice(shared);
+        own
+    }
 }
 
 /// Whether an answer has what the blocks of such a volume come with.
@@ -120,19 +156,35 @@ mod tests {
 
     #[test]
     fn what_is_sealed_in_pieces_is_opened_block_by_block() {
-        let (ciphers, first) = (ciphers(1, &[]), stamp(2, 7));
+        let (mut ciphers, first) = (ciphers(1, &[]), stamp(2, 7));
         let plain: Vec<u8> = (0..4 * BLOCK_SIZE).map(|at| u8::try_from(at / BLOCK_SIZE).unwrap()).collect();
         let plain = Bytes::from(plain);
         let cut = [plain.slice(..BLOCK_SIZE), plain.slice(BLOCK_SIZE..)];
-        let data = sealed(&ciphers, 10, first, &cut, None);
+        let data = ciphers.seal(10, first, &cut, None);
         assert_eq!((data.verify(), data.blocks(), data.tags.len()), (Ok(()), 4, 4));
         assert!(data.segments[0].chunks_exact(BLOCK_SIZE).all(|block| block != &plain[..BLOCK_SIZE]));
 
         let stamps: Vec<Stamp> = (0..4).map(|at| first.plus(at)).collect();
-        assert_eq!(opened(&ciphers, 10..14, &stamps, &data).unwrap().concat(), plain);
-        assert_eq!(opened(&ciphers, [10, 12, 11, 13].into_iter(), &stamps, &data), Err(vec![12, 11]));
+        let mut open = |blocks: [u64; 4], stamps: &[Stamp], data: &BlockData| {
+            // Whoever still holds the memory keeps what is in it; whoever does not has it decrypted in place.
+            let opened = ciphers.open(blocks.into_iter(), stamps, data.clone());
+            let alone = data.segments.iter().map(|segment| Bytes::copy_from_slice(segment)).collect();
+            let in_place =
+                ciphers.open(blocks.into_iter(), stamps, BlockData { segments: alone, ..data.clone() });
+            assert_eq!(opened, in_place);
+            opened
+        };
+        assert_eq!(open([10, 11, 12, 13], &stamps, &data).unwrap().concat(), plain);
+        assert_eq!(open([10, 12, 11, 13], &stamps, &data), Err(Unopened::Forged(vec![12, 11])));
         let older = [&stamps[..3], &[first]].concat();
-        assert_eq!(opened(&ciphers, 10..14, &older, &data), Err(vec![13]));
+        assert_eq!(open([10, 11, 12, 13], &older, &data), Err(Unopened::Forged(vec![13])));
+        let mut crcs = data.crcs.clone();
+        crcs[2].0 ^= 1;
+        assert_eq!(
+            open([10, 11, 12, 13], &older, &BlockData { crcs, ..data.clone() }),
+            Err(Unopened::Damaged)
+        );
+        assert_eq!(data.verify(), Ok(()), "what others hold stays as it is");
         assert!(fits(true, &stamps, &data.tags, 4) && !fits(false, &stamps, &data.tags, 4));
     }
 
@@ -142,19 +194,23 @@ mod tests {
     fn a_clone_opens_what_it_began_with_under_the_keys_of_those_who_wrote_it() {
         let of_root = [ancestor(1, stamp(1, 9))];
         let of_parent = [ancestor(2, stamp(2, 9)), of_root[0].clone()];
-        let (root, parent, clone) = (ciphers(1, &[]), ciphers(2, &of_root), ciphers(3, &of_parent));
+        const ROOT: usize = 0;
+        const PARENT: usize = 1;
+        const CLONE: usize = 2;
+        let mut family = [ciphers(1, &[]), ciphers(2, &of_root), ciphers(3, &of_parent)];
         let plain = Bytes::from(vec![5; BLOCK_SIZE]);
-        let seal = |ciphers: &Ciphers, stamp| sealed(ciphers, 0, stamp, std::slice::from_ref(&plain), None);
-        let open = |ciphers: &Ciphers, stamp, data: &BlockData| opened(ciphers, 0..1, &[stamp], data).is_ok();
+        let mut opens = |writer: usize, reader: usize, at: Stamp| {
+            let data = family[writer].seal(0, at, std::slice::from_ref(&plain), None);
+            family[reader].open(0..1, &[at], data).is_ok()
+        };
         for (writer, at) in
-            [(&root, stamp(1, 9)), (&parent, stamp(2, 1)), (&parent, stamp(2, 9)), (&clone, stamp(3, 0))]
+            [(ROOT, stamp(1, 9)), (PARENT, stamp(2, 1)), (PARENT, stamp(2, 9)), (CLONE, stamp(3, 0))]
         {
-            let data = seal(writer, at);
-            assert!(open(&clone, at, &data) && open(writer, at, &data), "{at}");
+            assert!(opens(writer, CLONE, at) && opens(writer, writer, at), "{at}");
         }
         // What an ancestor wrote after the cut, nobody takes for the clone's.
-        for (writer, at) in [(&root, stamp(1, 10)), (&parent, stamp(2, 10)), (&root, stamp(3, 0))] {
-            assert!(!open(&clone, at, &seal(writer, at)), "{at}");
+        for (writer, at) in [(ROOT, stamp(1, 10)), (PARENT, stamp(2, 10)), (ROOT, stamp(3, 0))] {
+            assert!(!opens(writer, CLONE, at), "{at}");
         }
     }
 }

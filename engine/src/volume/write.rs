@@ -12,7 +12,7 @@
 use super::log::{Fate, LogSlot};
 use super::operation::{Operation, Outcome, Owner, Phase};
 use super::planted::PlantedFault as Planted;
-use super::seal::{Ciphers, Mistake, sealed};
+use super::seal::{Ciphers, Mistake};
 use super::segments::{checksums, whole_blocks};
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use crate::request::IoError;
@@ -87,9 +87,9 @@ impl Writing {
     }
 
     /// Encrypts what is to be, under the stamps that it has now.
-    fn seal(&mut self, ciphers: &Ciphers, first: Stamp, mistake: Option<Mistake>) {
+    fn seal(&mut self, ciphers: &mut Ciphers, first: Stamp, mistake: Option<Mistake>) {
         if let Content::Plain(segments) = &self.content {
-            self.content = Content::Data(sealed(ciphers, self.range.start, first, segments, mistake));
+            self.content = Content::Data(ciphers.seal(self.range.start, first, segments, mistake));
         }
     }
 
@@ -138,7 +138,7 @@ impl VolumeCore {
         let mistake = self.sealing_mistake();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
-        if let Some(ciphers) = &self.ciphers {
+        if let Some(ciphers) = &mut self.ciphers {
             writing.seal(ciphers, first, mistake);
         }
         writing.sent = Some(Sent { slot, first, at: now, awaiting: everyone, refused: MemberSet::EMPTY });

@@ -57,14 +57,20 @@ impl Store {
                 };
                 let range = BlockRange::new(start, u32::try_from(crcs.len()).unwrap_or(u32::MAX));
                 let origin = volume.note(TailExtent { range, stamp, discard: false }, origin);
+                let forget = planted::is(PlantedFault::ForgetPlacedTags) && origin != Origin::Live;
+                let tags = if forget { vec![BlockTag::default(); tags.len()] } else { tags };
+                if !tags.is_empty() {
+                    let mut tags = tags.as_slice();
+                    for (first, count) in runs.iter() {
+                        let (of_run, rest) = tags.split_at(count as usize);
+                        self.active.tags.insert_run(first, of_run);
+                        tags = rest;
+                    }
+                }
                 for ((at, physical), crc) in physical.enumerate().zip(crcs) {
                     let key = BlockKey { slot, block: start + at as u64 };
                     let entry = Entry { stamp: stamp.plus(at as u64), physical, crc };
                     let version = Version::new(entry, origin);
-                    if let Some(tag) = tags.get(at) {
-                        let forget = planted::is(PlantedFault::ForgetPlacedTags) && origin != Origin::Live;
-                        self.active.tags.insert(physical, if forget { BlockTag::default() } else { *tag });
-                    }
                     let gone = match self.active.insert(key, version, &volume.snapshots) {
                         Insertion::Newest { superseded } => superseded,
                         Insertion::Outdated => Some(physical),

@@ -69,10 +69,10 @@ impl Leaf {
         let rank = self.rank(at);
         if self.has(at) {
             self.entries[rank] = entry;
-            if !self.tags.is_empty() {
-                self.tags.remove(rank);
+            match self.tags.get_mut(rank) {
+                Some(there) => *there = tag.unwrap_or_default(),
+                None => self.insert_tag_among(rank, tag, self.entries.len() - 1),
             }
-            self.insert_tag_among(rank, tag, self.entries.len() - 1);
         } else {
             self.mask[(at / 64) as usize] |= 1 << (at % 64);
             self.insert_tag(rank, tag);

@@ -115,7 +115,8 @@ impl Volume {
     }
 }
 
-fn cpu_seconds_of(pid: u32) -> Result<f64, String> {
+/// Processor time that a process has used since it started.
+pub(crate) fn cpu_seconds_of(pid: u32) -> Result<f64, String> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).map_err(|e| format!("process {pid} has ended: {e}"))?;
     // The name stands in parentheses and may hold anything; utime and stime are fields 14 and 15.
