@@ -1,12 +1,15 @@
 //! A disk that fails on demand, under a replica that knows nothing of it: its pool file is a file of
-//! nbdfuse, whose NBD server is here. Needs `/dev/fuse` and nbdfuse.
+//! nbdfuse, whose NBD server is here. It can have a volatile cache, and lose its power. Needs `/dev/fuse`
+//! and nbdfuse.
+
+mod medium;
 
 use crate::blockdev::FuseFile;
 use crate::command::is_installed;
-use crate::{Scratch, patience};
-use std::fs::{self, File, OpenOptions};
+use crate::{Random, Scratch, patience};
+use medium::Medium;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +28,9 @@ pub struct Faults {
     pub hangs: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    medium: Medium,
     faults: Mutex<Faults>,
     changed: Condvar,
     failed: AtomicU64,
@@ -77,6 +81,19 @@ impl BadDisk {
     /// When that cannot be done; see [`obstacle`].
     #[must_use]
     pub fn under(pool: &Path, bytes: u64) -> Self {
+        Self::that(pool, bytes, false)
+    }
+
+    /// The same on a disk that keeps in a volatile cache what has not been flushed.
+    ///
+    /// # Panics
+    /// When that cannot be done; see [`obstacle`].
+    #[must_use]
+    pub fn with_volatile_cache(pool: &Path, bytes: u64) -> Self {
+        Self::that(pool, bytes, true)
+    }
+
+    fn that(pool: &Path, bytes: u64, volatile: bool) -> Self {
         let scratch = Scratch::new();
         let image = scratch.join("image");
         fs::copy(pool.join("pool"), &image).expect("a stopped pool can be copied");
@@ -84,13 +101,20 @@ impl BadDisk {
         image.set_len(bytes).expect("a file can grow");
         let socket = scratch.join("nbd");
         let listener = UnixListener::bind(&socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            medium: Medium::new(image, volatile),
+            faults: Mutex::default(),
+            changed: Condvar::new(),
+            failed: AtomicU64::new(0),
+            held_up: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
+        });
         let served = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let (image, shared) = (image.try_clone().expect("a file handle"), Arc::clone(&served));
+                let shared = Arc::clone(&served);
                 // A client ends it by going away.
-                std::thread::spawn(move || drop(serve(client, &image, &shared)));
+                std::thread::spawn(move || drop(serve(client, &shared)));
             }
         });
         let file = FuseFile::mount(&format!("nbd+unix:///?socket={}", socket.display()), &scratch);
@@ -103,6 +127,19 @@ impl BadDisk {
     pub fn set(&self, faults: Faults) {
         *self.shared.faults() = faults;
         self.shared.changed.notify_all();
+    }
+
+    /// Nothing that it is asked for from now on is done.
+    pub fn cut_power(&self) {
+        self.shared.medium.cut_power();
+    }
+
+    /// Gives it power again: of what it had not been asked to flush some is lost, and some is torn.
+    ///
+    /// # Panics
+    /// When its file cannot be written.
+    pub fn restore_power(&self, random: &mut Random) {
+        self.shared.medium.restore_power(random).expect("a file that can be written");
     }
 
     /// How many flushes it has been asked for.
@@ -169,11 +206,12 @@ fn greet(client: &mut UnixStream, size: u64) -> io::Result<()> {
     }
 }
 
-fn serve(mut client: UnixStream, image: &File, shared: &Shared) -> io::Result<()> {
-    greet(&mut client, image.metadata()?.len())?;
+fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
+    let medium = &shared.medium;
+    greet(&mut client, medium.size()?)?;
     loop {
         let _magic: [u8; 4] = array(&mut client)?;
-        let _flags: [u8; 2] = array(&mut client)?;
+        let force_unit_access = u16::from_be_bytes(array(&mut client)?) & 1 != 0;
         let kind = u16::from_be_bytes(array(&mut client)?);
         let handle: [u8; 8] = array(&mut client)?;
         let offset = u64::from_be_bytes(array(&mut client)?);
@@ -186,15 +224,17 @@ fn serve(mut client: UnixStream, image: &File, shared: &Shared) -> io::Result<()
         if kind == 3 {
             shared.flushes.fetch_add(1, Ordering::AcqRel);
         }
-        let (fails, done) = match kind {
-            0 => (faults.reads, image.read_exact_at(&mut data, offset)),
-            1 if faults.writes => (true, Ok(())),
-            1 => (false, image.write_all_at(&data, offset)),
+        let done = match kind {
+            0 if !faults.reads => medium.read(&mut data, offset),
+            1 if !faults.writes => {
+                let written = medium.write(std::mem::take(&mut data), offset);
+                if force_unit_access { written.and_then(|()| medium.flush()) } else { written }
+            }
             2 => return Ok(()),
-            3 => (faults.flushes, Ok(())),
-            _ => (true, Ok(())),
+            3 if !faults.flushes => medium.flush(),
+            _ => Err(io::Error::other("it is to fail")),
         };
-        done?;
+        let fails = done.is_err();
         if fails {
             shared.failed.fetch_add(1, Ordering::AcqRel);
         }

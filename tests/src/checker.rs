@@ -9,7 +9,8 @@
 //!
 //! A unit must hold exactly one version from `oldest ..= newest`, whole. Requests that overlap are
 //! never in flight at once, so that this is all there is to know; overlaps are fio's part. Kill -9
-//! takes no power away: every acknowledged write has to be there, flushed or not.
+//! takes no power away: every acknowledged write has to be there, flushed or not. After
+//! [`Region::power_lost`] that holds of what was flushed, or written with FUA, alone.
 
 mod pattern;
 mod region;
@@ -206,7 +207,7 @@ impl Load {
     /// `None` when the run chosen touches one in flight.
     fn next_request(&mut self) -> Option<(Intent, Request)> {
         if self.random.chance(3) {
-            return Some((Intent::Flush, Request::Flush));
+            return Some(self.region.begin_flush());
         }
         let start = self.random.below(self.region.units());
         let count = (1 + self.random.below(RUN_UNITS_MAX)).min(self.region.units() - start);

@@ -13,6 +13,7 @@ pub mod command;
 pub mod control_group;
 pub mod fills;
 pub mod gates;
+pub mod hosts;
 mod launcher;
 pub mod loaded;
 pub mod namespaces;

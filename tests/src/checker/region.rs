@@ -18,7 +18,9 @@ pub struct Region {
 struct Unit {
     oldest: u32,
     newest: u32,
-    /// Versions from `oldest` on that are zeros. Version 0, never written, is one.
+    /// What it is at least after a loss of power.
+    stable: u32,
+    /// Versions from `stable` on that are zeros. Version 0, never written, is one.
     zeros: Vec<u32>,
     in_flight: bool,
 }
@@ -34,15 +36,19 @@ impl Unit {
 
     fn settle(&mut self, version: u32) {
         self.oldest = self.oldest.max(version);
-        let oldest = self.oldest;
-        self.zeros.retain(|&zero| zero >= oldest);
+    }
+
+    fn settle_for_good(&mut self, version: u32) {
+        self.stable = self.stable.max(version);
+        let stable = self.stable;
+        self.zeros.retain(|&zero| zero >= stable);
     }
 
     /// The oldest version that it may be, or `None` when none is allowed to look so.
     fn version_of(&self, content: Content) -> Option<u32> {
         match content {
             Content::Zeros if self.oldest == 0 => Some(0),
-            Content::Zeros => self.zeros.first().copied(),
+            Content::Zeros => self.zeros.iter().copied().find(|zero| *zero >= self.oldest),
             Content::Version(v) if v > self.newest || v < self.oldest || self.zeros.contains(&v) => None,
             Content::Version(v) => Some(v),
             Content::Damaged(_) => None,
@@ -53,10 +59,18 @@ impl Unit {
 /// A request in flight, as far as its answer changes what is known.
 #[derive(Clone, Debug)]
 pub(super) enum Intent {
-    Flush,
+    /// Of each unit the version that it had at least.
+    Flush(Vec<u32>),
     Read(Range<usize>),
-    /// Of each unit the version that it gets.
-    Change(Range<usize>, Vec<u32>),
+    Change(Change),
+}
+
+/// Of each unit the version that it gets.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    run: Range<usize>,
+    versions: Vec<u32>,
+    force_unit_access: bool,
 }
 
 impl Region {
@@ -87,6 +101,10 @@ impl Region {
         (self.offset + run.start as u64 * u64::from(self.unit_bytes), length)
     }
 
+    pub(super) fn begin_flush(&self) -> (Intent, Request) {
+        (Intent::Flush(self.units.iter().map(|unit| unit.oldest).collect()), Request::Flush)
+    }
+
     pub(super) fn begin_read(&self, run: Range<usize>) -> (Intent, Request) {
         let (offset, length) = self.place(&run);
         (Intent::Read(run), Request::Read { offset, length })
@@ -100,7 +118,8 @@ impl Region {
         for ((bytes, number), &version) in data.chunks_exact_mut(unit_bytes).zip(run.clone()).zip(&versions) {
             pattern::fill(bytes, self.seed, number as u64, version);
         }
-        (Intent::Change(run, versions), Request::Write { offset, data, force_unit_access })
+        let change = Change { run, versions, force_unit_access };
+        (Intent::Change(change), Request::Write { offset, data, force_unit_access })
     }
 
     /// Zeros by `WRITE_ZEROES`, or by `TRIM`: a trimmed block reads as zeros, which is more than
@@ -113,20 +132,27 @@ impl Region {
         } else {
             Request::WriteZeroes { offset, length }
         };
-        (Intent::Change(run, versions), request)
+        (Intent::Change(Change { run, versions, force_unit_access: false }), request)
     }
 
     /// Takes note of a success.
     pub(super) fn answered(&mut self, intent: &Intent, data: &[u8]) {
         match intent {
-            Intent::Flush => {}
+            Intent::Flush(versions) => {
+                for (unit, &version) in self.units.iter_mut().zip(versions) {
+                    unit.settle_for_good(version);
+                }
+            }
             Intent::Read(run) => {
                 self.check(run.clone(), data);
                 self.units[run.clone()].iter_mut().for_each(|unit| unit.in_flight = false);
             }
-            Intent::Change(run, versions) => {
+            Intent::Change(Change { run, versions, force_unit_access }) => {
                 for (unit, &version) in self.units[run.clone()].iter_mut().zip(versions) {
                     unit.settle(version);
+                    if *force_unit_access {
+                        unit.settle_for_good(version);
+                    }
                     unit.in_flight = false;
                 }
             }
@@ -135,9 +161,14 @@ impl Region {
 
     /// Takes note that the connection was lost before the answer: old or new from now on.
     pub(super) fn unanswered(&mut self, intent: &Intent) {
-        if let Intent::Read(run) | Intent::Change(run, _) = intent {
+        if let Intent::Read(run) | Intent::Change(Change { run, .. }) = intent {
             self.units[run.clone()].iter_mut().for_each(|unit| unit.in_flight = false);
         }
+    }
+
+    /// Takes note that all hosts lost power: what was not flushed may be lost.
+    pub fn power_lost(&mut self) {
+        self.units.iter_mut().for_each(|unit| unit.oldest = unit.stable);
     }
 
     /// Checks what a read returned, and holds the volume to it from now on.
@@ -219,6 +250,32 @@ mod tests {
         let (first, _) = write(&mut region, 0);
         region.answered(&first, &[]);
         region.check(0..1, &[0; 512]);
+    }
+
+    #[test]
+    fn what_was_not_flushed_may_be_lost_with_the_power() {
+        let mut region = Region::new(0, 4096, 4, 1);
+        let (first, old) = write(&mut region, 0);
+        region.answered(&first, &[]);
+        let (flush, _) = region.begin_flush();
+        let (second, new) = write(&mut region, 0);
+        region.answered(&second, &[]);
+        region.answered(&flush, &[]);
+        region.power_lost();
+        region.check(0..1, &old);
+        region.check(0..1, &new);
+    }
+
+    #[test]
+    #[should_panic(expected = "allowed are versions")]
+    fn a_flushed_write_that_is_lost_with_the_power_is_noticed() {
+        let mut region = Region::new(0, 4096, 4, 1);
+        let (first, _) = write(&mut region, 0);
+        region.answered(&first, &[]);
+        let (flush, _) = region.begin_flush();
+        region.answered(&flush, &[]);
+        region.power_lost();
+        region.check(0..1, &[0; 4096]);
     }
 
     #[test]
