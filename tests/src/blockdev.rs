@@ -42,10 +42,13 @@ impl FuseFile {
         let folder = scratch.join("fuse");
         fs::create_dir_all(&folder).expect("a folder can be made");
         let file = folder.join("disk");
+        // It has a line for each request that fails, which is what some tests are about.
+        let said = fs::File::create(scratch.join("nbdfuse.log")).expect("a file can be made");
         let server = Command::new("nbdfuse")
             .arg(&file)
             .arg(uri)
             .stdin(Stdio::null())
+            .stderr(said)
             .spawn()
             .expect("nbdfuse is installed");
         let mut fuse = Self { server, folder, file };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::{BlockRange, SnapshotId, Stamp};
 use trivet_replica::pull::{Flatten, Output, Pace};
 use trivet_replica::store::{
@@ -93,15 +94,18 @@ impl World {
 
     fn assert_shows(&mut self, index: usize, cut: u64, range: BlockRange) {
         let at = self.oracle.volumes[index].snapshots.get(&cut).copied();
-        let read = self.read(index, at, range).unwrap();
-        if let Reply::Blocks(read) = &read {
-            let present = read.crcs.iter().flatten().count();
-            assert_eq!(read.tags.len(), if self.tagged { present } else { 0 }, "volume {index}");
-        }
-        let found = pool::blocks_of(read);
-        for (block, found) in range.blocks().zip(found) {
-            let number = self.oracle.shown(index, block, cut).map_or(0, |(_, number)| number);
-            assert!(found == contents(block, number), "volume {index} block {block} as of {cut}");
+        let blocks: Vec<u64> = range.blocks().collect();
+        for blocks in blocks.chunks(IO_BLOCKS_MAX as usize) {
+            let range = BlockRange::new(blocks[0], u32::try_from(blocks.len()).unwrap());
+            let read = self.read(index, at, range).unwrap();
+            if let Reply::Blocks(read) = &read {
+                let present = read.crcs.iter().flatten().count();
+                assert_eq!(read.tags.len(), if self.tagged { present } else { 0 }, "volume {index}");
+            }
+            for (block, found) in blocks.iter().zip(pool::blocks_of(read)) {
+                let number = self.oracle.shown(index, *block, cut).map_or(0, |(_, number)| number);
+                assert!(found == contents(*block, number), "volume {index} block {block} as of {cut}");
+            }
         }
     }
 
@@ -186,13 +190,14 @@ impl World {
     /// Writes what a snapshot shows over what has changed since, as an engine reverts a volume.
     fn revert(&mut self, index: usize, cut: u64) {
         let changed = self.changed(index, u64::MAX, cut);
-        for block in changed.iter().flat_map(|run| run.range.blocks()) {
-            let range = BlockRange::new(block, 1);
+        for range in changed.iter().map(|run| run.range) {
             self.assert_shows(index, cut, range);
-            let number = self.oracle.shown(index, block, cut).map_or(0, |(_, number)| number);
-            self.put(index, range, &[number]);
-            self.settle();
+            for block in range.blocks() {
+                let number = self.oracle.shown(index, block, cut).map_or(0, |(_, number)| number);
+                self.put(index, BlockRange::new(block, 1), &[number]);
+            }
         }
+        self.settle();
         for block in 0..self.oracle.volumes[index].blocks {
             let number = |cut| self.oracle.shown(index, block, cut).map_or(0, |(_, number)| number);
             assert_eq!(number(u64::MAX), number(cut), "volume {index} block {block}: a change was not told");
@@ -383,9 +388,7 @@ impl World {
             for index in self.oracle.alive() {
                 let cuts: Vec<u64> = self.oracle.volumes[index].snapshots.keys().copied().collect();
                 for cut in cuts.into_iter().chain([u64::MAX]) {
-                    let rest = u32::try_from(self.oracle.volumes[index].blocks - 256).unwrap();
-                    self.assert_shows(index, cut, BlockRange::new(0, 256));
-                    self.assert_shows(index, cut, BlockRange::new(256, rest));
+                    self.assert_shows(index, cut, self.whole(index));
                 }
             }
             if round == 0 {
