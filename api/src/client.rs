@@ -119,8 +119,14 @@ calls! {
     export_snapshot(ExportSnapshotRequest) -> VolumeStatus;
     /// Stops serving a snapshot.
     unexport_snapshot(UnexportSnapshotRequest) -> VolumeStatus;
+    /// Has a volume become again what a snapshot shows, or says whether that could be.
+    revert_volume(RevertVolumeRequest) -> VolumeStatus;
     /// Takes a snapshot.
     create_snapshot(CreateSnapshotRequest) -> VolumeStatus;
+    /// Changes what is said of a snapshot.
+    label_snapshot(LabelSnapshotRequest) -> VolumeStatus;
+    /// Takes a snapshot of several volumes at one moment.
+    create_group_snapshot(CreateGroupSnapshotRequest) -> CreateGroupSnapshotReply;
     /// Deletes a snapshot, or says whether that could be.
     delete_snapshot(DeleteSnapshotRequest) -> VolumeStatus;
     /// Lists what has changed between two moments.

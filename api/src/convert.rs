@@ -3,7 +3,7 @@
 use crate::v1;
 use trivet_model::{
     Ancestor, Durability, Epoch, Generation, KeyId, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit,
-    Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
+    Reverting, Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -51,6 +51,7 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         settings: Some(settings_to_wire(&record.settings)),
         copies: record.copies,
         key: record.key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
+        reverting: record.reverting.as_ref().map(reverting_to_wire),
     }
 }
 
@@ -71,6 +72,24 @@ fn ancestor_from_wire(of: v1::Ancestor) -> Result<Ancestor, MalformedRecord> {
         snapshot: snapshot_id(of.snapshot)?,
         snapshot_name: of.snapshot_name,
         cut: Stamp::from_u64(of.cut),
+    })
+}
+
+fn reverting_to_wire(reverting: &Reverting) -> v1::Reverting {
+    v1::Reverting {
+        to: reverting.to.as_bytes().to_vec(),
+        safety: reverting.safety.as_ref().map(snapshot_to_wire),
+        position: reverting.position,
+        changed: reverting.changed,
+    }
+}
+
+fn reverting_from_wire(reverting: v1::Reverting) -> Result<Reverting, MalformedRecord> {
+    Ok(Reverting {
+        to: snapshot_id(reverting.to)?,
+        safety: reverting.safety.map(snapshot_from_wire).transpose()?,
+        position: reverting.position,
+        changed: reverting.changed,
     })
 }
 
@@ -178,6 +197,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
         copies: record.copies,
         key: if record.key.is_empty() { None } else { Some(key_id(&record.key)?) },
+        reverting: record.reverting.map(reverting_from_wire).transpose()?,
     })
 }
 
@@ -286,6 +306,17 @@ mod tests {
     }
 
     prop_compose! {
+        fn reverting()(
+            to in any::<[u8; 16]>(),
+            safety in proptest::option::of(snapshot()),
+            position in any::<u64>(),
+            changed in any::<u64>(),
+        ) -> Reverting {
+            Reverting { to: SnapshotId::from_bytes(to), safety, position, changed }
+        }
+    }
+
+    prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
             name in "[a-z0-9][a-z0-9._-]{0,62}",
@@ -299,8 +330,8 @@ mod tests {
             (lineage, sharing, is_image) in
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
             settings in settings(),
-            copies in any::<u32>(),
-            key in proptest::option::of(any::<[u8; 16]>()),
+            (copies, reverting, key) in
+                (any::<u32>(), proptest::option::of(reverting()), proptest::option::of(any::<[u8; 16]>())),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -321,6 +352,7 @@ mod tests {
                 settings,
                 copies,
                 key: key.map(KeyId::from_bytes),
+                reverting,
             }
         }
     }
@@ -350,6 +382,7 @@ mod tests {
             settings: VolumeSettings::default(),
             copies: 0,
             key: None,
+            reverting: None,
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

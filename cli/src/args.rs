@@ -19,7 +19,7 @@ Cluster:
   status      Show the processes, pools and volumes of a cluster
 Volumes:
   volume      Make, clone, list, show, set, delete, attach, detach, rekey, resize, scrub and salvage volumes
-  snapshot    Take, list, show, export, compare and delete snapshots of volumes
+  snapshot    Take, list, show, export, compare and delete snapshots, and revert to them
   replica     Add, remove and replace the copies of a volume; or serve one disk's pool
   import      Copy a disk image into a volume
   export      Copy a volume or a snapshot into a disk image

@@ -16,6 +16,7 @@ mod nbd;
 mod output;
 mod progress;
 mod replica;
+mod revert_view;
 mod role;
 mod scrub_view;
 mod settings_view;

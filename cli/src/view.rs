@@ -1,6 +1,7 @@
 //! What is shown of a cluster: the same facts as JSON and as tables. Sizes in JSON are bytes.
 
 use crate::failure::Failure;
+use crate::revert_view::RevertView;
 use crate::scrub_view::ScrubView;
 use crate::settings_view::SettingsView;
 use serde::Serialize;
@@ -96,6 +97,7 @@ pub(crate) struct VolumeView {
     pub(crate) settings: SettingsView,
     /// Of an encrypted volume.
     pub(crate) encryption: Option<EncryptionView>,
+    pub(crate) revert: Option<RevertView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -177,6 +179,8 @@ pub(crate) struct SnapshotView {
     /// It shows what was written up to this stamp.
     pub(crate) stamp: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// What deleting it would free on each copy, where that was asked.
+    pub(crate) freed_bytes: Option<u64>,
     /// While it is served beside its volume.
     pub(crate) export: Option<ExportView>,
 }
@@ -339,10 +343,14 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let engine = status.engine.unwrap_or_default();
     let members: Vec<MemberView> =
         record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
-    let process = attachment.map(|_| process(engine.process.unwrap_or_default()));
+    let reverting = status.revert.is_some();
+    let process = engine.process.filter(|_| attachment.is_some() || reverting).map(process);
     let encryption = record.key.map(|key| encryption(key, status.encryption.unwrap_or_default()));
     let locked = encryption.as_ref().is_some_and(|encryption| encryption.locked);
     let (state, trouble) = match &process {
+        Some(process) if reverting && attachment.is_none() => {
+            ("reverting".to_owned(), standing(process, &engine.state, &engine.reason).1)
+        }
         None => ("detached".to_owned(), String::new()),
         Some(_) if locked => {
             let unlock = format!("trivet volume attach {}, with its key, unlocks it", record.name);
@@ -397,6 +405,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         clones: status.clones,
         settings: SettingsView::from(&record.settings),
         encryption,
+        revert: status.revert.map(|revert| RevertView::new(revert, record.blocks)),
         engine: process,
         name: record.name,
     })
@@ -441,6 +450,7 @@ fn snapshot(volume: &str, taken: &SnapshotRecord, exports: &[v1::SnapshotExport]
         created: taken.created,
         stamp: taken.cut.to_string(),
         labels: taken.labels.clone(),
+        freed_bytes: None,
     }
 }
 

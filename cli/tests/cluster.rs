@@ -46,7 +46,11 @@ fn a_volume_lives_from_create_to_delete() {
     assert!(cluster.succeeds(&["volume", "attach", "data"]).contains(attached["uri"].as_str().unwrap()));
     cluster.refused(&["volume", "attach", "data", "--read-only"], 4, &["in another way", "detach data"]);
     cluster.refused(&["volume", "delete", "data", "--yes"], 4, &["is attached", "detach data"]);
-    cluster.refused(&["volume", "resize", "data", "--size", "32M"], 4, &["is attached"]);
+    // Who connects from now on sees the new size.
+    assert_eq!(cluster.json(&["volume", "resize", "data", "--size", "24M"])["size_bytes"], 24 << 20);
+    let info = nbdinfo(attached["uri"].as_str().unwrap()).expect("it is served");
+    assert_eq!(info["exports"][0]["export-size"], 24 << 20);
+    cluster.refused(&["volume", "resize", "data", "--size", "16M"], 2, &["grows only"]);
     cluster.refused(&["bench", "--volume", "data"], 4, &["is attached"]);
 
     cluster.succeeds(&["volume", "detach", "data"]);

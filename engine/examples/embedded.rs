@@ -234,6 +234,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         settings: VolumeSettings::default(),
         copies: 0,
         key: None,
+        reverting: None,
     })
 }
 

@@ -75,6 +75,7 @@ mod tests {
             settings: VolumeSettings::default(),
             copies: 0,
             key: None,
+            reverting: None,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -204,6 +204,19 @@ impl Volume {
         future
     }
 
+    /// The volume's size in blocks of 4096 bytes.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.shared.seen().blocks
+    }
+
+    /// Waits until the volume has another size than `known`, by whoever grows it, or is over; at most
+    /// `patience`. Answers its size then. How a consumer that has to tell a guest learns of it.
+    #[must_use]
+    pub fn wait_for_growth(&self, known: u64, patience: Option<Duration>) -> u64 {
+        self.shared.wait(patience, |seen| seen.blocks != known || seen.state.is_over()).blocks
+    }
+
     /// Takes or deletes a snapshot, on all members and in the record. Completes with [`IoReply::Done`];
     /// [`OpenOptions::snapshot`] reads one. One at a time; asking again for the same changes nothing.
     pub fn order_snapshot(&self, order: SnapshotOrder) -> IoFuture {

@@ -241,7 +241,7 @@ impl EventLoop {
             self.over_since.get_or_insert(self.reactor.now());
         }
         let (reason, clean) = (self.core.reason(), self.core.closed_cleanly());
-        self.shared.show(Seen { state, reason, clean });
+        self.shared.show(Seen { state, reason, clean, blocks: self.core.blocks() });
     }
 
     fn log_state(&self) {

@@ -75,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) reason: Option<String>,
     /// Closed with everything finished.
     pub(crate) clean: bool,
+    /// Its size; 0 before the record is read.
+    pub(crate) blocks: u64,
 }
 
 /// What the volume's thread shares with others.
@@ -96,7 +98,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// To be called on the volume's thread.
     pub(crate) fn new(waker: Waker) -> Self {
-        let seen = Seen { state: VolumeState::Claiming, reason: None, clean: false };
+        let seen = Seen { state: VolumeState::Claiming, reason: None, clean: false, blocks: 0 };
         Self {
             inbox: Mutex::default(),
             taken: Condvar::new(),

@@ -1,6 +1,7 @@
 //! A consumer's requests, in bytes; multiples of the 512-byte sector.
 
 use bytes::Bytes;
+use trivet_model::{SnapshotId, Stamp};
 
 /// A request to a volume. Offsets and lengths are in bytes, multiples of `SECTOR_SIZE`, and lie
 /// within the volume; anything else is answered [`IoError::Invalid`].
@@ -45,6 +46,16 @@ pub enum IoRequest {
         /// the same to write later).
         may_unmap: bool,
     },
+    /// Which parts have changed since a snapshot that is older than what is looked at: been written or
+    /// discarded, whatever they hold now.
+    Changed {
+        /// The snapshot.
+        since: SnapshotId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
     /// Which parts hold data.
     Allocation {
         /// Byte offset.
@@ -61,6 +72,10 @@ pub enum IoReply {
     Done,
     /// `Read`: the bytes, in segments that add up to the length asked for.
     Data(Vec<Bytes>),
+    /// A step of a snapshot over several volumes: its cut here.
+    Cut(Stamp),
+    /// `Changed`: `(length in bytes, has changed)`, as for `Allocation`.
+    Changed(Vec<(u64, bool)>),
     /// `Allocation`: `(length in bytes, holds data)`, consecutive from the offset. May cover less
     /// than asked, but at least one sector.
     Allocation(Vec<(u64, bool)>),

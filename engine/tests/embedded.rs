@@ -148,7 +148,11 @@ fn a_volume_grows_while_it_is_used() {
     let volume = servers.open();
     let blocks = servers.record().blocks;
     assert!(matches!(volume.request(write(blocks, 1)).wait(), Err(IoError::Invalid(_))));
-    assert_eq!(volume.grow(2 * blocks).wait(), Ok(IoReply::Done));
+    assert_eq!(volume.blocks(), blocks);
+    assert_eq!(volume.wait_for_growth(blocks, Some(Duration::ZERO)), blocks, "it has not grown");
+    let growing = volume.grow(2 * blocks);
+    assert_eq!(volume.wait_for_growth(blocks, Some(PATIENCE)), 2 * blocks);
+    assert_eq!(growing.wait(), Ok(IoReply::Done));
     assert_eq!(volume.request(write(2 * blocks - 1, 1)).wait(), Ok(IoReply::Done));
     assert!(matches!(volume.grow(blocks).wait(), Err(IoError::Invalid(_))), "a volume cannot shrink");
     assert_eq!(servers.record().blocks, 2 * blocks);

@@ -1,9 +1,10 @@
 //! Drives one NBD connection over a volume in memory. The fuzz target `nbd_connection` and the
 //! engine's own tests include this file; the includer has `nbd` and `request` in scope.
 
-use super::nbd::{CloseReason, Connection, ExportInfo, REQUESTS_MAX, Tag};
+use super::nbd::{CloseReason, Connection, ExportInfo, REQUESTS_MAX, Since, Tag};
 use super::request::{IoError, IoReply, IoRequest};
 use bytes::Bytes;
+use trivet_model::SnapshotId;
 
 const BLOCK: usize = 4096;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -77,20 +78,29 @@ impl RamVolume {
                 self.zero(at, length as usize);
                 Ok(IoReply::Done)
             }
+            IoRequest::Changed { since, offset, length } => {
+                self.journal.push(format!("changed {offset}+{length}"));
+                assert!(snapshots().iter().any(|known| known.snapshot == since));
+                Ok(IoReply::Changed(self.by_block(offset, length, |block| block % 2 == 1)))
+            }
             IoRequest::Allocation { offset, length } => {
                 self.journal.push(format!("allocation {offset}+{length}"));
-                let start = self.check(offset, length);
-                let end = start + length as usize;
-                let mut extents = Vec::new();
-                let mut at = start;
-                while at < end {
-                    let next = ((at / BLOCK + 1) * BLOCK).min(end);
-                    extents.push(((next - at) as u64, self.written[at / BLOCK]));
-                    at = next;
-                }
-                Ok(IoReply::Allocation(extents))
+                Ok(IoReply::Allocation(self.by_block(offset, length, |block| self.written[block])))
             }
         }
+    }
+
+    /// What is said of each block, in lengths of bytes.
+    fn by_block(&self, offset: u64, length: u64, is: impl Fn(usize) -> bool) -> Vec<(u64, bool)> {
+        let mut at = self.check(offset, length);
+        let end = at + length as usize;
+        let mut extents = Vec::new();
+        while at < end {
+            let next = ((at / BLOCK + 1) * BLOCK).min(end);
+            extents.push(((next - at) as u64, is(at / BLOCK)));
+            at = next;
+        }
+        extents
     }
 
     fn read(&mut self, offset: u64, length: u32) -> Result<IoReply, IoError> {
@@ -235,7 +245,15 @@ pub fn export(read_only: bool) -> ExportInfo {
         description: "a volume".to_owned(),
         size_bytes: 2 << 20,
         read_only,
+        changed_since: Vec::new(),
     }
+}
+
+/// Two snapshots of it.
+pub fn snapshots() -> Vec<Since> {
+    let snapshot =
+        |(name, id): (&str, u8)| Since { name: name.to_owned(), snapshot: SnapshotId::from_bytes([id; 16]) };
+    [("first", 1), ("second", 2)].map(snapshot).to_vec()
 }
 
 /// One case: the first byte chooses options, the second how the stream is cut, the rest is what the
@@ -243,7 +261,7 @@ pub fn export(read_only: bool) -> ExportInfo {
 pub fn run(case: &[u8]) {
     let [options, split, stream @ ..] = case else { return };
     let drive = |splits: &[usize], order| {
-        let mut driver = Driver::new(export(options & 1 != 0));
+        let mut driver = Driver::new(ExportInfo { changed_since: snapshots(), ..export(options & 1 != 0) });
         driver.order = order;
         driver.volume.unreadable_block = Some(13);
         driver.volume.full_from_block = Some(500);

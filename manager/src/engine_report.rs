@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use trivet_model::{PoolId, ScrubCounts, ScrubOrder, SnapshotOrder};
+use trivet_model::{PoolId, ScrubCounts, ScrubOrder, SnapshotId, SnapshotOrder, Stamp};
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,6 +31,24 @@ pub struct VolumeReport {
     /// The scrub under way, or the last one that came to its end in this engine.
     #[serde(default)]
     pub scrub: Option<ScrubReport>,
+    /// The revert under way.
+    #[serde(default)]
+    pub revert: Option<RevertReport>,
+}
+
+/// How far a revert is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RevertReport {
+    /// To which snapshot.
+    pub to: SnapshotId,
+    /// Everything before this block is done.
+    pub position: u64,
+    /// Blocks written or discarded for it.
+    pub changed: u64,
+    /// Bytes changed in a second.
+    pub bytes_per_second: u64,
+    /// Why it does not get on.
+    pub waits: Option<String>,
 }
 
 /// How far a scrub is.
@@ -107,6 +125,7 @@ pub async fn want(path: &Path, scrub: Option<&ScrubOrder>) -> Option<EngineRepor
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 struct Outcome {
     error: Option<String>,
+    cut: Option<Stamp>,
 }
 
 /// How long an order may take: a member that is away keeps a snapshot waiting until it is dropped.
@@ -126,11 +145,12 @@ pub enum OrderError {
     Unreachable(String),
 }
 
-/// Has the engine that has its control socket at `path` take or delete a snapshot, and waits for that.
+/// Has the engine that has its control socket at `path` take or delete a snapshot, and waits for that; or a
+/// step of one over several volumes, which may be answered with the cut.
 ///
 /// # Errors
 /// [`OrderError`]; it may be ordered again.
-pub async fn order(path: &Path, order: &SnapshotOrder) -> Result<(), OrderError> {
+pub async fn order(path: &Path, order: &SnapshotOrder) -> Result<Option<Stamp>, OrderError> {
     say(path, &serde_json::json!({ "snapshot": order }), ORDER_TIMEOUT).await
 }
 
@@ -140,10 +160,22 @@ pub async fn order(path: &Path, order: &SnapshotOrder) -> Result<(), OrderError>
 /// # Errors
 /// [`OrderError`]; it may be said again.
 pub async fn follow_settings(path: &Path, patience: Duration) -> Result<(), OrderError> {
-    say(path, &serde_json::json!({ "follow": "settings" }), patience).await
+    say(path, &serde_json::json!({ "follow": "settings" }), patience).await.map(|_no_cut| ())
 }
 
-async fn say(path: &Path, order: &serde_json::Value, patience: Duration) -> Result<(), OrderError> {
+/// Has the engine that has its control socket at `path` grow its volume, and waits for that.
+///
+/// # Errors
+/// [`OrderError`]; it may be ordered again.
+pub async fn grow(path: &Path, blocks: u64) -> Result<(), OrderError> {
+    say(path, &serde_json::json!({ "grow": blocks }), ORDER_TIMEOUT).await.map(|_no_cut| ())
+}
+
+async fn say(
+    path: &Path,
+    order: &serde_json::Value,
+    patience: Duration,
+) -> Result<Option<Stamp>, OrderError> {
     let line = format!("{order}\n");
     let ordering = async {
         let unreachable = |error: std::io::Error| OrderError::Unreachable(error.to_string());
@@ -155,7 +187,7 @@ async fn say(path: &Path, order: &serde_json::Value, patience: Duration) -> Resu
             .map_err(|_nothing_or_half| OrderError::Unreachable("it hung up".to_owned()))
     };
     let outcome = tokio::time::timeout(patience, ordering).await.or(Err(OrderError::Silent))??;
-    outcome.error.map_or(Ok(()), |error| Err(OrderError::Refused(error)))
+    outcome.error.map_or(Ok(outcome.cut), |error| Err(OrderError::Refused(error)))
 }
 
 async fn answer(stream: UnixStream) -> Option<EngineReport> {
@@ -196,7 +228,14 @@ mod tests {
             seconds_left: None,
             waits: Some("a member is away".into()),
         };
-        let volume = VolumeReport { members: vec![member], scrub: Some(scrub) };
+        let revert = RevertReport {
+            to: SnapshotId::from_bytes([4; 16]),
+            position: 9,
+            changed: 8,
+            bytes_per_second: 7,
+            waits: None,
+        };
+        let volume = VolumeReport { members: vec![member], scrub: Some(scrub), revert: Some(revert) };
         let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();
         let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];

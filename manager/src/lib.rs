@@ -9,6 +9,7 @@
 
 pub mod control;
 pub mod engine_report;
+mod group;
 pub mod records;
 pub mod replica_client;
 pub mod server;

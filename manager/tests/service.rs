@@ -69,6 +69,7 @@ fn volume(name: &str) -> VolumeRecord {
         settings: VolumeSettings::default(),
         copies: 0,
         key: None,
+        reverting: None,
     }
 }
 

@@ -62,6 +62,10 @@ uuid_id!(
     SnapshotId
 );
 uuid_id!(
+    /// Names a snapshot that is taken of several volumes at once.
+    GroupId
+);
+uuid_id!(
     /// Names a pool: one disk's space, owned by one replica server.
     PoolId
 );

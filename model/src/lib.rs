@@ -19,9 +19,11 @@ pub use authority::{Authority, AuthorityError, Revision};
 pub use buffer::BlockArena;
 pub use checksum::{BlockCrc, ZERO_BLOCK_CRC, block_crc};
 pub use geometry::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE, VOLUME_BLOCKS_MAX};
-pub use ids::{BootId, Epoch, Generation, KeyId, NodeId, PoolId, ReplicaId, SnapshotId, VolumeId};
+pub use ids::{BootId, Epoch, Generation, GroupId, KeyId, NodeId, PoolId, ReplicaId, SnapshotId, VolumeId};
 pub use lineage::{Ancestor, LINEAGE_MAX, Sharing};
-pub use record::{Member, MemberState, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord};
+pub use record::{
+    GroupStep, Member, MemberState, Reverting, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord,
+};
 pub use scrub::{ScrubCounts, ScrubOrder};
 pub use settings::{Durability, RateLimit, VolumeSettings};
 pub use stamp::Stamp;

@@ -68,6 +68,7 @@ impl VolumeRecord {
             lineage,
             sharing: Sharing::Parent,
             is_image: false,
+            reverting: None,
             ..self.clone()
         }
     }
@@ -116,6 +117,12 @@ mod tests {
             settings: crate::VolumeSettings::default(),
             copies: 3,
             key: Some(crate::KeyId::from_bytes([6; 16])),
+            reverting: Some(crate::Reverting {
+                to: SnapshotId::from_bytes([3; 16]),
+                safety: None,
+                position: 0,
+                changed: 0,
+            }),
         };
         let clone =
             parent.clone_of(&parent.snapshots[0], VolumeId::from_bytes([2; 16]), "new".into(), Vec::new());
@@ -123,6 +130,7 @@ mod tests {
         assert!(first > stamp(7, 5));
         assert_eq!((clone.blocks, clone.owner.as_str(), clone.is_image), (100, "", false));
         assert_eq!((clone.sharing, clone.key), (Sharing::Parent, parent.key));
+        assert_eq!(clone.reverting, None);
         let again =
             clone.clone_of(&snapshot(stamp(8, 1)), VolumeId::from_bytes([4; 16]), "x".into(), Vec::new());
         let lineage: Vec<_> = again.lineage.iter().map(|of| (of.volume, of.cut)).collect();

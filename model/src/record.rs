@@ -1,7 +1,8 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
 use crate::{
-    Ancestor, Epoch, Generation, KeyId, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId, VolumeSettings,
+    Ancestor, Epoch, Generation, GroupId, KeyId, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId,
+    VolumeSettings,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,6 +74,21 @@ pub struct VolumeRecord {
     pub copies: u32,
     /// The name of the data key of an encrypted volume.
     pub key: Option<KeyId>,
+    /// While it becomes again what a snapshot shows: nobody uses it, and whoever opens it goes on with that.
+    pub reverting: Option<Reverting>,
+}
+
+/// A volume on its way back to a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reverting {
+    /// To which.
+    pub to: SnapshotId,
+    /// A snapshot to be taken before anything changes; it may be there already.
+    pub safety: Option<SnapshotRecord>,
+    /// Everything before this block is done, and stable.
+    pub position: u64,
+    /// Blocks that were written or discarded for it so far.
+    pub changed: u64,
 }
 
 /// A snapshot of a volume.
@@ -98,6 +114,34 @@ pub enum SnapshotOrder {
     Create(SnapshotRecord),
     /// Delete it.
     Delete(SnapshotId),
+    /// Take part in one over several volumes.
+    Group {
+        /// Which.
+        group: GroupId,
+        /// What comes next of it.
+        step: GroupStep,
+    },
+}
+
+/// A step of a snapshot over several volumes, told to each volume's engine. The next is told when all have
+/// carried out the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupStep {
+    /// Send no more writes to members, for so long at most.
+    Hold {
+        /// How long.
+        milliseconds: u64,
+    },
+    /// Keep this snapshot, and record nothing; the engine says at which cut. Refused when writes were not held until
+    /// now; they go on afterwards.
+    Cut(SnapshotRecord),
+    /// Say whether the cut still stands.
+    Confirm,
+    /// The record says what became of it.
+    Settle,
+    /// Let writes go on. What the record does not have by now shall not come any more.
+    Abandon,
 }
 
 /// Most snapshots that a volume may have.

@@ -152,6 +152,12 @@ impl World {
                     self.ask_to_set(engine, random);
                 }
             }
+            Fault::Revert => self.strike_revert(random),
+            Fault::Group => {
+                if self.engines[engine].held.is_none() {
+                    self.strike_group(engine, random);
+                }
+            }
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {

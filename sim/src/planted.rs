@@ -78,6 +78,14 @@ pub enum Planted {
     PullHeadOnly,
     /// A replica merges versions below a cut into the state above it.
     MergeAcrossCut,
+    /// A revert leaves what the snapshot shows as a hole.
+    SkipRevertDiscards,
+    /// A revert writes what the volume is.
+    RevertToHead,
+    /// A revert is recorded as done before its last writes are.
+    RecordRevertEarly,
+    /// An engine gives up a snapshot over several volumes without changing the record.
+    WithdrawSilently,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
     /// A replica does not hang up on readers when its copy begins anew.
@@ -114,7 +122,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 56] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -151,6 +159,10 @@ impl Planted {
         Self::FreeSharedBlocks,
         Self::PullHeadOnly,
         Self::MergeAcrossCut,
+        Self::SkipRevertDiscards,
+        Self::RevertToHead,
+        Self::RecordRevertEarly,
+        Self::WithdrawSilently,
         Self::BelieveUnvouched,
         Self::KeepReaders,
         Self::DiscardWithoutTombstone,
@@ -224,6 +236,10 @@ impl Planted {
             Self::SealUnderFirstStamp => Some(PlantedFault::SealUnderFirstStamp),
             Self::SealWithoutPlace => Some(PlantedFault::SealWithoutPlace),
             Self::SealUnderParentsKey => Some(PlantedFault::SealUnderParentsKey),
+            Self::SkipRevertDiscards => Some(PlantedFault::SkipRevertDiscards),
+            Self::RevertToHead => Some(PlantedFault::RevertToHead),
+            Self::RecordRevertEarly => Some(PlantedFault::RecordRevertEarly),
+            Self::WithdrawSilently => Some(PlantedFault::WithdrawSilently),
             _ => None,
         }
     }

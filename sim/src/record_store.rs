@@ -68,6 +68,7 @@ impl RecordStore {
             settings,
             copies: 0,
             key: profile.encrypted.then(|| data_key().id()),
+            reverting: None,
         };
         let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
@@ -158,6 +159,10 @@ impl World {
                     self.note(Happening::Record { engine, what: "swapped", generation, epoch });
                     if stay.iter().any(|host| !in_sync.contains(host)) {
                         self.check_promoted();
+                    }
+                    let done = self.records.record.reverting.is_none();
+                    if let Some(reverting) = before.reverting.as_ref().filter(|_| done) {
+                        self.reverted(reverting.to);
                     }
                     if let Some(broken) = broken {
                         self.fail(

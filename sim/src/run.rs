@@ -43,6 +43,8 @@ pub enum Check {
     Limit,
     /// A snapshot is kept by every member, shows the same on all, and never changes.
     Snapshots,
+    /// A volume that has been reverted is what the snapshot showed.
+    Reverted,
 }
 
 /// A run's failure.

@@ -74,6 +74,10 @@ pub enum Fault {
     Reader,
     /// The volume is a clone of a clone: its copies are flattened, and what it was made of is deleted.
     Cloned,
+    /// The volume is reverted to a snapshot.
+    Revert,
+    /// The volume takes part in a snapshot over several.
+    Group,
     /// Reads of the device return another place's blocks now and then. No seed draws this and what
     /// follows: each has its own test, in worlds that leave enough to mend it from.
     MisdirectedRead,
@@ -90,7 +94,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -127,6 +131,8 @@ impl Fault {
         Self::Reader,
         Self::Cloned,
         Self::Settings,
+        Self::Revert,
+        Self::Group,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -155,6 +161,8 @@ impl Fault {
                 | Self::Reader
                 | Self::Cloned
                 | Self::Settings
+                | Self::Revert
+                | Self::Group
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -294,6 +302,12 @@ impl Profile {
             faults.insert(Fault::Snapshot);
             if Random::stream(seed, 14).one_in(4) {
                 faults.insert(Fault::Reader);
+            }
+            if Random::stream(seed, 20).one_in(4) {
+                faults.insert(Fault::Revert);
+            }
+            if Random::stream(seed, 21).one_in(4) {
+                faults.insert(Fault::Group);
             }
         }
         if Random::stream(seed, 16).one_in(3) {

@@ -4,6 +4,7 @@
 use crate::Check;
 use crate::checkers::history::Interval;
 use crate::checkers::oracle::{OpeningId, SECTORS, WriteId, read_sector, value_of};
+use crate::groups::GroupAsked;
 use crate::random::Random;
 use crate::stages::Stage;
 use crate::swarm::Fault;
@@ -14,10 +15,10 @@ use std::ops::Range;
 use std::time::Duration;
 use trivet_engine::volume::Tag;
 use trivet_engine::{IoError, IoReply, IoRequest};
-use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotRecord, Stamp, VolumeSettings};
+use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeSettings};
 
 #[derive(Clone, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Read(Range<usize>),
     /// Of a snapshot.
     View(Range<usize>),
@@ -32,6 +33,8 @@ enum Kind {
     Snapshot(SnapshotId),
     DeleteSnapshot,
     Settings,
+    /// A step of one over several volumes.
+    Group(Box<GroupAsked>),
     Other,
 }
 
@@ -150,7 +153,7 @@ impl World {
         if recorded.len() > 1 && random.one_in(2) {
             let id = random.pick(&recorded);
             if let Some(tag) = self.note_request(engine, Kind::DeleteSnapshot) {
-                self.with_core(engine, |core, now| core.delete_snapshot(now, tag, id));
+                self.with_core(engine, |core, now| core.order_snapshot(now, tag, SnapshotOrder::Delete(id)));
             }
             return;
         }
@@ -160,7 +163,8 @@ impl World {
         if let Some(tag) = self.note_request(engine, Kind::Snapshot(id)) {
             let (cut, created, labels) = (Stamp::ZERO, 0, Default::default());
             let snapshot = SnapshotRecord { id, name, cut, created, labels };
-            self.with_core(engine, |core, now| core.create_snapshot(now, tag, snapshot));
+            let order = SnapshotOrder::Create(snapshot);
+            self.with_core(engine, |core, now| core.order_snapshot(now, tag, order));
         }
     }
 
@@ -204,7 +208,7 @@ impl World {
         }
     }
 
-    fn note_request(&mut self, engine: usize, kind: Kind) -> Option<Tag> {
+    pub(crate) fn note_request(&mut self, engine: usize, kind: Kind) -> Option<Tag> {
         let opening = self.opening_of(engine)?;
         self.clients.next_tag += 1;
         let tag = self.clients.next_tag;
@@ -220,6 +224,7 @@ impl World {
             Kind::Snapshot(_) => ("snapshot", 0..0, 0),
             Kind::DeleteSnapshot => ("delete snapshot", 0..0, 0),
             Kind::Settings => ("set", 0..0, 0),
+            Kind::Group(_) => ("group", 0..0, 0),
             Kind::Other => ("query", 0..0, 0),
         };
         let (sector, sectors) = (sectors.start, sectors.len());
@@ -244,6 +249,9 @@ impl World {
         let Some(asked) = self.clients.in_flight.remove(&tag.0) else {
             return self.fail(Check::Answers, format!("request {} was answered twice", tag.0));
         };
+        if let Kind::Group(group) = &asked.kind {
+            return self.group_answered(GroupAsked::clone(group), result);
+        }
         let reply = match result {
             Ok(reply) => reply,
             // One at a time, and not while the volume is opened.

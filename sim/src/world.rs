@@ -7,6 +7,7 @@
 
 use crate::checkers::oracle::Oracle;
 use crate::engine_host::EngineHost;
+use crate::groups::GroupAsked;
 use crate::host::Host;
 use crate::network::{Network, Side};
 use crate::random::Random;
@@ -136,6 +137,8 @@ pub(crate) enum Event {
         what: Mending,
         mended: u64,
     },
+    /// A step of a snapshot over several volumes comes to its engine.
+    Group(Box<GroupAsked>),
     /// Looks after what a supervisor looks after, and moves the run on.
     Watch,
 }
@@ -361,6 +364,7 @@ impl World {
             Event::StartEngine { engine } => self.start_engine(engine),
             Event::Mend { what, mended } if mended == self.mended => self.mend(what),
             Event::Mend { .. } => {}
+            Event::Group(asked) => self.tell_group(*asked),
             Event::Watch => self.watch(),
         }
     }
@@ -389,6 +393,7 @@ impl World {
             | Event::Strike { .. }
             | Event::StartEngine { .. }
             | Event::Mend { .. }
+            | Event::Group(_)
             | Event::Watch => return None,
         };
         match node {

@@ -1,8 +1,10 @@
 //! Snapshots served beside their volume: right whatever becomes of members and processes, until they end.
 
 use std::io;
-use trivet_tests::fills::{assert_filled, fill};
-use trivet_tests::{Cluster, NbdClient, Role, patience, process};
+use std::process::Command;
+use trivet_tests::fills::{PART_BYTES, assert_filled, fill, offsets};
+use trivet_tests::nbd::Request;
+use trivet_tests::{Cluster, NbdClient, Role, command, needs_programs, patience, process};
 
 fn does(cluster: &Cluster, arguments: &[&str]) {
     drop(cluster.trivet(arguments).succeeded());
@@ -105,4 +107,60 @@ fn a_copy_that_begins_anew_is_not_read_by_those_who_look() {
         }
         assert_filled(&mut reader, 1);
     }
+}
+
+/// What has changed since a snapshot, by `nbdinfo`: offsets and lengths.
+fn changed_since(uri: &str, snapshot: &str) -> Vec<(u64, u64)> {
+    let map = format!("--map=qemu:dirty-bitmap:{snapshot}");
+    let outcome =
+        command::run(Command::new("nbdinfo").args([&map, "--json", uri]), patience::SOON).succeeded();
+    let runs: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    let runs = runs.as_array().expect("a list").iter().filter(|run| run["type"] == 1);
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+    let runs: Vec<(u64, u64)> = runs.map(|run| (number(&run["offset"]), number(&run["length"]))).collect();
+    runs.into_iter().fold(Vec::new(), |mut joined: Vec<(u64, u64)>, (offset, length)| {
+        match joined.last_mut() {
+            Some(last) if last.0 + last.1 == offset => last.1 += length,
+            _ => joined.push((offset, length)),
+        }
+        joined
+    })
+}
+
+#[test]
+fn other_peoples_tools_learn_what_has_changed() {
+    needs_programs!("nbdinfo");
+    const MIB: u64 = 1 << 20;
+    let cluster = Cluster::start(3, "64MiB");
+    let mut live = cluster.connect();
+    fill(&mut live, 1);
+    does(&cluster, &["snapshot", "create", "disk0", "first"]);
+    live.write(20 * MIB, &[2; 8192]).expect("a write");
+    let part = u32::try_from(PART_BYTES).expect("small");
+    let offset = offsets().nth(1).expect("some");
+    live.call(&Request::Trim { offset, length: part }).expect("a trim");
+    does(&cluster, &["snapshot", "create", "disk0", "second"]);
+    live.write(30 * MIB, &[3; 4096]).expect("a write");
+    let (first, second) = (export(&cluster, "first"), export(&cluster, "second"));
+
+    let between = [(offset, u64::from(part)), (20 * MIB, 8192)];
+    assert_eq!(changed_since(&second, "first"), between);
+    assert_eq!(changed_since(cluster.uri(), "second"), [(30 * MIB, 4096)]);
+    assert_eq!(changed_since(cluster.uri(), "first"), [&between[..], &[(30 * MIB, 4096)]].concat());
+    let newer = Command::new("nbdinfo").args(["--map=qemu:dirty-bitmap:second", &first]).output();
+    assert!(!newer.expect("nbdinfo runs").status.success(), "nothing is older than itself");
+
+    // An incremental backup: the old one with what has changed laid over it.
+    let (mut old, mut new) = (connect(&first), connect(&second));
+    let size = usize::try_from(old.size()).expect("it fits");
+    let read_all = |client: &mut NbdClient| -> Vec<u8> {
+        (0..64).flat_map(|at| client.read(at * MIB, 1 << 20).expect("a read")).collect()
+    };
+    let mut backup = read_all(&mut old);
+    for (offset, length) in changed_since(&second, "first") {
+        let at = usize::try_from(offset).expect("it fits");
+        let changed = new.read(offset, u32::try_from(length).expect("short")).expect("a read");
+        backup[at..at + changed.len()].copy_from_slice(&changed);
+    }
+    assert!(backup.len() == size && backup == read_all(&mut new));
 }

@@ -60,6 +60,9 @@ fn a_snapshot_keeps_what_was_there_until_it_is_deleted() {
     assert_eq!(found, offsets().collect::<Vec<_>>(), "{changed}");
     assert!(changed.as_array().expect("a list").iter().all(|extent| extent["length"] == PART_BYTES));
     refuses(&cluster, &["snapshot", "diff", "disk0", "second", "first"], &["is newer than 'first'"]);
+    // What the first shows was written before it alone, and again since; so it is with the second.
+    let sized = cluster.trivet_json(&["snapshot", "list", "disk0", "--sizes"]);
+    assert!(sized.as_array().expect("a list").iter().all(|one| one["freed_bytes"] == FILL_BYTES), "{sized}");
     assert_shows(&cluster, "first", 1);
     assert_shows(&cluster, "second", 2);
     assert_holds(&cluster, 3);
@@ -136,6 +139,10 @@ fn what_cannot_be_done_is_said_with_its_cause_and_the_next_step() {
     refuses(&cluster, &["snapshot", "show", "disk0", "two"], &["has no snapshot 'two'"]);
     let shown = cluster.trivet(&["snapshot", "show", "disk0", "one"]).succeeded();
     assert!(shown.stdout.contains("label       by=test"), "{shown}");
+    let label = ["snapshot", "label", "disk0", "one", "kept=yes", "--remove", "by"];
+    let labelled = cluster.trivet_json(&label);
+    assert_eq!(labelled["labels"], serde_json::json!({ "kept": "yes" }), "{labelled}");
+    refuses(&cluster, &["snapshot", "label", "disk0", "two", "a=b"], &["has no snapshot 'two'"]);
     does(&cluster, &["volume", "detach", "disk0"]);
     create("two", &["is not attached for writing", "trivet volume attach disk0"]);
     refuses(&cluster, &["snapshot", "export", "disk0", "two"], &["has no snapshot 'two'"]);

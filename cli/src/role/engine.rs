@@ -40,6 +40,9 @@ pub(crate) struct EngineArgs {
     /// Serve this snapshot of the volume (its id), for reading, at sockets of its own
     #[arg(long, value_name = "ID")]
     snapshot: Option<SnapshotId>,
+    /// Serve nobody: only do what comes before the volume may be used
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "read_only", "snapshot"])]
+    no_front_end: bool,
     /// The file by which the supervisor knows this process
     #[arg(long, hide = true)]
     lock: Option<PathBuf>,
@@ -102,7 +105,7 @@ fn options(arguments: &EngineArgs, layout: &Layout, what: &str) -> Result<Engine
             spin: Duration::ZERO,
         },
         export_name: viewed.map(|viewed| format!("{}@{}", arguments.volume, viewed.name)),
-        nbd_socket: Some(sockets.nbd),
+        nbd_socket: Some(sockets.nbd).filter(|_| !arguments.no_front_end),
         nbd_address: arguments.listen,
         status_socket: Some(sockets.status),
         control_socket: sockets.control,

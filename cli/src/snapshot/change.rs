@@ -1,6 +1,7 @@
 //! `trivet snapshot create` and `delete`.
 
-use super::{CreateArgs, DeleteArgs};
+use super::freeze::Frozen;
+use super::{CreateArgs, DeleteArgs, LabelArgs};
 use crate::args::Format;
 use crate::clock::{unix_seconds, utc_name};
 use crate::down::confirm;
@@ -8,31 +9,81 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::{json, say};
 use crate::scrub_view::ago;
-use crate::view;
+use crate::view::{self, SnapshotView};
 use trivet_api::v1;
 
 pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
-    let volume = &arguments.volume;
-    let name = arguments.snapshot.clone().unwrap_or_else(|| utc_name(unix_seconds()));
+    let (volumes, name) = volumes_and_name(arguments)?;
+    let name = name.unwrap_or_else(|| utc_name(unix_seconds()));
     let (client, dir) = arguments.place.connect()?;
     let labels = arguments.labels.iter().cloned().collect();
-    let request = v1::CreateSnapshotRequest { volume: volume.clone(), name: name.clone(), labels };
-    let taken = client.create_snapshot(request).await;
-    let taken = taken.map_err(|error| {
-        explain::api(&dir, format!("cannot take snapshot '{name}' of '{volume}'"), &error)
-    })?;
-    let found = view::volume(taken)?.snapshots.into_iter().find(|found| found.name == name);
-    match (arguments.output.output, found) {
-        (Format::Json, Some(found)) => json(&found),
-        (Format::Table, Some(_)) => say(&format!("{volume}@{name} is taken")),
-        (_, None) => {
-            return Err(Failure::new(
-                format!("snapshot '{name}' of '{volume}' is gone again"),
-                "somebody else has deleted it",
-                "",
-            )
-            .exit(Exit::NotFound));
+    let mut frozen = Frozen::begin(arguments)?;
+    let taken = if let [volume] = &volumes[..] {
+        let request = v1::CreateSnapshotRequest { volume: volume.clone(), name: name.clone(), labels };
+        client.create_snapshot(request).await.map(|taken| vec![taken])
+    } else {
+        let request = v1::CreateGroupSnapshotRequest { volumes: volumes.clone(), name: name.clone(), labels };
+        client.create_group_snapshot(request).await.map(|taken| taken.volumes)
+    };
+    let thawed = frozen.end();
+    let of = volumes.join("', '");
+    let taken = taken
+        .map_err(|error| explain::api(&dir, format!("cannot take snapshot '{name}' of '{of}'"), &error))?;
+    let mut found: Vec<SnapshotView> = Vec::new();
+    for volume in taken {
+        let gone = || {
+            let cause = "somebody else has deleted it";
+            Failure::new(format!("snapshot '{name}' of '{of}' is gone again"), cause, "").exit(Exit::NotFound)
+        };
+        let snapshot = view::volume(volume)?.snapshots.into_iter().find(|found| found.name == name);
+        found.push(snapshot.ok_or_else(gone)?);
+    }
+    thawed?;
+    match (arguments.output.output, &found[..]) {
+        (Format::Json, [one]) if arguments.volumes.is_empty() => json(one),
+        (Format::Json, all) => json(&all),
+        (Format::Table, all) => {
+            let names: Vec<String> = all.iter().map(|taken| format!("{}@{name}", taken.volume)).collect();
+            say(&format!("{} {} taken", names.join(", "), if all.len() == 1 { "is" } else { "are" }));
         }
+    }
+    Ok(())
+}
+
+/// Of `VOLUME [SNAPSHOT]`, or `--volume VOLUME... [SNAPSHOT]`.
+fn volumes_and_name(arguments: &CreateArgs) -> Result<(Vec<String>, Option<String>), Failure> {
+    let CreateArgs { names, volumes, .. } = arguments;
+    match (&volumes[..], &names[..]) {
+        ([], [volume, rest @ ..]) => Ok((vec![volume.clone()], rest.first().cloned())),
+        ([_, ..], [] | [_]) => Ok((volumes.clone(), names.first().cloned())),
+        _ => Err(Failure::new(
+            "cannot take a snapshot",
+            "with --volume, only the snapshot's name is given besides",
+            "name all volumes with --volume, or one without",
+        )
+        .exit(Exit::Usage)),
+    }
+}
+
+pub(super) async fn label(arguments: &LabelArgs) -> Result<(), Failure> {
+    let (volume, name) = (&arguments.volume, &arguments.snapshot);
+    let (client, dir) = arguments.place.connect()?;
+    let request = v1::LabelSnapshotRequest {
+        volume: volume.clone(),
+        name: name.clone(),
+        labels: arguments.labels.iter().cloned().collect(),
+        removed: arguments.removed.clone(),
+    };
+    let labelled = client.label_snapshot(request).await;
+    let labelled = labelled.map_err(|error| {
+        explain::api(&dir, format!("cannot label snapshot '{name}' of '{volume}'"), &error)
+    })?;
+    let found = view::volume(labelled)?.snapshots.into_iter().find(|found| found.name == *name);
+    let labels = found.as_ref().into_iter().flat_map(|found| &found.labels);
+    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={value}")).collect();
+    match (arguments.output.output, &found) {
+        (Format::Json, Some(found)) => json(found),
+        _ => say(&format!("{volume}@{name} {}", labels.join(" "))),
     }
     Ok(())
 }

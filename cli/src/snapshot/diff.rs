@@ -6,34 +6,46 @@ use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
 use serde::Serialize;
-use trivet_api::v1;
+use std::path::Path;
+use trivet_api::{Client, v1};
 use trivet_model::BLOCK_SIZE_U64;
 use trivet_model::size::ByteSize;
 
 /// A run of bytes that has changed.
 #[derive(Serialize, Debug)]
-struct Extent {
-    offset: u64,
-    length: u64,
+pub(super) struct Extent {
+    pub(super) offset: u64,
+    pub(super) length: u64,
     /// `data`, or `zeros` where it was discarded.
-    holds: &'static str,
+    pub(super) holds: &'static str,
 }
 
-pub(super) async fn run(arguments: &DiffArgs) -> Result<(), Failure> {
-    let DiffArgs { volume, since, .. } = arguments;
-    let (client, dir) = arguments.place.connect()?;
-    let mut extents: Vec<Extent> = Vec::new();
+impl Extent {
+    pub(super) const fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}
+
+/// What has changed on a volume between a snapshot and a later one, or now.
+pub(super) async fn changes(
+    client: &Client,
+    dir: &Path,
+    volume: &str,
+    since: &str,
+    until: Option<&str>,
+) -> Result<Vec<Extent>, Failure> {
+    let mut extents = Vec::new();
     let mut next = Some(0);
     while let Some(start) = next {
         let request = v1::ListChangesRequest {
-            volume: volume.clone(),
-            since: since.clone(),
-            until: arguments.until.clone().unwrap_or_default(),
+            volume: volume.to_owned(),
+            since: since.to_owned(),
+            until: until.unwrap_or_default().to_owned(),
             start,
         };
         let page = client.list_changes(request).await;
         let page = page
-            .map_err(|error| explain::api(&dir, format!("cannot compare snapshots of '{volume}'"), &error))?;
+            .map_err(|error| explain::api(dir, format!("cannot compare snapshots of '{volume}'"), &error))?;
         extents.extend(page.extents.iter().map(|extent| Extent {
             offset: extent.start * BLOCK_SIZE_U64,
             length: extent.blocks * BLOCK_SIZE_U64,
@@ -41,6 +53,13 @@ pub(super) async fn run(arguments: &DiffArgs) -> Result<(), Failure> {
         }));
         next = page.next;
     }
+    Ok(extents)
+}
+
+pub(super) async fn run(arguments: &DiffArgs) -> Result<(), Failure> {
+    let DiffArgs { volume, since, .. } = arguments;
+    let (client, dir) = arguments.place.connect()?;
+    let extents = changes(&client, &dir, volume, since, arguments.until.as_deref()).await?;
     match arguments.output.output {
         Format::Json => json(&extents),
         Format::Table if extents.is_empty() => say("nothing has changed"),

@@ -1,5 +1,6 @@
 //! `trivet snapshot list` and `show`.
 
+use super::size::freed_by;
 use super::{ListArgs, NameArgs};
 use crate::args::Format;
 use crate::clock::{unix_seconds, utc_time};
@@ -8,7 +9,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::{json, say, table};
 use crate::scrub_view::ago;
-use crate::view::{self, SnapshotView, VolumeView};
+use crate::view::{self, SnapshotView, VolumeView, size};
 use std::path::Path;
 use trivet_api::{Client, v1};
 
@@ -22,7 +23,16 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
             view::cluster(status)?.volumes
         }
     };
-    let snapshots: Vec<SnapshotView> = volumes.into_iter().flat_map(|volume| volume.snapshots).collect();
+    let mut snapshots: Vec<SnapshotView> = Vec::new();
+    for mut volume in volumes {
+        if arguments.sizes {
+            for at in 0..volume.snapshots.len() {
+                let freed = freed_by(&client, &dir, &volume.snapshots, at).await?;
+                volume.snapshots[at].freed_bytes = Some(freed);
+            }
+        }
+        snapshots.append(&mut volume.snapshots);
+    }
     match arguments.output.output {
         Format::Json => json(&snapshots),
         Format::Table if snapshots.is_empty() => {
@@ -36,11 +46,12 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
                     snapshot.volume.clone(),
                     snapshot.name.clone(),
                     ago(snapshot.created, now),
+                    size(snapshot.freed_bytes),
                     snapshot.export.as_ref().map_or_else(|| "-".to_owned(), |export| export.state.clone()),
                     labels.collect::<Vec<_>>().join(" "),
                 ]
             });
-            say(&table(&["VOLUME", "SNAPSHOT", "TAKEN", "EXPORT", "LABELS"], rows.collect()));
+            say(&table(&["VOLUME", "SNAPSHOT", "TAKEN", ">FREES", "EXPORT", "LABELS"], rows.collect()));
         }
     }
     Ok(())
@@ -49,9 +60,9 @@ pub(super) async fn list(arguments: &ListArgs) -> Result<(), Failure> {
 pub(super) async fn show(arguments: &NameArgs) -> Result<(), Failure> {
     let name = &arguments.snapshot;
     let (client, dir) = arguments.place.connect()?;
-    let volume = volume(&client, &dir, &arguments.volume).await?;
-    let found = volume.snapshots.iter().find(|found| found.name == *name);
-    let snapshot = found.ok_or_else(|| {
+    let mut volume = volume(&client, &dir, &arguments.volume).await?;
+    let at = volume.snapshots.iter().position(|found| found.name == *name);
+    let at = at.ok_or_else(|| {
         Failure::new(
             format!("cannot show snapshot '{name}'"),
             format!("volume '{}' has no snapshot '{name}'", volume.name),
@@ -59,6 +70,9 @@ pub(super) async fn show(arguments: &NameArgs) -> Result<(), Failure> {
         )
         .exit(Exit::NotFound)
     })?;
+    // What is known of it is shown though no copy can be asked now.
+    volume.snapshots[at].freed_bytes = freed_by(&client, &dir, &volume.snapshots, at).await.ok();
+    let snapshot = &volume.snapshots[at];
     match arguments.output.output {
         Format::Json => json(snapshot),
         Format::Table => say(&as_text(snapshot)),
@@ -74,6 +88,7 @@ fn as_text(snapshot: &SnapshotView) -> String {
         ("id", snapshot.id.clone()),
         ("taken", taken),
         ("stamp", snapshot.stamp.clone()),
+        ("frees", format!("{} on each copy when it is deleted", size(snapshot.freed_bytes))),
     ];
     if let Some(export) = &snapshot.export {
         facts.push(("export", export.state.clone()));

@@ -70,7 +70,11 @@ A request counts as one I/O, and a large one as one for each MiB.")]
 The volume's data key stays the same and is wrapped anew, so nothing is written again: it takes
 no time, and who has had the data key itself keeps it. The old key opens nothing any more.")]
     Rekey(RekeyArgs),
-    /// Grow a volume that is detached
+    /// Grow a volume, while it is used or not
+    #[command(after_help = "\
+NBD has no word for a new size: clients that are connected go on with the old one, and whoever
+connects from then on sees the new one (QEMU: `block_resize` after it has reconnected).
+A volume does not shrink: no client asks for that safely. Copy it to a smaller one instead.")]
     Resize(ResizeArgs),
     /// Read and compare all copies of a volume, and mend what is bad
     #[command(after_help = "\

@@ -125,6 +125,7 @@ fn as_text(volume: &VolumeView) -> String {
         let why = if replacement.asked { "as asked" } else { "it has been away too long" };
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
+    facts.extend(volume.revert.iter().map(|revert| ("reverting", revert.to_string())));
     facts.extend(scrubs(volume));
     if let Some(parent) = &volume.parent {
         facts.push(("clone of", parent.to_string()));

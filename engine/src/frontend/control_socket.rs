@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use trivet_model::SnapshotOrder;
+use trivet_model::{SnapshotOrder, Stamp};
 use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
 
 /// Callers at a time; more wait to be accepted.
@@ -46,6 +46,10 @@ enum Said {
     Follow {
         follow: Followed,
     },
+    Grow {
+        /// To so many blocks.
+        grow: u64,
+    },
     Wanted {
         /// The scrub that shall be under way, if one shall.
         scrub: Option<ScrubOrder>,
@@ -63,6 +67,8 @@ enum Followed {
 #[derive(Debug, Serialize)]
 struct Outcome {
     error: Option<String>,
+    /// Of a snapshot over several volumes.
+    cut: Option<Stamp>,
 }
 
 /// Somebody who has connected.
@@ -142,6 +148,10 @@ impl ControlSocket {
                 *waits = true;
                 volume.change_settings(caller, None);
             }
+            Ok(Said::Grow { grow }) => {
+                *waits = true;
+                volume.grow(caller, grow);
+            }
             Err(error) => {
                 tracing::warn!(%error, "what is wanted of this engine makes no sense");
                 self.hang_up(caller);
@@ -196,7 +206,12 @@ impl Frontend for ControlSocket {
     }
 
     fn completed(&mut self, tag: u64, result: Result<IoReply, IoError>) {
-        self.ended.push((tag, Outcome { error: result.err().map(|error| error.to_string()) }));
+        let outcome = match result {
+            Ok(IoReply::Cut(cut)) => Outcome { error: None, cut: Some(cut) },
+            Ok(_) => Outcome { error: None, cut: None },
+            Err(error) => Outcome { error: Some(error.to_string()), cut: None },
+        };
+        self.ended.push((tag, outcome));
     }
 
     fn pump(&mut self, _volume: &mut Port<'_>) {}

@@ -77,10 +77,7 @@ impl<'a> Port<'a> {
     /// Takes or deletes a snapshot; completes like a request.
     pub(crate) fn order_snapshot(&mut self, tag: u64, order: SnapshotOrder) {
         let tag = Tag(((self.frontend as u64) << TAG_BITS) | tag);
-        match order {
-            SnapshotOrder::Create(snapshot) => self.core.create_snapshot(self.now, tag, snapshot),
-            SnapshotOrder::Delete(id) => self.core.delete_snapshot(self.now, tag, id),
-        }
+        self.core.order_snapshot(self.now, tag, order);
     }
 
     /// Changes the volume's settings, or with `None` follows its record's; completes like a request.
@@ -106,7 +103,7 @@ impl<'a> Port<'a> {
     /// Whether the volume's name and size are known and requests are served, if perhaps late.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.core.state() == VolumeState::Open
+        self.core.state() == VolumeState::Open && !self.core.is_reverting()
     }
 
     /// The volume's name; empty before its record is read.
@@ -119,6 +116,13 @@ impl<'a> Port<'a> {
     #[must_use]
     pub const fn blocks(&self) -> u64 {
         self.core.blocks()
+    }
+
+    /// The snapshots that are older than what is served.
+    #[must_use]
+    pub fn changed_since(&self) -> Vec<nbd::Since> {
+        let older = self.core.older_snapshots();
+        older.map(|found| nbd::Since { name: found.name.clone(), snapshot: found.id }).collect()
     }
 
     /// Whether writes are refused.

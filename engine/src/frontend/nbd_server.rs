@@ -149,6 +149,7 @@ impl NbdServer {
             description: "Trivet volume".to_owned(),
             size_bytes: volume.blocks() * BLOCK_SIZE_U64,
             read_only: volume.read_only(),
+            changed_since: volume.changed_since(),
         });
         tracing::info!(client = self.next_client, "NBD client connected");
         self.clients.insert(self.next_client, Client { connection, socket, sending: false, gone: false });

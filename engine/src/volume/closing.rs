@@ -45,6 +45,9 @@ impl VolumeCore {
                 if let Some(tag) = self.take_changing_tag() {
                     self.complete(tag, Err(IoError::Closed));
                 }
+                self.refuse_orders();
+                self.give_up_revert();
+                self.give_up_group(now);
                 self.stop_scrub(now);
                 for index in 0..self.members.len() {
                     self.end_attempt(now, MemberIndex(index), "the volume is being closed");

@@ -32,6 +32,8 @@ pub(super) enum Purpose {
     Snapshots,
     /// Read or change the settings.
     Settings,
+    /// Record how far a revert is, or that it is done.
+    Revert,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -73,6 +75,9 @@ impl VolumeCore {
             VolumeState::Fenced => Some(IoError::Fenced),
             VolumeState::Open if self.options.read_only => {
                 Some(IoError::Invalid("the volume is open for reading only"))
+            }
+            VolumeState::Open if self.is_reverting() => {
+                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
             }
             VolumeState::Open if blocks < self.blocks => Some(IoError::Invalid("a volume cannot shrink")),
             VolumeState::Open if blocks > VOLUME_BLOCKS_MAX => {
@@ -224,6 +229,19 @@ impl VolumeCore {
                 answer @ (Message::VerifyReply { .. }
                 | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
             ) => self.verified(now, member, answer),
+            (Control::Changed { question, start }, Message::ChangedReply { entries, next }) => {
+                self.changes_answered(now, (member, question), start, &entries, next)
+            }
+            (Control::Shown { question, range }, Message::AllocationReply { extents }) => {
+                self.shown_answered(now, (member, question), range, &extents)
+            }
+            (
+                Control::Changed { question, .. } | Control::Shown { question, .. },
+                Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, detail },
+            ) => {
+                self.survey_refused(now, (member, question), &detail);
+                Ok(())
+            }
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {
@@ -336,6 +354,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Snapshots);
         } else if self.awaits_settings() && self.state == VolumeState::Open {
             self.run_errand(Purpose::Settings);
+        } else if self.awaits_revert_record() {
+            self.run_errand(Purpose::Revert);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -369,7 +389,10 @@ impl VolumeCore {
                 self.errand = None;
                 self.fenced(now);
             }
-            (Purpose::Refresh, Ok((record, revision))) => self.record_learnt(now, record, revision),
+            (Purpose::Refresh, Ok((record, revision))) => {
+                self.record_learnt(now, record, revision);
+                self.follow_revert(now);
+            }
             (Purpose::Members, Ok((record, revision))) => {
                 // Followed first: an earlier swap may have been done although its answer was lost.
                 self.adopt(now, &record);
@@ -408,6 +431,16 @@ impl VolumeCore {
                     self.settings_recorded(now);
                 }
             },
+            (Purpose::Revert, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_revert(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.revert_recorded(now);
+                    }
+                }
+            }
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
                 record.wait_owed = false;
@@ -487,6 +520,7 @@ impl VolumeCore {
                 self.follow_settings(now, &swapped.settings);
                 self.settings_recorded(now);
             }
+            Purpose::Revert => self.revert_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -511,6 +545,7 @@ impl VolumeCore {
             | Purpose::Grow
             | Purpose::Snapshots
             | Purpose::Settings
+            | Purpose::Revert
             | Purpose::Release => self.read_record_again(now, false),
         }
         self.note_standing(now);

@@ -192,6 +192,7 @@ impl VolumeCore {
         }
         self.begin_flush(now);
         self.renew_when_drained(now);
+        self.advance_revert(now);
         self.check_closing(now);
     }
 

@@ -20,7 +20,7 @@ use super::slow::Latency;
 use super::sync::Attempt;
 use std::fmt;
 use std::time::Duration;
-use trivet_model::{BootId, PoolId, SnapshotId, Stamp};
+use trivet_model::{BlockRange, BootId, PoolId, SnapshotId, Stamp};
 use trivet_wire::ErrorCode;
 use trivet_wire::frame::{Progress, SnapshotEntry};
 
@@ -254,6 +254,16 @@ pub(super) enum Control {
     },
     /// To be looked at as a snapshot.
     View,
+    /// A revert's question, by its number: what has changed since a snapshot, from a block on; or which blocks of
+    /// it hold data.
+    Changed {
+        question: u64,
+        start: u64,
+    },
+    Shown {
+        question: u64,
+        range: BlockRange,
+    },
     /// To begin anew, empty.
     Reset,
     JoinFlush,
@@ -291,6 +301,8 @@ pub(super) struct MemberLink {
     /// Whether it is on this host: read from first.
     pub(super) local: bool,
     pub(super) boot: Option<BootId>,
+    /// What its session looks at.
+    pub(super) looks_at: Option<SnapshotId>,
     /// Its snapshots, in the order of their cuts.
     pub(super) snapshots: Vec<SnapshotEntry>,
     /// The highest stamp that it answered for: it must still have it when it comes back.
@@ -329,6 +341,7 @@ impl MemberLink {
             last: Stamp::ZERO,
             local,
             boot: None,
+            looks_at: None,
             snapshots: Vec::new(),
             held: Stamp::ZERO,
             intact: Stamp::ZERO,
@@ -487,7 +500,7 @@ impl VolumeCore {
         } else {
             link.away_since.get_or_insert(now);
         }
-        self.view_begins_anew(member);
+        self.session_changed(member);
         self.note_standing(now);
     }
 

@@ -21,6 +21,7 @@
 mod closing;
 mod control;
 mod flush;
+mod group;
 mod lease;
 mod log;
 mod member;
@@ -31,9 +32,11 @@ mod operation;
 mod ordering;
 mod pieces;
 mod planted;
+mod query;
 mod read;
 mod reconcile;
 mod repair;
+mod revert;
 mod scrub;
 mod seal;
 mod segments;
@@ -52,6 +55,7 @@ mod write;
 pub use member::{MemberFault, MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]
 pub use planted::PlantedFault;
+pub use revert::RevertStatus;
 pub use scrub::{ScrubCounts, ScrubOrder, ScrubStatus};
 pub use state::VolumeState;
 pub use status::{Counters, MemberStatus, Standing, VolumeStatus};
@@ -71,7 +75,9 @@ use state::Failure;
 use std::collections::VecDeque;
 use std::time::Duration;
 use trivet_crypto::DataKey;
-use trivet_model::{Epoch, Generation, Revision, SnapshotId, VolumeId, VolumeRecord, VolumeSettings};
+use trivet_model::{
+    Epoch, Generation, Revision, SnapshotId, SnapshotOrder, VolumeId, VolumeRecord, VolumeSettings,
+};
 use trivet_wire::{Frame, Message};
 
 /// Names a consumer's request; chosen by the consumer and handed back with its completion.
@@ -198,6 +204,9 @@ pub struct VolumeCore {
     growing: Option<control::Growing>,
     taking: Option<snapshots::Taking>,
     deleting: Option<snapshots::Deleting>,
+    group: Option<group::Group>,
+    orders: VecDeque<(Tag, SnapshotOrder)>,
+    revert: Option<revert::Revert>,
     viewing: view::Viewing,
     /// As the record says, as far as this engine knows.
     settings: VolumeSettings,
@@ -260,6 +269,9 @@ impl VolumeCore {
             growing: None,
             taking: None,
             deleting: None,
+            group: None,
+            orders: VecDeque::new(),
+            revert: None,
             viewing: view::Viewing::default(),
             settings: VolumeSettings::default(),
             changing: None,
@@ -288,6 +300,7 @@ impl VolumeCore {
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
                 self.early.push_back((tag, request));
             }
+            VolumeState::Open if self.is_reverting() => self.early.push_back((tag, request)),
             VolumeState::Open => {
                 self.active_at = now;
                 self.accept(now, tag, request);
@@ -345,9 +358,11 @@ impl VolumeCore {
         self.advance_attempts(now);
         self.copied(now);
         self.renew_when_drained(now);
+        self.end_hold(now);
         self.retry_errand(now);
         self.retry_full(now);
         self.retry_reads(now);
+        self.advance_revert(now);
         self.advance_scrub(now);
         self.pump(now);
         self.tell_progress(now);
@@ -367,13 +382,14 @@ impl VolumeCore {
             || self.any_at_fault()
             || self.any_attempt()
             || self.awaits_settings()
+            || self.is_reverting()
         {
             control::IDLE
         } else {
             Duration::from_secs(1)
         };
-        let sooner = [self.scrub_within(), self.throttled_within()].into_iter().flatten().min();
-        Some(sooner.map_or(within, |sooner| sooner.min(within)))
+        let sooner = [self.scrub_within(), self.throttled_within(), self.hold_within(self.now)];
+        sooner.into_iter().flatten().chain([within]).min()
     }
 
     /// Where the volume is in its life.
@@ -452,6 +468,7 @@ impl VolumeCore {
                 self.read_answered(now, member, id, Answered { present: &present, stamps: &stamps, data })
             }
             Message::AllocationReply { extents } => self.allocation_answered(now, member, id, &extents),
+            Message::ChangedReply { entries, next } => self.changed_answered(now, member, id, &entries, next),
             Message::Error { code, detail } => self.operation_refused(now, member, id, code, detail),
             _ => Err(MemberFault::Protocol("an answer of the wrong kind")),
         }

@@ -46,6 +46,9 @@ impl VolumeCore {
             if self.lacks_viewed(&record) {
                 return self.fail(now, Failure::NoSnapshot);
             }
+            if record.reverting.is_some() && self.options.snapshot.is_none() {
+                return self.fail(now, Failure::Reverting);
+            }
             self.errand = None;
             self.record = Some((record.clone(), revision));
             return self.claimed(now, record);
@@ -142,10 +145,9 @@ impl VolumeCore {
         let (volume, session) = (self.options.volume, self.options.session);
         let open = Message::Open { volume, writable: !self.options.read_only, session };
         self.ask(now, member, Control::Open, open);
-        if let Some(at) = self.options.snapshot {
-            // Answered after the opening and before all that is read.
-            self.ask(now, member, Control::View, Message::View { at: Some(at) });
-        }
+        self.members[member.0].looks_at = None;
+        // Answered after the opening and before all that is read.
+        self.look(now, member, None);
     }
 
     /// A member has promised our generation.
@@ -185,6 +187,11 @@ impl VolumeCore {
             link.expel(now, fault);
             self.member_transition(now, member, MemberState::Lost);
             self.review_members(now);
+            if self.is_reverting() && self.in_sync().intersection(self.ready_members()).is_empty() {
+                // Nobody is served yet: the next opening makes members alike and goes on.
+                self.hang_up(now);
+                self.fail(now, Failure::LostWhileReverting);
+            }
             return Ok(());
         }
         if !counts {
@@ -230,12 +237,19 @@ impl VolumeCore {
         self.transition(now, VolumeState::Open);
         self.release_held_writes(now);
         self.retry_reads(now);
-        for (tag, request) in std::mem::take(&mut self.early) {
-            self.accept(now, tag, request);
+        self.begin_revert(now);
+        if self.state != VolumeState::Open {
+            return;
+        }
+        if !self.is_reverting() {
+            for (tag, request) in std::mem::take(&mut self.early) {
+                self.accept(now, tag, request);
+            }
         }
         self.pump(now);
         self.begin_flush(now);
         self.let_go_everywhere(now);
+        self.next_order(now);
     }
 
     /// The core finds fault with a member's connection.

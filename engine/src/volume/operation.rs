@@ -7,7 +7,8 @@
 
 use super::ordering::Span;
 use super::pieces::{self, Piece};
-use super::read::{Querying, Reading, Then};
+use super::query::{Querying, Question};
+use super::read::{Reading, Then};
 use super::write::Writing;
 use super::{MemberSet, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
@@ -103,7 +104,12 @@ impl VolumeCore {
     pub(super) fn accept(&mut self, now: Duration, tag: Tag, request: IoRequest) {
         match request {
             IoRequest::Flush => return self.flush_requested(now, tag),
-            IoRequest::Allocation { offset, length } => return self.query(now, tag, offset, length),
+            IoRequest::Allocation { offset, length } => {
+                return self.query(now, tag, Question::Allocation, offset, length);
+            }
+            IoRequest::Changed { since, offset, length } => {
+                return self.query_changes(now, tag, since, offset, length);
+            }
             IoRequest::Read { .. } => {}
             IoRequest::Write { .. } | IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => {
                 if self.options.read_only {
@@ -195,6 +201,7 @@ impl VolumeCore {
                 operation.phase = Phase::Reading(Reading::new(range, everyone, Then::Mend));
                 self.send_read(now, id);
             }
+            Piece::Restore { range } => self.start_restoring(now, id, range),
             Piece::Scrub { block } => {
                 operation.phase = Phase::Scrubbing;
                 self.scrub_ordered(now, id, block);
@@ -231,7 +238,9 @@ impl VolumeCore {
             Owner::Engine => {
                 self.rewritten(now, id);
                 self.mending.ended(id);
-                self.scrub_operation_ended(now, id, !matches!(outcome, Outcome::Failed(_)));
+                let done = !matches!(outcome, Outcome::Failed(_));
+                self.scrub_operation_ended(now, id, done);
+                self.revert_operation_ended(now, id, done);
             }
             Owner::Query { .. } => {}
         }
@@ -296,6 +305,7 @@ impl VolumeCore {
         self.reconcile = None;
         self.scrub = None;
         self.mending.clear();
+        self.revert = None;
     }
 
     /// Whether a consumer waits for anything.

@@ -23,6 +23,8 @@ pub(super) enum Piece {
     Rewrite { block: u64 },
     /// The same for one that a member has forged.
     Mend { block: u64 },
+    /// Write what the snapshot shows that the volume is reverted to.
+    Restore { range: BlockRange },
     /// Compare what members have of a block.
     Scrub { block: u64 },
     /// Make blocks read as zeros.
@@ -32,7 +34,10 @@ pub(super) enum Piece {
 impl Piece {
     pub(super) const fn range(&self) -> BlockRange {
         match self {
-            Self::Read { range, .. } | Self::Write { range, .. } | Self::Discard { range, .. } => *range,
+            Self::Read { range, .. }
+            | Self::Write { range, .. }
+            | Self::Restore { range }
+            | Self::Discard { range, .. } => *range,
             Self::Patch { block, .. }
             | Self::Rewrite { block }
             | Self::Mend { block }
@@ -43,7 +48,9 @@ impl Piece {
     /// What it takes of the window: the bytes that travel.
     pub(super) const fn window_bytes(&self) -> usize {
         match self {
-            Self::Read { range, .. } | Self::Write { range, .. } => range.count as usize * BLOCK_SIZE,
+            Self::Read { range, .. } | Self::Write { range, .. } | Self::Restore { range } => {
+                range.count as usize * BLOCK_SIZE
+            }
             Self::Patch { .. }
             | Self::Rewrite { .. }
             | Self::Mend { .. }
@@ -97,7 +104,9 @@ pub(super) fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError
             check_bounds(offset, length, blocks)?;
             cut_zeroes(offset, length, force_unit_access, &mut pieces);
         }
-        IoRequest::Flush | IoRequest::Allocation { .. } => unreachable!("has no pieces"),
+        IoRequest::Flush | IoRequest::Allocation { .. } | IoRequest::Changed { .. } => {
+            unreachable!("has no pieces")
+        }
     }
     Ok(pieces)
 }
@@ -219,7 +228,10 @@ mod tests {
                         (start + *at as u64, start + (at + length) as u64, 'w')
                     }
                     Piece::Discard { range, .. } => (start, start + range.bytes(), 'd'),
-                    Piece::Rewrite { .. } | Piece::Mend { .. } | Piece::Scrub { .. } => {
+                    Piece::Rewrite { .. }
+                    | Piece::Mend { .. }
+                    | Piece::Restore { .. }
+                    | Piece::Scrub { .. } => {
                         unreachable!("no request is cut into these")
                     }
                 }

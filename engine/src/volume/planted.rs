@@ -53,6 +53,14 @@ pub enum PlantedFault {
     RecordSnapshotEarly,
     /// A member that comes back is not told of the snapshots that were taken meanwhile.
     ForgetSnapshotsOfReturning,
+    /// A revert leaves what the snapshot shows as a hole.
+    SkipRevertDiscards,
+    /// A revert writes what the volume is.
+    RevertToHead,
+    /// A revert is recorded as done before its last writes are.
+    RecordRevertEarly,
+    /// What an engine gives up of a snapshot over several volumes it gives up without changing the record.
+    WithdrawSilently,
     /// A reader believes members that the record has not vouched for since they were connected.
     BelieveUnvouched,
     /// Writes of a write-through volume are sent like any others.

@@ -1,5 +1,4 @@
-//! Reads and allocation queries: one member answers; its data is verified here; a bad answer sends
-//! the question to the next.
+//! Reads: one member answers; its data is verified here; a bad answer sends the question to the next.
 //!
 //! A range that nobody can answer whole is read block by block: members may have lost different ones.
 //! What a member could not read, it is told to repair (`repair.rs`).
@@ -10,22 +9,18 @@
 //! is asked for a part of the volume that its caches can hold. Who looks at a volume as it is always asks
 //! the first that is there, since without a writer nobody has made its members alike; snapshots are.
 
-use super::operation::{Operation, Outcome, Owner, Phase};
-use super::pieces::check_bounds;
+use super::operation::{Operation, Outcome, Phase};
 use super::planted::PlantedFault as Planted;
 use super::seal::{self, Unopened};
 use super::segments::{SegmentCursor, patched, push_zeros, trim};
 use super::write::Writing;
-use super::{MemberFault, MemberIndex, MemberSet, OperationId, Tag, VolumeCore, VolumeState};
-use crate::request::{IoError, IoReply};
+use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
+use crate::request::IoError;
 use bytes::Bytes;
 use std::time::Duration;
 use trivet_model::checksum::block_crc;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, Stamp};
-use trivet_wire::{BlockData, ErrorCode, Extent, Message};
-
-/// Blocks in one allocation query (4 GiB).
-const QUERY_BLOCKS_MAX: u64 = 1 << 20;
+use trivet_model::{BLOCK_SIZE, BlockRange, SnapshotId, Stamp};
+use trivet_wire::{BlockData, ErrorCode, Message};
 
 /// Consecutive blocks that have the same home (1 MiB).
 pub(super) const HOME_BLOCKS: u64 = 256;
@@ -46,6 +41,8 @@ pub(super) struct Reading {
     forged: Vec<u64>,
     /// Who holds what is wanted.
     among: MemberSet,
+    /// As which snapshot shows it; as the volume is looked at without one.
+    at: Option<SnapshotId>,
     tried: MemberSet,
     pub(super) from: Option<MemberIndex>,
     /// When.
@@ -69,17 +66,8 @@ pub(super) enum Then {
     Mend,
     /// To write the blocks on every member, holes as discards.
     Copy,
-}
-
-/// An allocation query on its way.
-#[derive(Debug)]
-pub(super) struct Querying {
-    offset: u64,
-    length: u64,
-    range: BlockRange,
-    tried: MemberSet,
-    pub(super) from: Option<MemberIndex>,
-    cause: String,
+    /// To write the blocks on every member, as a snapshot shows them.
+    Restore,
 }
 
 /// A run of blocks that were read, all present or all holes.
@@ -105,6 +93,7 @@ impl Reading {
             bad: MemberSet::EMPTY,
             forged: Vec::new(),
             among,
+            at: None,
             tried: MemberSet::EMPTY,
             from: None,
             asked: None,
@@ -135,6 +124,8 @@ impl VolumeCore {
             Some(member) => {
                 let reading = reading_mut(&mut self.operations, id);
                 (reading.from, reading.asked) = (Some(member), Some(now));
+                let at = reading.at;
+                self.look(now, member, at);
                 self.members[member.0].reads_in_flight += 1;
                 self.send(now, MemberSet::of(member), id.0, Message::Read { range });
             }
@@ -156,7 +147,10 @@ impl VolumeCore {
             (reading.range, reading.among.without(reading.tried).without(MemberSet::of(from)));
         let among = among.intersection(self.readable()).without(self.late_with(id));
         if let Some(member) = self.nearest(among, range.start) {
-            reading_mut(&mut self.operations, id).hedge = Some(member);
+            let reading = reading_mut(&mut self.operations, id);
+            reading.hedge = Some(member);
+            let at = reading.at;
+            self.look(now, member, at);
             self.counters.hedged_reads += 1;
             self.members[member.0].reads_in_flight += 1;
             self.send(now, MemberSet::of(member), id.0, Message::Read { range });
@@ -164,7 +158,7 @@ impl VolumeCore {
     }
 
     /// Who may be read from.
-    fn readable(&self) -> MemberSet {
+    pub(super) fn readable(&self) -> MemberSet {
         if self.has_planted(Planted::ReadFromSyncing) {
             return self.receiving().union(self.in_sync());
         }
@@ -236,7 +230,11 @@ impl VolumeCore {
             self.members[other.0].reads_in_flight -= 1;
         }
         let reading = reading_mut(&mut self.operations, id);
-        let (bad, forged) = (std::mem::take(&mut reading.bad), std::mem::take(&mut reading.forged));
+        let (mut bad, mut forged) = (std::mem::take(&mut reading.bad), std::mem::take(&mut reading.forged));
+        if reading.at.is_some() {
+            // What is repaired is what the volume is now.
+            (bad, forged) = (MemberSet::EMPTY, Vec::new());
+        }
         reading.collected.extend(runs);
         if reading.range.end() < reading.whole.end() {
             self.read_block(now, id, range.end());
@@ -354,6 +352,12 @@ impl VolumeCore {
             let first = reading.range.start;
             return self.read_block(now, id, first);
         }
+        if matches!(reading.then, Then::Restore) {
+            reading.tried = MemberSet::EMPTY;
+            let cause = format!("no member can read {} of the snapshot: {}", reading.range, reading.cause);
+            self.restore_waits(cause);
+            return self.held_reads.push_back(id);
+        }
         if matches!(reading.then, Then::Copy | Then::Rewrite) {
             // The only holders of the newest version cannot read it now. Choosing an older one could
             // take back what was acknowledged, so the volume stays closed and asks again.
@@ -404,6 +408,11 @@ impl VolumeCore {
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
             }
+            Then::Restore => {
+                let writing = Writing::data(range, with_zeros(runs), false, encrypts);
+                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
+                self.send_write(now, id);
+            }
             Then::Copy => {
                 self.operations.remove(&id);
                 if let Some(reconcile) = &mut self.reconcile {
@@ -439,68 +448,15 @@ impl VolumeCore {
         self.send_read(now, id);
     }
 
-    /// Asks which parts of a run of bytes hold data. Not ordered with writes in flight: both the old
-    /// and the new answer are right for them, and acknowledged ones are on every member.
-    pub(super) fn query(&mut self, now: Duration, tag: Tag, offset: u64, length: u64) {
-        if let Err(error) = check_bounds(offset, length, self.blocks) {
-            return self.complete(tag, Err(error));
+    /// Nothing else is in flight on these blocks: they become again what the snapshot shows.
+    pub(super) fn start_restoring(&mut self, now: Duration, id: OperationId, range: BlockRange) {
+        if !self.is_reverting() {
+            // The volume is being closed: whoever opens it next goes on.
+            return self.finish(now, id, Outcome::Done);
         }
-        let start = offset / BLOCK_SIZE_U64;
-        let count = ((offset + length).div_ceil(BLOCK_SIZE_U64) - start).min(QUERY_BLOCKS_MAX);
-        let range = BlockRange::new(start, u32::try_from(count).expect("bounded above"));
-        let (tried, from, cause) = (MemberSet::EMPTY, None, String::new());
-        let querying = Phase::Querying(Querying { offset, length, range, tried, from, cause });
-        let id = self.add_unordered(Owner::Query { tag }, querying);
-        self.send_query(now, id);
-    }
-
-    fn send_query(&mut self, now: Duration, id: OperationId) {
-        let everyone = self.readable();
-        let querying = querying_mut(&mut self.operations, id);
-        let untried = everyone.without(querying.tried);
-        let range = querying.range;
-        if untried.is_empty() {
-            let cause = std::mem::take(&mut querying.cause);
-            let error = IoError::Medium { start: range.start, end: range.end(), cause };
-            return self.query_finished(now, id, Err(error));
-        }
-        let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
-        match self.nearest(untried, range.start).filter(|_| serving) {
-            Some(member) => {
-                querying_mut(&mut self.operations, id).from = Some(member);
-                self.send(now, MemberSet::of(member), id.0, Message::Allocation { range });
-            }
-            None => self.held_reads.push_back(id),
-        }
-    }
-
-    /// A member has answered an allocation query.
-    pub(super) fn allocation_answered(
-        &mut self,
-        now: Duration,
-        member: MemberIndex,
-        id: OperationId,
-        extents: &[Extent],
-    ) -> Result<(), MemberFault> {
-        let Some(Operation { phase: Phase::Querying(querying), .. }) = self.operations.get_mut(&id) else {
-            return Err(MemberFault::Protocol("it answers something else as an allocation query"));
-        };
-        if querying.from != Some(member) {
-            return Err(MemberFault::Protocol("it answers a query that it was not asked"));
-        }
-        let extents = in_bytes(extents, querying.offset, querying.length);
-        if extents.is_empty() {
-            return Err(MemberFault::Protocol("an allocation query's answer covers nothing"));
-        }
-        self.query_finished(now, id, Ok(IoReply::Allocation(extents)));
-        Ok(())
-    }
-
-    fn query_finished(&mut self, now: Duration, id: OperationId, result: Result<IoReply, IoError>) {
-        if let Owner::Query { tag } = self.operations[&id].owner {
-            self.complete(tag, result);
-        }
-        self.finish(now, id, Outcome::Done);
+        let reading = Reading { at: self.reverts_to(), ..Reading::new(range, MemberSet::ALL, Then::Restore) };
+        self.operations.get_mut(&id).expect("it has its place").phase = Phase::Reading(reading);
+        self.send_read(now, id);
     }
 }
 
@@ -508,16 +464,6 @@ fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: 
     match operations.get_mut(&id) {
         Some(Operation { phase: Phase::Reading(reading), .. }) => reading,
         other => panic!("{id:?} is not a read: {other:?}"),
-    }
-}
-
-fn querying_mut(
-    operations: &mut hashbrown::HashMap<OperationId, Operation>,
-    id: OperationId,
-) -> &mut Querying {
-    match operations.get_mut(&id) {
-        Some(Operation { phase: Phase::Querying(querying), .. }) => querying,
-        other => panic!("{id:?} is not a query: {other:?}"),
     }
 }
 
@@ -573,20 +519,4 @@ fn with_zeros(runs: Vec<Run>) -> Vec<Bytes> {
         }
     }
     segments
-}
-
-/// Extents of blocks as lengths in bytes, cut to the run of bytes asked for.
-fn in_bytes(extents: &[Extent], offset: u64, length: u64) -> Vec<(u64, bool)> {
-    let mut skip = offset % BLOCK_SIZE_U64;
-    let mut rest = length;
-    let mut lengths: Vec<(u64, bool)> = Vec::with_capacity(extents.len());
-    for extent in extents {
-        let bytes = (u64::from(extent.count) * BLOCK_SIZE_U64).saturating_sub(skip).min(rest);
-        skip = 0;
-        rest -= bytes;
-        if bytes > 0 {
-            lengths.push((bytes, extent.allocated));
-        }
-    }
-    lengths
 }

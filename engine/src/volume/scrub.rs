@@ -180,6 +180,7 @@ impl VolumeCore {
             && !self.renewing
             && self.growing.is_none()
             && self.taking.is_none()
+            && !self.is_reverting()
             && self.required_are_ready()
             // What is still to be answered of an older window could not be told from what is asked now.
             && !members.into_iter().any(|member| self.members[member.0].expects(Control::Verify));

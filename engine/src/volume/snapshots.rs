@@ -22,15 +22,19 @@ use super::{MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
 use trivet_model::record::is_volume_name;
-use trivet_model::{SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, Stamp, VolumeRecord};
+use trivet_model::{SNAPSHOTS_MAX, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeRecord};
 use trivet_wire::frame::SnapshotEntry;
 use trivet_wire::{ErrorCode, Message};
+
+/// Most orders that wait for their turn.
+const ORDERS_MAX: usize = 64;
 
 /// A snapshot being taken.
 #[derive(Debug)]
 pub(super) struct Taking {
-    pub(super) tag: Tag,
-    snapshot: SnapshotRecord,
+    /// Whom to tell, if it is somebody else who wants it.
+    pub(super) tag: Option<Tag>,
+    pub(super) snapshot: SnapshotRecord,
     /// Who has not answered yet; once nobody, it is to be recorded.
     awaiting: MemberSet,
 }
@@ -38,44 +42,75 @@ pub(super) struct Taking {
 /// A snapshot being deleted.
 #[derive(Debug)]
 pub(super) struct Deleting {
-    pub(super) tag: Tag,
+    tag: Tag,
     id: SnapshotId,
 }
 
 impl VolumeCore {
-    /// Takes a snapshot; its cut is set here. Answered by an [`Action::Complete`](super::Action::Complete)
-    /// once it is recorded; taken already if one with its id is. Waits for members that are away.
-    pub fn create_snapshot(&mut self, now: Duration, tag: Tag, mut snapshot: SnapshotRecord) {
+    /// Takes a snapshot, whose cut is set here, deletes one, or takes part in one over several volumes.
+    /// Answered by an [`Action::Complete`](super::Action::Complete) once it is recorded; done already where
+    /// the record says so. What is ordered meanwhile waits for its turn; all waits for members that are away.
+    pub fn order_snapshot(&mut self, now: Duration, tag: Tag, order: SnapshotOrder) {
         self.now = now;
-        let recorded = self.recorded_snapshots();
         let refused = match self.state {
             VolumeState::Fenced => Some(IoError::Fenced),
             VolumeState::Open if self.options.read_only => {
                 Some(IoError::Invalid("the volume is open for reading only"))
             }
-            VolumeState::Open if recorded.iter().any(|known| known.id == snapshot.id) => {
-                return self.complete(tag, Ok(IoReply::Done));
+            VolumeState::Open if self.is_reverting() => {
+                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
             }
-            VolumeState::Open if !is_volume_name(&snapshot.name) => {
-                Some(IoError::Invalid("not a name that a snapshot can have"))
-            }
-            VolumeState::Open if recorded.iter().any(|known| known.name == snapshot.name) => {
-                Some(IoError::Invalid("the volume has a snapshot of this name"))
-            }
-            VolumeState::Open if recorded.len() >= SNAPSHOTS_MAX => {
-                Some(IoError::Invalid("the volume has as many snapshots as it may have"))
-            }
-            VolumeState::Open if self.taking.is_some() || self.deleting.is_some() => {
-                Some(IoError::Invalid("another snapshot of the volume is being taken or deleted"))
-            }
-            VolumeState::Open if self.renewing => {
-                Some(IoError::Invalid("the volume is being opened anew; try again"))
+            VolumeState::Open if self.orders.len() >= ORDERS_MAX => {
+                Some(IoError::Invalid("too many snapshots wait to be taken and deleted; try again"))
             }
             VolumeState::Open => None,
             _ => Some(IoError::Closed),
         };
         if let Some(error) = refused {
             return self.complete(tag, Err(error));
+        }
+        match order {
+            SnapshotOrder::Group { group, step } if self.goes_before(group, &step) => {
+                self.group_step(now, tag, group, step);
+            }
+            order => {
+                self.orders.push_back((tag, order));
+                self.next_order(now);
+            }
+        }
+    }
+
+    /// Begins with what was ordered next, once nothing is under way.
+    pub(super) fn next_order(&mut self, now: Duration) {
+        while self.state == VolumeState::Open && !self.renewing && !self.has_snapshot_under_way() {
+            let Some((tag, order)) = self.orders.pop_front() else { return };
+            match order {
+                SnapshotOrder::Create(snapshot) => self.take_snapshot(now, Some(tag), snapshot),
+                SnapshotOrder::Delete(id) => {
+                    self.deleting = Some(Deleting { tag, id });
+                    self.run_errand(Purpose::Snapshots);
+                }
+                SnapshotOrder::Group { group, step } => self.group_step(now, tag, group, step),
+            }
+        }
+    }
+
+    /// Begins to take a snapshot, unless it is taken already or cannot be.
+    pub(super) fn take_snapshot(&mut self, now: Duration, tag: Option<Tag>, mut snapshot: SnapshotRecord) {
+        let recorded = self.recorded_snapshots();
+        let refused = if recorded.iter().any(|known| known.id == snapshot.id) {
+            return self.answer_order(tag, Ok(IoReply::Done));
+        } else if !is_volume_name(&snapshot.name) {
+            Some("not a name that a snapshot can have")
+        } else if recorded.iter().any(|known| known.name == snapshot.name) {
+            Some("the volume has a snapshot of this name")
+        } else if recorded.len() >= SNAPSHOTS_MAX {
+            Some("the volume has as many snapshots as it may have")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            return self.answer_order(tag, Err(IoError::Invalid(why)));
         }
         snapshot.cut = self.log.take_cut();
         let awaiting = self.required().union(self.receiving());
@@ -86,29 +121,24 @@ impl VolumeCore {
         self.copy_anew_what_diverges(now);
     }
 
-    /// Deletes a snapshot; its space comes back in the background. Answered once the record says so; done
-    /// already if there is none.
-    pub fn delete_snapshot(&mut self, now: Duration, tag: Tag, id: SnapshotId) {
-        self.now = now;
-        let refused = match self.state {
-            VolumeState::Fenced => Some(IoError::Fenced),
-            VolumeState::Open if self.options.read_only => {
-                Some(IoError::Invalid("the volume is open for reading only"))
+    pub(super) fn answer_order(&mut self, tag: Option<Tag>, result: Result<IoReply, IoError>) {
+        match (tag, result) {
+            (Some(tag), result) => self.complete(tag, result),
+            (None, Ok(_)) => {}
+            (None, Err(error)) => {
+                tracing::error!(volume = %self.options.volume, %error, "a snapshot cannot be taken");
             }
-            VolumeState::Open if self.taking.is_some() || self.deleting.is_some() => {
-                Some(IoError::Invalid("another snapshot of the volume is being taken or deleted"))
-            }
-            VolumeState::Open => None,
-            _ => Some(IoError::Closed),
-        };
-        if let Some(error) = refused {
-            return self.complete(tag, Err(error));
         }
-        self.deleting = Some(Deleting { tag, id });
-        self.run_errand(Purpose::Snapshots);
     }
 
-    fn recorded_snapshots(&self) -> &[SnapshotRecord] {
+    /// What waits for its turn is not begun any more.
+    pub(super) fn refuse_orders(&mut self) {
+        for (tag, _) in std::mem::take(&mut self.orders) {
+            self.complete(tag, Err(IoError::Closed));
+        }
+    }
+
+    pub(super) fn recorded_snapshots(&self) -> &[SnapshotRecord] {
         self.record.as_ref().map_or(&[], |(record, _)| &record.snapshots)
     }
 
@@ -121,28 +151,34 @@ impl VolumeCore {
     /// Whether writes wait for members to keep a snapshot.
     pub(super) fn is_cutting(&self) -> bool {
         let cutting = self.taking.as_ref().is_some_and(|taking| !taking.awaiting.is_empty());
-        cutting && !self.has_planted(Planted::WriteWhileCutting)
+        (cutting || self.is_held()) && !self.has_planted(Planted::WriteWhileCutting)
     }
 
     /// Whether a snapshot is being taken or deleted.
     pub(super) fn has_snapshot_under_way(&self) -> bool {
-        self.taking.is_some() || self.deleting.is_some()
+        self.taking.is_some() || self.deleting.is_some() || self.group.is_some()
     }
 
-    pub(super) fn take_snapshot_tags(&mut self) -> impl Iterator<Item = Tag> + use<> {
-        let taking = self.taking.take().map(|taking| taking.tag);
-        taking.into_iter().chain(self.deleting.take().map(|deleting| deleting.tag))
+    pub(super) fn take_snapshot_tags(&mut self) -> Vec<Tag> {
+        self.group = None;
+        let mut tags: Vec<Tag> = self.orders.drain(..).map(|(tag, _)| tag).collect();
+        tags.extend(self.taking.take().and_then(|taking| taking.tag));
+        tags.extend(self.deleting.take().map(|deleting| deleting.tag));
+        tags
     }
 
     /// Whether nothing is missing of a snapshot under way but the record.
     pub(super) fn awaits_snapshot_record(&self) -> bool {
-        self.deleting.is_some() || self.taken().is_some()
+        match &self.group {
+            Some(_) => self.group_awaits_record(),
+            None => self.deleting.is_some() || self.taken().is_some(),
+        }
     }
 
     /// The snapshot being taken, if every member keeps it and it is the same on all: what was written
     /// before it is settled. (One that had no space for a write keeps the snapshot, too, but without that;
     /// it is in sync no more before the write is settled.)
-    fn taken(&self) -> Option<&Taking> {
+    pub(super) fn taken(&self) -> Option<&Taking> {
         let early = self.has_planted(Planted::RecordSnapshotEarly);
         let settled = |taking: &&Taking| self.log.is_settled_to(taking.snapshot.cut) || early;
         self.taking.as_ref().filter(|taking| taking.awaiting.is_empty()).filter(settled)
@@ -150,9 +186,13 @@ impl VolumeCore {
 
     /// A write is settled, or a member keeps a snapshot: it may be time to record it.
     pub(super) fn record_taken(&mut self) {
-        if self.taken().is_some() {
-            self.run_errand(Purpose::Snapshots);
+        let Some(cut) = self.taken().map(|taking| taking.snapshot.cut) else { return };
+        if self.group.is_none() {
+            return self.run_errand(Purpose::Snapshots);
         }
+        // It is recorded together with the other volumes'.
+        let tag = self.taking.as_mut().and_then(|taking| taking.tag.take());
+        self.answer_order(tag, Ok(IoReply::Cut(cut)));
     }
 
     /// Asks a member that has not answered to keep the snapshot.
@@ -177,8 +217,14 @@ impl VolumeCore {
         taking.awaiting = if early { MemberSet::EMPTY } else { taking.awaiting.without(these) };
         if taking.awaiting.is_empty() {
             self.record_taken();
-            self.release_held_writes(now);
+            self.cutting_ended(now);
         }
+    }
+
+    /// Writes go on, and flushes that have waited.
+    pub(super) fn cutting_ended(&mut self, now: Duration) {
+        self.release_held_writes(now);
+        self.begin_flush(now);
     }
 
     /// A member keeps a snapshot.
@@ -189,8 +235,11 @@ impl VolumeCore {
         }
         match &self.taking {
             Some(taking) if taking.snapshot.id == kept.id => self.await_no_more(now, MemberSet::of(member)),
-            // One that was away when it was taken.
-            _ => self.begin_attempts(now),
+            // One that was away when it was taken, or one that is wanted no more.
+            _ => {
+                self.let_go(now, member);
+                self.begin_attempts(now);
+            }
         }
     }
 
@@ -208,10 +257,12 @@ impl VolumeCore {
         }
         if let Some(taking) = self.taking.take() {
             tracing::warn!(volume = %self.options.volume, %detail, "a member refuses a snapshot");
-            self.complete(taking.tag, Err(IoError::Invalid("a member refuses the snapshot")));
+            self.group = None;
+            self.answer_order(taking.tag, Err(IoError::Invalid("a member refuses the snapshot")));
         }
-        self.release_held_writes(now);
+        self.cutting_ended(now);
         self.let_go_everywhere(now);
+        self.next_order(now);
         Ok(())
     }
 
@@ -223,6 +274,9 @@ impl VolumeCore {
 
     /// The record with what is under way; `None` when it says so already.
     pub(super) fn with_snapshots(&self, record: &VolumeRecord) -> Option<VolumeRecord> {
+        if let Some(group) = &self.group {
+            return self.with_group(group, record);
+        }
         let mut wanted = record.clone();
         if let Some(taking) = self.taken()
             && record.snapshots.iter().all(|known| known.id != taking.snapshot.id)
@@ -237,18 +291,26 @@ impl VolumeCore {
 
     /// The record says what was under way.
     pub(super) fn snapshots_recorded(&mut self, now: Duration) {
-        let is_recorded = |id| self.recorded_snapshots().iter().any(|known| known.id == id);
-        if self.taking.as_ref().is_some_and(|taking| is_recorded(taking.snapshot.id))
+        if self.is_taken_recorded()
             && let Some(taking) = self.taking.take()
         {
-            self.complete(taking.tag, Ok(IoReply::Done));
+            self.answer_order(taking.tag, Ok(IoReply::Done));
         }
+        self.group_recorded(now);
         if let Some(deleting) = self.deleting.take() {
             self.complete(deleting.tag, Ok(IoReply::Done));
         }
         self.let_go_everywhere(now);
         self.begin_attempts(now);
+        self.next_order(now);
+        self.advance_revert(now);
         self.check_closing(now);
+    }
+
+    /// Whether the snapshot under way is in the record.
+    pub(super) fn is_taken_recorded(&self) -> bool {
+        let is_recorded = |id| self.recorded_snapshots().iter().any(|known| known.id == id);
+        self.taking.as_ref().is_some_and(|taking| is_recorded(taking.snapshot.id))
     }
 
     /// Whether a member that must have all that is recorded lacks a snapshot.

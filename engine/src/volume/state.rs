@@ -10,7 +10,7 @@
 //!   │    └── stamps of this generation are used up ────────────┘    │
 //!   ▼                 └─ read-only: one member ready ──▶ Open       ▼
 //! Failed: the record cannot be claimed       Fenced: a newer engine has it (from any state but the last ones)
-//!   (from Connecting and Open: the snapshot that is looked at is not there)
+//!   (from Connecting and Open: the snapshot that is looked at, or reverted to, is not there)
 //! ```
 //!
 //! `Closed`, `Failed` and `Fenced` are final. From every state before `Closing`, closing leads
@@ -18,7 +18,7 @@
 
 use super::{Action, VolumeCore};
 use std::time::Duration;
-use trivet_model::{AuthorityError, KeyId};
+use trivet_model::{AuthorityError, KeyId, SnapshotId};
 
 /// Where a volume is in its life; the module draws it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +99,15 @@ pub(super) enum Failure {
         /// Of the one given.
         found: KeyId,
     },
+    /// Between two states.
+    #[error("the volume is being reverted to a snapshot: it can be looked at when that is done")]
+    Reverting,
+    /// There is nothing to go on with.
+    #[error("the volume was being reverted to snapshot {0}, which is gone: revert it to another one")]
+    NothingToRevertTo(SnapshotId),
+    /// Only opening the volume anew helps.
+    #[error("the members have lost power during a revert: it goes on when the volume is opened again")]
+    LostWhileReverting,
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

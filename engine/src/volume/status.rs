@@ -86,7 +86,7 @@ impl Counters {
                 self.bytes_written += segments.iter().map(|segment| segment.len() as u64).sum::<u64>();
             }
             IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => self.discards += 1,
-            IoRequest::Flush | IoRequest::Allocation { .. } => {}
+            IoRequest::Flush | IoRequest::Allocation { .. } | IoRequest::Changed { .. } => {}
         }
     }
 
@@ -168,6 +168,8 @@ pub struct VolumeStatus {
     pub counters: Counters,
     /// The scrub under way, or the last one of this opening that came to its end.
     pub scrub: Option<super::ScrubStatus>,
+    /// The revert under way.
+    pub revert: Option<super::RevertStatus>,
 }
 
 impl VolumeCore {
@@ -194,6 +196,7 @@ impl VolumeCore {
             settings: self.settings.clone(),
             counters: self.counters,
             scrub: self.scrub_status(now),
+            revert: self.revert_status(now),
         }
     }
 
@@ -203,6 +206,7 @@ impl VolumeCore {
         match self.state {
             VolumeState::Claiming if self.renewing => Standing::Paused,
             VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => Standing::Opening,
+            VolumeState::Open if self.is_reverting() => Standing::Opening,
             VolumeState::Open if self.options.read_only && self.can_view() => Standing::Open,
             VolumeState::Open if self.options.read_only => Standing::Paused,
             VolumeState::Open if !self.required_are_ready() => Standing::Paused,
@@ -245,6 +249,9 @@ impl VolumeCore {
                 Some(trouble.or(full).or(waits).unwrap_or_else(|| "making members alike".to_owned()))
             }
             VolumeState::Open if self.options.read_only => (!self.can_view()).then(away),
+            VolumeState::Open if self.is_reverting() && self.required_are_ready() => {
+                Some(self.why_reverting())
+            }
             VolumeState::Open if !self.required_are_ready() => Some(away()),
             VolumeState::Open if self.members.iter().any(is_missing) => Some(self.what_is_missing()),
             VolumeState::Open | VolumeState::Closed => None,
@@ -252,6 +259,12 @@ impl VolumeCore {
             VolumeState::Fenced => Some("a newer engine has opened the volume".to_owned()),
             VolumeState::Failed => self.failure.as_ref().map(ToString::to_string),
         }
+    }
+
+    fn why_reverting(&self) -> String {
+        let waits = self.revert_status(self.now).and_then(|status| status.waits);
+        let waits = waits.map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("reverting to a snapshot{waits}")
     }
 
     /// Who is not in sync, and what becomes of that.

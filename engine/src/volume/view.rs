@@ -10,10 +10,12 @@
 //! only a member that does not have it.
 
 use super::control::Purpose;
+use super::member::Control;
 use super::planted::PlantedFault as Planted;
 use super::{MemberFault, MemberIndex, MemberSet, VolumeCore, VolumeState};
 use std::time::Duration;
-use trivet_model::VolumeRecord;
+use trivet_model::{SnapshotId, VolumeRecord};
+use trivet_wire::Message;
 
 /// What the record has been asked of, and has said, for the present sessions.
 #[derive(Debug, Default)]
@@ -24,6 +26,16 @@ pub(super) struct Viewing {
 }
 
 impl VolumeCore {
+    /// Has a session look at what a snapshot shows from now on, or at what the volume is opened as.
+    pub(super) fn look(&mut self, now: Duration, member: MemberIndex, at: Option<SnapshotId>) {
+        let at = at.or(self.options.snapshot);
+        let link = &mut self.members[member.0];
+        if link.looks_at != at {
+            link.looks_at = at;
+            self.ask(now, member, Control::View, Message::View { at });
+        }
+    }
+
     /// Those that may be read from as far as this reader knows; a writer knows by itself.
     pub(super) fn believable(&self) -> MemberSet {
         if self.options.read_only && !self.has_planted(Planted::BelieveUnvouched) {
@@ -34,7 +46,8 @@ impl VolumeCore {
     }
 
     /// A session with a member has begun, or ended.
-    pub(super) fn view_begins_anew(&mut self, member: MemberIndex) {
+    pub(super) fn session_changed(&mut self, member: MemberIndex) {
+        self.survey_forgets(member);
         self.viewing.asked.remove(member);
         self.viewing.vouched.remove(member);
     }

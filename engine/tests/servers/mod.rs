@@ -69,6 +69,7 @@ impl Servers {
             settings: VolumeSettings::default(),
             copies: 0,
             key: key.as_ref().map(DataKey::id),
+            reverting: None,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string())

@@ -1,6 +1,7 @@
 //! Having volumes served, and no longer.
 
 use super::processes::{ENGINE_OWNER, engine_name};
+use super::reverts::check_not_reverting;
 use super::volumes::{attachment, find};
 use super::{Control, Refusal};
 use crate::records::{self, AttachmentRecord};
@@ -13,6 +14,7 @@ impl Control {
     pub(super) async fn attach_volume(&self, mut request: v1::AttachVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
         let key = Self::key_of(&record, &mut request.data_key)?;
+        check_not_reverting(&record)?;
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only
@@ -26,6 +28,8 @@ impl Control {
             }
             return Ok(0);
         }
+        self.end_detached_engine(&record.name).await?;
+        let (record, _) = find(self.store.as_ref(), &request.name)?;
         if record.key.is_some() && key.is_none() {
             return Err(Refusal::Locked(record.name));
         }

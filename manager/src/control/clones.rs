@@ -11,6 +11,7 @@
 
 use super::members::{Server, check_room, read, server};
 use super::pools::{self, PoolAnswer, of_pool};
+use super::reverts::check_not_reverting;
 use super::volumes::{attachment, find, random_id, random_volume_id};
 use super::{Control, Refusal};
 use crate::engine_report::order;
@@ -59,6 +60,8 @@ impl Control {
         if let Some(snapshot) = snapshot {
             return self.make_clone(request, Origin { parent, snapshot, passing: false }).await;
         }
+        // Half a revert is no state to begin with; the snapshots of such a volume are.
+        check_not_reverting(&parent)?;
         let id = SnapshotId::from_random_bytes(random_id()?);
         // Should the manager end before the clone is there, people can delete it.
         let snapshot = new_snapshot(id, format!("clone-{:.8}", id.to_string()));

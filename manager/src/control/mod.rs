@@ -14,12 +14,14 @@ mod encryption;
 mod exports;
 pub(crate) mod flattening;
 mod healing;
+mod labels;
 pub mod members;
 pub mod pools;
 mod ports;
 mod processes;
 mod refusal;
 mod replicas;
+mod reverts;
 mod salvage;
 mod scrubs;
 mod settings;
@@ -31,6 +33,7 @@ pub mod volumes;
 
 pub(crate) use exports::export;
 pub use exports::export_process;
+pub(crate) use labels::check_labels;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
 pub use scrubs::SCRUB_BYTES_PER_SECOND_DEFAULT;
@@ -41,6 +44,7 @@ use crate::supervisor::{Supervisor, known_processes, stop_holders};
 use flattening::Flattening;
 use healing::Healing;
 use scrubs::Scrubs;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +67,8 @@ pub struct Control {
     scrubs: Scrubs,
     flattening: Flattening,
     unlocked: Unlocked,
+    /// Volumes that were being reverted when it was looked last, by their names.
+    reverting: BTreeMap<VolumeId, String>,
 }
 
 impl std::fmt::Debug for Control {
@@ -87,6 +93,8 @@ enum Change {
     Detach(v1::DetachVolumeRequest),
     Export(v1::ExportSnapshotRequest),
     Unexport(v1::UnexportSnapshotRequest),
+    Revert(v1::RevertVolumeRequest),
+    Label(v1::LabelSnapshotRequest),
     Salvage(v1::SalvageVolumeRequest),
     Scrub(v1::ScrubVolumeRequest),
     AddReplica(v1::AddReplicaRequest),
@@ -153,6 +161,10 @@ commands! {
     export(Export, ExportSnapshotRequest);
     /// Has a snapshot no longer served, and waits until its process has ended.
     unexport(Unexport, UnexportSnapshotRequest);
+    /// Changes what is said of a snapshot.
+    label(Label, LabelSnapshotRequest);
+    /// Has a volume become again what a snapshot shows; with `dry_run`, only says whether that could be.
+    revert(Revert, RevertVolumeRequest);
     /// Makes one copy the volume's only one; with `dry_run`, only says whether that could be.
     salvage(Salvage, SalvageVolumeRequest);
     /// Begins, ends or schedules scrubs.
@@ -198,6 +210,7 @@ impl Control {
             scrubs: Scrubs::default(),
             flattening: Flattening::default(),
             unlocked: Unlocked::default(),
+            reverting: BTreeMap::new(),
         }
     }
 
@@ -250,6 +263,8 @@ impl Control {
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
             Change::Unexport(request) => self.unexport_snapshot(&request).await,
+            Change::Revert(request) => self.revert_volume(&request).await,
+            Change::Label(request) => self.label_snapshot(&request),
             Change::Salvage(request) => self.salvage_volume(&request).await,
             Change::Scrub(request) => self.scrub_volume(&request).await,
             Change::AddReplica(request) => self.add_replica(&request).await,
@@ -270,6 +285,9 @@ impl Control {
             tracing::warn!("exports: {error}");
         }
         self.follow_flattening();
+        if let Err(error) = self.follow_reverts().await {
+            tracing::warn!("reverts: {error}");
+        }
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,
             Ok(None) => return,

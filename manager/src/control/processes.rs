@@ -4,6 +4,7 @@ use super::exports::export_process;
 use crate::records::{self, AttachmentRecord, ExportRecord, RecordError, ReplicaRecord};
 use crate::store::RecordStore;
 use crate::supervisor::ProcessSpec;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use trivet_api::Layout;
 use trivet_model::VolumeRecord;
@@ -17,8 +18,8 @@ pub fn engine_name(volume: &str) -> String {
     format!("engine-{volume}")
 }
 
-/// Every process that shall run: all replica servers, and an engine for each attached volume and each
-/// exported snapshot.
+/// Every process that shall run: all replica servers, and an engine for each attached volume, for each that
+/// is being reverted, and for each exported snapshot.
 pub(super) fn wanted(
     store: &dyn RecordStore,
     layout: &Layout,
@@ -28,10 +29,19 @@ pub(super) fn wanted(
     for (replica, _) in records::list::<ReplicaRecord>(store)? {
         specs.push(replica_spec(layout, program, &replica));
     }
+    let mut attached = BTreeSet::new();
     for (attachment, _) in records::list::<AttachmentRecord>(store)? {
+        attached.insert(attachment.volume);
         let id = attachment.volume.to_string();
         if let Some((volume, _)) = records::read::<VolumeRecord>(store, &id)? {
             specs.push(engine_spec(layout, program, &volume, &attachment));
+        }
+    }
+    for (volume, _) in records::list::<VolumeRecord>(store)? {
+        if volume.reverting.is_some() && !attached.contains(&volume.id) {
+            let mut arguments = engine_arguments(layout, &volume, None);
+            arguments.push("--no-front-end".to_owned());
+            specs.push(spec(layout, program, engine_name(&volume.name), arguments));
         }
     }
     for (export, _) in records::list::<ExportRecord>(store)? {

@@ -51,6 +51,14 @@ pub enum Refusal {
         /// As asked.
         asked: u64,
     },
+    /// The engine did not grow it, or not say so.
+    #[error("volume '{volume}' has not grown: {cause}")]
+    GrowthFailed {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: OrderError,
+    },
     /// The volume is attached.
     #[error("volume '{0}' is attached")]
     Attached(String),
@@ -93,6 +101,28 @@ pub enum Refusal {
         volume: String,
         /// Which snapshot.
         name: String,
+    },
+    /// What was cut is of an engine that is none any more.
+    #[error("volume '{0}' has been opened anew meanwhile")]
+    OpenedAnew(String),
+    /// A snapshot over volumes that are not several.
+    #[error("volume '{0}' is named twice")]
+    NamedTwice(String),
+    /// Nobody uses it meanwhile.
+    #[error("volume '{volume}' is being reverted to its snapshot '{name}'")]
+    Reverting {
+        /// Which volume.
+        volume: String,
+        /// Which snapshot.
+        name: String,
+    },
+    /// There is no room for another.
+    #[error("volume '{volume}' has as many snapshots as it may have: {most}")]
+    TooManySnapshots {
+        /// Which volume.
+        volume: String,
+        /// How many.
+        most: usize,
     },
     /// Somebody may be reading it.
     #[error("volume '{volume}': its snapshot '{name}' is exported")]
@@ -407,6 +437,7 @@ impl Refusal {
             | Self::BadSnapshotName(_)
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
+            | Self::NamedTwice(_)
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
@@ -429,7 +460,11 @@ impl Refusal {
             | Self::NotClosed(_)
             | Self::NotCloned { .. }
             | Self::IsImage(_)
+            | Self::Reverting { .. }
+            | Self::TooManySnapshots { .. }
+            | Self::OpenedAnew(_)
             | Self::SnapshotFailed { cause: OrderError::Refused(_), .. }
+            | Self::GrowthFailed { cause: OrderError::Refused(_), .. }
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
             | Self::Address { .. }
@@ -455,6 +490,7 @@ impl Refusal {
             | Self::EngineStays(_)
             | Self::SnapshotFailed { .. }
             | Self::SettingsNotFollowed { .. }
+            | Self::GrowthFailed { .. }
             | Self::NoGeneration(_)
             | Self::Random(_)
             | Self::Unguarded(_)

@@ -18,7 +18,7 @@ impl Control {
     pub(super) async fn salvage_volume(&self, request: &v1::SalvageVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let (record, _) = find(store, &request.name)?;
-        self.check_unused(&record, request.force)?;
+        self.check_salvageable(&record, request.force)?;
         let answers = pools::ask_all(store).await?;
         let from = server(&answers, request.from)?;
         may_salvage(&record, &from, &answers, request.force)?;
@@ -30,7 +30,7 @@ impl Control {
         connection.resize_volume(record.id, record.blocks).await?;
         let kept_snapshots = connection.snapshots(record.id).await?;
         self.change_record(record.id, |record| {
-            self.check_unused(record, request.force)?;
+            self.check_salvageable(record, request.force)?;
             let kept = may_salvage(record, &from, &answers, request.force)?.clone();
             let others = record.members.iter().map(|member| member.replica);
             let others = others.filter(|&pool| pool != from.pool);
@@ -42,6 +42,8 @@ impl Control {
             record.members = vec![Member { state: MemberState::InSync, ..kept }];
             // Those taken while it was away are lost with the other copies.
             record.snapshots.retain(|known| kept_snapshots.contains(&known.id));
+            let there = |to| record.snapshots.iter().any(|known| known.id == to);
+            record.reverting = record.reverting.take().filter(|reverting| there(reverting.to));
             let mut changes = Vec::new();
             if !deletion.pools.is_empty() {
                 changes.push(records::put(&deletion, revision));
@@ -53,6 +55,11 @@ impl Control {
         })?;
         tracing::warn!(volume = %record.name, replica = from.number, "salvaged: this copy alone counts now");
         Ok(from.number)
+    }
+
+    /// A revert that no copy can be had for must not stand in the way: its engine is fenced.
+    fn check_salvageable(&self, record: &VolumeRecord, force: bool) -> Result<(), Refusal> {
+        if record.reverting.is_some() { Ok(()) } else { self.check_unused(record, force) }
     }
 }
 

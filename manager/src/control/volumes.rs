@@ -3,6 +3,7 @@
 use super::deletions::deletion_of;
 use super::encryption::encryption_of;
 use super::exports::check_no_export;
+use super::reverts::check_not_reverting;
 use super::{Control, Refusal, pools, settings};
 use crate::records::{
     self, AttachmentRecord, DeletionRecord, EncryptionRecord, RecordError, ReplicaRecord, ScrubRecord,
@@ -85,6 +86,7 @@ impl Control {
             settings,
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
             key: encryption.as_ref().map(WrappedKey::data_key),
+            reverting: None,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         let mut changes = vec![
@@ -164,11 +166,7 @@ impl Control {
     pub(super) async fn resize_volume(&self, request: &v1::ResizeVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let (mut record, revision) = find(store, &request.name)?;
-        check_size(request.blocks)?;
-        if request.blocks < record.blocks {
-            let name = record.name;
-            return Err(Refusal::Shrinks { name, now: record.blocks, asked: request.blocks });
-        }
+        check_growth(&record, request.blocks)?;
         if request.blocks == record.blocks {
             return Ok(0);
         }
@@ -197,6 +195,7 @@ impl Control {
         if attachment(self.store.as_ref(), record.id)?.is_some() {
             return Err(Refusal::Attached(record.name.clone()));
         }
+        check_not_reverting(record)?;
         if !record.owner.is_empty() && !force {
             return Err(Refusal::Open { name: record.name.clone(), owner: record.owner.clone() });
         }
@@ -207,6 +206,18 @@ impl Control {
 async fn resize_copy(member: &Member, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {
     let mut connection = ReplicaConnection::connect(&member.address, Some(member.replica)).await?;
     connection.resize_volume(volume, blocks).await
+}
+
+/// Whether a volume may have this size from now on.
+///
+/// # Errors
+/// [`Refusal::BadSize`] or [`Refusal::Shrinks`].
+pub fn check_growth(record: &VolumeRecord, blocks: u64) -> Result<(), Refusal> {
+    check_size(blocks)?;
+    if blocks < record.blocks {
+        return Err(Refusal::Shrinks { name: record.name.clone(), now: record.blocks, asked: blocks });
+    }
+    Ok(())
 }
 
 fn check_size(blocks: u64) -> Result<(), Refusal> {

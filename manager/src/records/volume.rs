@@ -36,7 +36,7 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Sharing,
+        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Reverting, Sharing,
         SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
     };
 
@@ -78,6 +78,12 @@ mod tests {
             },
             copies: 3,
             key: Some(KeyId::from_bytes([4; 16])),
+            reverting: Some(Reverting {
+                to: SnapshotId::from_bytes([3; 16]),
+                safety: None,
+                position: 5,
+                changed: 6,
+            }),
         };
         assert_layout(
             &record,
@@ -92,7 +98,8 @@ mod tests {
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
                 r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null},"copies":3,"#,
-                r#""key":"04040404-0404-0404-0404-040404040404"}"#
+                r#""key":"04040404-0404-0404-0404-040404040404","reverting":{"#,
+                r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6}}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

@@ -6,7 +6,7 @@ use crate::control::Refusal;
 use crate::control::volumes::find;
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use trivet_api::v1;
-use trivet_model::{MemberState, SnapshotId, Stamp, VolumeId, VolumeRecord};
+use trivet_model::{MemberState, Sharing, SnapshotId, Stamp, VolumeId, VolumeRecord};
 use trivet_wire::TailEntry;
 
 /// Extents in an answer, about; and how much of a volume is looked at for one.
@@ -53,10 +53,16 @@ fn span(record: &VolumeRecord, since: &str, until: &str) -> Result<Span, Refusal
             until: until.name.clone(),
         }),
         _ => Ok(Span {
-            since: since.map_or(Stamp::ZERO, |since| since.cut),
+            since: since.map_or_else(|| began(record), |since| since.cut),
             until: until.map(|until| until.id),
         }),
     }
+}
+
+/// What is its own has a higher stamp.
+fn began(record: &VolumeRecord) -> Stamp {
+    let shares = record.sharing != Sharing::Nothing;
+    record.parent().filter(|_| shares).map_or(Stamp::ZERO, |of| of.cut)
 }
 
 async fn list(

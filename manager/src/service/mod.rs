@@ -2,11 +2,13 @@
 //! and what people are shown.
 
 mod changes;
+mod groups;
 mod settings;
 pub(crate) mod snapshots;
 mod status;
 
 use crate::control::{ControlHandle, Refusal, volumes};
+use crate::engine_report::grow;
 use crate::records;
 use crate::store::{CommitError, RecordStore};
 use crate::supervisor::Supervisor;
@@ -83,6 +85,19 @@ impl ManagerService {
             CommitError::Conflict { actual: None, .. } => Refusal::NoSuchVolume(record.name.clone()),
             CommitError::Store(error) => Refusal::Store(error),
         })
+    }
+
+    /// Has the engine of a volume that is served for writing grow it; whether there is one.
+    async fn grow_served(&self, request: &v1::ResizeVolumeRequest) -> Result<bool, Refusal> {
+        let (record, _) = volumes::find(self.store.as_ref(), &request.name)?;
+        let attached = volumes::attachment(self.store.as_ref(), record.id)?;
+        if attached.is_none_or(|(attachment, _)| attachment.read_only) {
+            return Ok(false);
+        }
+        volumes::check_growth(&record, request.blocks)?;
+        let grown = grow(&self.layout.engine_control_socket(&record.name)?, request.blocks).await;
+        grown.map_err(|cause| Refusal::GrowthFailed { volume: record.name.clone(), cause })?;
+        Ok(true)
     }
 
     async fn volume(&self, name: &str) -> Result<Response<v1::VolumeStatus>, Status> {
@@ -201,7 +216,9 @@ impl Manager for ManagerService {
         request: Request<v1::ResizeVolumeRequest>,
     ) -> Result<Response<v1::VolumeStatus>, Status> {
         let name = request.get_ref().name.clone();
-        self.control.resize(request.into_inner()).await?;
+        if !self.grow_served(request.get_ref()).await? {
+            self.control.resize(request.into_inner()).await?;
+        }
         self.volume(&name).await
     }
 
@@ -277,12 +294,37 @@ impl Manager for ManagerService {
         self.volume(&volume).await
     }
 
+    async fn revert_volume(
+        &self,
+        request: Request<v1::RevertVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let volume = request.get_ref().volume.clone();
+        self.control.revert(request.into_inner()).await?;
+        self.volume(&volume).await
+    }
+
     async fn create_snapshot(
         &self,
         request: Request<v1::CreateSnapshotRequest>,
     ) -> Result<Response<v1::VolumeStatus>, Status> {
         self.take_snapshot(request.get_ref()).await?;
         self.volume(&request.get_ref().volume).await
+    }
+
+    async fn label_snapshot(
+        &self,
+        request: Request<v1::LabelSnapshotRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let volume = request.get_ref().volume.clone();
+        self.control.label(request.into_inner()).await?;
+        self.volume(&volume).await
+    }
+
+    async fn create_group_snapshot(
+        &self,
+        request: Request<v1::CreateGroupSnapshotRequest>,
+    ) -> Result<Response<v1::CreateGroupSnapshotReply>, Status> {
+        Ok(Response::new(self.take_group_snapshot(request.get_ref()).await?))
     }
 
     async fn delete_snapshot(

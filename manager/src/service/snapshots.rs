@@ -2,39 +2,18 @@
 
 use super::ManagerService;
 use crate::control::volumes::{attachment, find, random_id};
-use crate::control::{Refusal, export};
+use crate::control::{Refusal, check_labels, export};
 use crate::engine_report::{OrderError, order};
+use std::collections::HashMap;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
 use trivet_model::{SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeRecord};
 
-/// Labels of one snapshot, and the bytes of a key or value.
-const LABELS_MAX: usize = 64;
-const LABEL_BYTES_MAX: usize = 1024;
-
 impl ManagerService {
     pub(super) async fn take_snapshot(&self, request: &v1::CreateSnapshotRequest) -> Result<(), Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
-        let name = request.name.clone();
-        if !is_volume_name(&name) {
-            return Err(Refusal::BadSnapshotName(name));
-        }
-        let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
-        let long =
-            request.labels.iter().any(|(key, value)| key.is_empty() || too_long(key) || too_long(value));
-        if long || request.labels.len() > LABELS_MAX {
-            return Err(Refusal::BadLabels { most: LABELS_MAX, bytes: LABEL_BYTES_MAX });
-        }
-        if record.snapshots.iter().any(|known| known.name == name) {
-            return Err(Refusal::SnapshotExists { volume: record.name, name });
-        }
-        let snapshot = SnapshotRecord {
-            id: SnapshotId::from_random_bytes(random_id()?),
-            name: name.clone(),
-            cut: Stamp::ZERO,
-            created: unix_seconds(),
-            labels: request.labels.clone().into_iter().collect(),
-        };
+        let snapshot = named(&record, &request.name, &request.labels)?;
+        let name = snapshot.name.clone();
         self.order_of_engine(&record, &SnapshotOrder::Create(snapshot)).await?;
         tracing::info!(volume = %record.name, snapshot = %name, "taken");
         Ok(())
@@ -63,7 +42,7 @@ impl ManagerService {
         Ok(())
     }
 
-    fn check_served(&self, record: &VolumeRecord) -> Result<(), Refusal> {
+    pub(super) fn check_served(&self, record: &VolumeRecord) -> Result<(), Refusal> {
         let attached = attachment(self.store.as_ref(), record.id)?;
         match attached {
             Some((attachment, _)) if !attachment.read_only => Ok(()),
@@ -74,10 +53,33 @@ impl ManagerService {
     async fn order_of_engine(&self, record: &VolumeRecord, wanted: &SnapshotOrder) -> Result<(), Refusal> {
         self.check_served(record)?;
         let socket = self.layout.engine_control_socket(&record.name)?;
-        order(&socket, wanted)
-            .await
+        let ordered = order(&socket, wanted).await;
+        ordered
+            .map(|_cut| ())
             .map_err(|cause: OrderError| Refusal::SnapshotFailed { volume: record.name.clone(), cause })
     }
+}
+
+/// A snapshot of this volume, to be taken.
+pub(super) fn named(
+    record: &VolumeRecord,
+    name: &str,
+    labels: &HashMap<String, String>,
+) -> Result<SnapshotRecord, Refusal> {
+    if !is_volume_name(name) {
+        return Err(Refusal::BadSnapshotName(name.to_owned()));
+    }
+    check_labels(labels.iter())?;
+    if record.snapshots.iter().any(|known| known.name == name) {
+        return Err(Refusal::SnapshotExists { volume: record.name.clone(), name: name.to_owned() });
+    }
+    Ok(SnapshotRecord {
+        id: SnapshotId::from_random_bytes(random_id()?),
+        name: name.to_owned(),
+        cut: Stamp::ZERO,
+        created: unix_seconds(),
+        labels: labels.clone().into_iter().collect(),
+    })
 }
 
 /// A volume's snapshot by its name.

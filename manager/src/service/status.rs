@@ -5,7 +5,7 @@ use crate::control::flattening::go_on;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
-use crate::engine_report::{self, MemberReport, ScrubReport};
+use crate::engine_report::{self, MemberReport, RevertReport, ScrubReport, VolumeReport};
 use crate::records::{
     self, AttachmentRecord, ClusterRecord, DeletionRecord, EncryptionRecord, NodeRecord, ReplacementReason,
     ReplacementRecord, ScrubRecord,
@@ -74,18 +74,20 @@ impl ManagerService {
         replacements: &[(ReplacementRecord, Revision)],
     ) -> Result<v1::VolumeStatus, Refusal> {
         let attached = volumes::attachment(self.store.as_ref(), record.id)?;
-        let mut seen = None;
-        let (attachment, engine) = match attached {
-            None => (None, None),
-            Some((attachment, _)) => {
-                let AttachmentRecord { listen, read_only, .. } = attachment;
-                let socket = self.layout.volume_socket(&record.name)?;
-                let status = self.layout.engine_status_socket(&record.name)?;
-                let (engine, scrub) = self.engine(&engine_name(&record.name), &status, states).await;
-                seen = scrub;
-                (Some(described(&socket, listen, read_only)), Some(engine))
+        let mut seen = VolumeReport::default();
+        let mut engine = None;
+        if attached.is_some() || record.reverting.is_some() {
+            let status = self.layout.engine_status_socket(&record.name)?;
+            let (found, report) = self.engine(&engine_name(&record.name), &status, states).await;
+            (engine, seen) = (Some(found), report);
+        }
+        let attachment = match attached {
+            None => None,
+            Some((AttachmentRecord { listen, read_only, .. }, _)) => {
+                Some(described(&self.layout.volume_socket(&record.name)?, listen, read_only))
             }
         };
+        let revert = describe_revert(&record, seen.revert);
         let exports = self.exports(&record, states).await?;
         let replacement = replacements.iter().find(|(replacement, _)| replacement.volume == record.id);
         let replacement = replacement.map(|(replacement, _)| v1::Replacement {
@@ -95,7 +97,7 @@ impl ManagerService {
         });
         // After the engine was asked, so that one that has ended meanwhile is seen so.
         let scrub = records::read::<ScrubRecord>(self.store.as_ref(), &record.id.to_string())?;
-        let scrub = scrub.map(|(scrub, _)| describe_scrub(scrub, seen, record.blocks));
+        let scrub = scrub.map(|(scrub, _)| describe_scrub(scrub, seen.scrub, record.blocks));
         let encryption = match record.key {
             Some(_) => Some(self.encryption(&record, engine.as_ref())?),
             None => None,
@@ -114,6 +116,7 @@ impl ManagerService {
             clones: Vec::new(),
             parent_deleted: false,
             parent_snapshot_deleted: false,
+            revert,
         })
     }
 
@@ -157,11 +160,11 @@ impl ManagerService {
         name: &str,
         status: &Path,
         states: &ProcessStates,
-    ) -> (v1::EngineStatus, Option<ScrubReport>) {
+    ) -> (v1::EngineStatus, VolumeReport) {
         let report = engine_report::ask(status).await;
         let process = Some(process(states.get(name), &self.layout.log(name).display().to_string()));
         let Some(report) = report else {
-            return (v1::EngineStatus { process, ..v1::EngineStatus::default() }, None);
+            return (v1::EngineStatus { process, ..v1::EngineStatus::default() }, VolumeReport::default());
         };
         let (state, reason) = report.state.split_once(": ").unwrap_or((&report.state, ""));
         let engine = v1::EngineStatus {
@@ -170,9 +173,9 @@ impl ManagerService {
             reason: reason.to_owned(),
             serving: report.serving,
             connections: report.connections,
-            members: report.volume.members.into_iter().map(engine_member).collect(),
+            members: report.volume.members.iter().map(engine_member).collect(),
         };
-        (engine, report.volume.scrub)
+        (engine, report.volume)
     }
 
     fn replica(&self, answer: &PoolAnswer, states: &ProcessStates) -> v1::ReplicaStatus {
@@ -264,18 +267,38 @@ async fn tell_flattening(status: &mut v1::VolumeStatus, record: &VolumeRecord) {
     }
 }
 
-fn engine_member(member: MemberReport) -> v1::EngineMember {
+fn engine_member(member: &MemberReport) -> v1::EngineMember {
     v1::EngineMember {
         replica: member.replica.as_bytes().to_vec(),
-        role: member.role,
-        connection: member.state,
-        fault: member.fault.unwrap_or_default(),
-        sync: member.sync.map(|sync| v1::SyncProgress {
+        role: member.role.clone(),
+        connection: member.state.clone(),
+        fault: member.fault.clone().unwrap_or_default(),
+        sync: member.sync.as_ref().map(|sync| v1::SyncProgress {
             position: sync.position,
             copied_blocks: sync.copied_blocks,
             since_ms: sync.since_ms,
         }),
     }
+}
+
+/// What the record says of a revert under way, and the engine.
+fn describe_revert(record: &VolumeRecord, seen: Option<RevertReport>) -> Option<v1::Revert> {
+    let reverting = record.reverting.as_ref()?;
+    let to = record.snapshots.iter().find(|known| known.id == reverting.to);
+    let seen = seen.filter(|seen| seen.to == reverting.to).unwrap_or(RevertReport {
+        to: reverting.to,
+        position: reverting.position,
+        changed: reverting.changed,
+        bytes_per_second: 0,
+        waits: None,
+    });
+    Some(v1::Revert {
+        to: to.map(|to| to.name.clone()).unwrap_or_default(),
+        position: seen.position,
+        changed: seen.changed,
+        bytes_per_second: seen.bytes_per_second,
+        waits: seen.waits.unwrap_or_default(),
+    })
 }
 
 /// What the record says of scrubs, and the engine of the one under way.

@@ -140,6 +140,10 @@ impl World {
                 }
             }
             let Some((_, held)) = first else { return };
+            if self.records.record.reverting.is_some() {
+                // Neither what it was nor what it will be.
+                continue;
+            }
             for index in 0..SECTORS {
                 let sector = usize::try_from(block).unwrap_or(usize::MAX) * SECTORS + index;
                 let value = match &held {
@@ -212,7 +216,7 @@ impl World {
     }
 
     /// The values that a cut shows of all sectors touched, the same on every member in sync that runs.
-    fn shown(&self, cut: Stamp) -> Result<BTreeMap<usize, u64>, String> {
+    pub(crate) fn shown(&self, cut: Stamp) -> Result<BTreeMap<usize, u64>, String> {
         let mut shown = BTreeMap::new();
         for block in self.oracle.touched.iter().copied() {
             let mut first: Option<(usize, Held)> = None;

@@ -10,7 +10,7 @@
 //! failure.
 
 use super::history::{Interval, SectorHistory};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use trivet_model::{BLOCK_SIZE, Generation, SECTOR_SIZE};
 
@@ -64,6 +64,21 @@ struct Write {
     dwindled: Duration,
 }
 
+impl Write {
+    /// What is there since this moment, for good, whoever put it there.
+    const fn known(now: Duration) -> Self {
+        Self {
+            opening: None,
+            begin: now,
+            acknowledged: Some(now),
+            settled: now,
+            lost: false,
+            holders: 0,
+            dwindled: Duration::ZERO,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Oracle {
     openings: Vec<Opening>,
@@ -95,15 +110,7 @@ pub(crate) fn read_sector(bytes: &[u8], sector: usize) -> Result<u64, String> {
 impl Oracle {
     /// A volume that begins with the values of the first write in some of its blocks, and with zeros elsewhere.
     pub(crate) fn new(blocks: u64, begins_with_data: impl Fn(u64) -> bool) -> Self {
-        let begin = Write {
-            opening: None,
-            begin: Duration::ZERO,
-            acknowledged: Some(Duration::ZERO),
-            settled: Duration::ZERO,
-            lost: false,
-            holders: 0,
-            dwindled: Duration::ZERO,
-        };
+        let begin = Write::known(Duration::ZERO);
         let touched: BTreeSet<u64> = (0..blocks).filter(|block| begins_with_data(*block)).collect();
         let beginning = |sector: usize| {
             let holds = touched.contains(&((sector / SECTORS) as u64));
@@ -260,16 +267,24 @@ impl Oracle {
                 && writes[id.0].acknowledged.is_none()
         };
         self.sectors[sector].begin_with(value, id, keep);
-        self.writes.push(Write {
-            opening: None,
-            begin: now,
-            acknowledged: Some(now),
-            settled: now,
-            lost: false,
-            holders: 0,
-            dwindled: Duration::ZERO,
-        });
+        self.writes.push(Write::known(now));
         Ok(())
+    }
+
+    /// The volume has become this, for good. What was asked for meanwhile may still come.
+    pub(crate) fn reverted(&mut self, values: &BTreeMap<usize, u64>, now: Duration) {
+        let (openings, writes) = (&self.openings, &self.writes);
+        let id = WriteId(writes.len());
+        let keep = |id: WriteId| {
+            let write = &writes[id.0];
+            let present = write.opening.is_some_and(|opening| openings[opening.0].superseded.is_none());
+            present && write.acknowledged.is_none()
+        };
+        for (sector, value) in values {
+            self.sectors[*sector].begin_with(*value, id, keep);
+        }
+        self.volatile.clear();
+        self.writes.push(Write::known(now));
     }
 
     /// A volume is open in a new generation. What older openings wrote has become what it is.

@@ -1,5 +1,6 @@
 //! The transmission phase's requests: what is in a header, and whether it is allowed.
 
+use super::context::Context;
 use super::protocol::{Errno, REQUEST_HEADER_BYTES, REQUEST_MAGIC, command, command_flag};
 use super::{BLOCK_BYTES, ExportInfo, PAYLOAD_BYTES_MAX, SECTOR_BYTES};
 use bytes::Buf;
@@ -70,15 +71,19 @@ pub(super) enum Command {
 pub(super) type Refusal = (Errno, &'static str);
 
 /// What was agreed in the handshake.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Agreed {
     pub(super) structured_replies: bool,
-    /// The client has selected `base:allocation`.
-    pub(super) allocation: bool,
+    /// What the client has selected to be told of ranges.
+    pub(super) contexts: Vec<Context>,
 }
 
 /// Checks a request against the protocol, the handshake and the export.
-pub(super) fn check(header: &RequestHeader, agreed: Agreed, export: &ExportInfo) -> Result<Command, Refusal> {
+pub(super) fn check(
+    header: &RequestHeader,
+    agreed: &Agreed,
+    export: &ExportInfo,
+) -> Result<Command, Refusal> {
     let command = known_command(header, agreed)?;
     if header.flags & !allowed_flags(command, agreed) != 0 {
         return Err((Errno::Invalid, "a flag that this command does not have"));
@@ -98,7 +103,7 @@ pub(super) fn check(header: &RequestHeader, agreed: Agreed, export: &ExportInfo)
     Ok(command)
 }
 
-fn known_command(header: &RequestHeader, agreed: Agreed) -> Result<Command, Refusal> {
+fn known_command(header: &RequestHeader, agreed: &Agreed) -> Result<Command, Refusal> {
     let has = |flag| header.flags & flag != 0;
     Ok(match header.command {
         command::READ => Command::Read { whole: !agreed.structured_replies || has(command_flag::DF) },
@@ -109,7 +114,7 @@ fn known_command(header: &RequestHeader, agreed: Agreed) -> Result<Command, Refu
             force_unit_access: has(command_flag::FUA),
             may_unmap: !has(command_flag::NO_HOLE),
         },
-        command::BLOCK_STATUS if agreed.allocation => {
+        command::BLOCK_STATUS if !agreed.contexts.is_empty() => {
             Command::BlockStatus { one_extent: has(command_flag::REQ_ONE) }
         }
         command::BLOCK_STATUS => return Err((Errno::Invalid, "no metadata context was selected")),
@@ -119,7 +124,7 @@ fn known_command(header: &RequestHeader, agreed: Agreed) -> Result<Command, Refu
 }
 
 /// FUA is allowed everywhere: the protocol demands it, as clients are known to set it anywhere.
-fn allowed_flags(command: Command, agreed: Agreed) -> u16 {
+fn allowed_flags(command: Command, agreed: &Agreed) -> u16 {
     command_flag::FUA
         | match command {
             Command::Read { .. } if agreed.structured_replies => command_flag::DF,
@@ -132,7 +137,7 @@ fn allowed_flags(command: Command, agreed: Agreed) -> u16 {
 fn check_range(
     header: &RequestHeader,
     command: Command,
-    agreed: Agreed,
+    agreed: &Agreed,
     export: &ExportInfo,
 ) -> Result<(), Refusal> {
     let length = u64::from(header.length);

@@ -152,7 +152,10 @@ impl Connection {
             }
             Ok(_) if request.error.is_some() => {}
             Ok(IoReply::Data(segments)) => return self.complete_read(tag, segments),
-            Ok(IoReply::Allocation(extents)) => return self.complete_allocation(slot, &extents),
+            Ok(IoReply::Allocation(extents) | IoReply::Changed(extents)) => {
+                return self.complete_status(tag, &extents);
+            }
+            Ok(IoReply::Cut(_)) => panic!("a client takes no part in snapshots"),
             Ok(IoReply::Done) => {
                 let answers = !matches!(request.command, Command::Read { .. } | Command::BlockStatus { .. });
                 assert!(answers, "a read and an allocation are answered with what was asked for");

@@ -2,10 +2,11 @@
 
 use super::close::{CloseReason, Violation};
 use super::command::Agreed;
+use super::context::{self, SELECTED_MAX};
 use super::output::Output;
 use super::protocol::{
-    EXPORT_NAME_ZEROES, GREETING_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, STRING_BYTES_MAX, allocation,
-    handshake_flag, info, option, option_reply, transmission_flag,
+    EXPORT_NAME_ZEROES, GREETING_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, STRING_BYTES_MAX, handshake_flag,
+    info, option, option_reply, transmission_flag,
 };
 use super::{ExportInfo, MINIMUM_BYTES, PAYLOAD_BYTES_MAX, PREFERRED_BYTES};
 use bytes::Buf;
@@ -46,7 +47,7 @@ pub(super) fn greet(output: &mut Output) {
 
 impl Handshake {
     pub(super) fn agreed(&self) -> Agreed {
-        self.agreed
+        self.agreed.clone()
     }
 
     /// The client's answer to the greeting.
@@ -79,7 +80,7 @@ impl Handshake {
     /// Answers an option whose data was too long to look at.
     pub(super) fn skipped(&mut self, option: u32, output: &mut Output) {
         if option == option::SET_META_CONTEXT {
-            self.agreed.allocation = false;
+            self.agreed.contexts.clear();
         }
         refuse(output, option, (option_reply::ERR_TOO_BIG, "the option's data is too long"));
     }
@@ -179,7 +180,7 @@ impl Handshake {
         let set = option == option::SET_META_CONTEXT;
         if set {
             // What was selected before is void, even if this fails.
-            self.agreed.allocation = false;
+            self.agreed.contexts.clear();
         }
         if !self.agreed.structured_replies {
             return Err((option_reply::ERR_INVALID, "structured replies must be agreed on first"));
@@ -187,10 +188,14 @@ impl Handshake {
         let mut rest = data;
         let name = take_string(&mut rest)?;
         let count = rest.try_get_u32().or(Err(MALFORMED))?;
-        let mut matches = count == 0 && !set;
+        let mut found = if count == 0 && !set { context::listed(export) } else { Vec::new() };
         for _ in 0..count {
             let query = take_string(&mut rest)?;
-            matches |= query == allocation::NAME || (!set && query == allocation::NAMESPACE);
+            for context in context::matching(query, !set, export) {
+                if !found.contains(&context) {
+                    found.push(context);
+                }
+            }
         }
         if !rest.is_empty() {
             return Err(MALFORMED);
@@ -198,11 +203,17 @@ impl Handshake {
         if !is_export(name, export) {
             return Err(UNKNOWN_EXPORT);
         }
-        if matches {
-            self.agreed.allocation |= set;
-            reply(output, option, option_reply::META_CONTEXT, 4 + string_length(allocation::NAME));
-            let id = if set { allocation::ID } else { 0 };
-            output.head(4 + allocation::NAME.len()).u32(id).slice(allocation::NAME).end();
+        if set && found.len() > SELECTED_MAX {
+            return Err((option_reply::ERR_TOO_BIG, "at most 16 contexts can be selected"));
+        }
+        for context in &found {
+            let name = context.name(export);
+            reply(output, option, option_reply::META_CONTEXT, 4 + string_length(&name));
+            let id = if set { context.id() } else { 0 };
+            output.head(4 + name.len()).u32(id).slice(&name).end();
+        }
+        if set {
+            self.agreed.contexts = found;
         }
         Ok(())
     }

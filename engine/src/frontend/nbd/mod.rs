@@ -23,6 +23,7 @@
 mod close;
 mod command;
 mod connection;
+mod context;
 mod handshake;
 mod input;
 mod output;
@@ -37,7 +38,7 @@ pub use connection::Connection;
 pub use requests::Tag;
 
 use trivet_model::geometry::IO_BLOCKS_MAX;
-use trivet_model::{BLOCK_SIZE_U64, SECTOR_SIZE};
+use trivet_model::{BLOCK_SIZE_U64, SECTOR_SIZE, SnapshotId};
 
 /// Longest read or write that a client may ask for, in bytes.
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
@@ -69,4 +70,15 @@ pub struct ExportInfo {
     pub size_bytes: u64,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Since when clients may ask what has changed.
+    pub changed_since: Vec<Since>,
+}
+
+/// A snapshot since which clients may ask what has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub snapshot: SnapshotId,
 }

@@ -106,13 +106,21 @@ pub(super) mod chunk {
     pub(in super::super) const FLAG_DONE: u16 = 1 << 0;
 }
 
-/// The one metadata context.
+/// The metadata context that says where data is.
 pub(super) mod allocation {
     pub(in super::super) const NAMESPACE: &[u8] = b"base:";
     pub(in super::super) const NAME: &[u8] = b"base:allocation";
     pub(in super::super) const ID: u32 = 1;
     /// `NBD_STATE_HOLE | NBD_STATE_ZERO`.
     pub(in super::super) const HOLE_AND_ZERO: u32 = 3;
+}
+
+/// The metadata contexts that say what has changed since a snapshot, as QEMU has them.
+pub(super) mod changed {
+    pub(in super::super) const ROOT: &[u8] = b"qemu:";
+    pub(in super::super) const NAMESPACE: &[u8] = b"qemu:dirty-bitmap:";
+    pub(in super::super) const FIRST_ID: u32 = super::allocation::ID + 1;
+    pub(in super::super) const DIRTY: u32 = 1;
 }
 
 /// Error numbers; they are the protocol's own, whatever the host's are.

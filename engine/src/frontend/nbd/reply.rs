@@ -1,8 +1,9 @@
 //! Replies of the transmission phase. Payloads are passed on by reference, never copied.
 
 use super::BLOCK_BYTES;
+use super::context::Context;
 use super::output::Output;
-use super::protocol::{Errno, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, allocation, chunk};
+use super::protocol::{Errno, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk};
 use super::requests::Request;
 use crate::request::IoError;
 use bytes::Bytes;
@@ -104,32 +105,34 @@ impl Replies {
         }
     }
 
-    /// Extents of `base:allocation`, cut to what was asked for.
+    /// Extents of a context, cut to what was asked for; the last context's complete the reply.
     pub(super) fn block_status(
         output: &mut Output,
         request: &Request,
+        context: Context,
         one_extent: bool,
         extents: &[(u64, bool)],
     ) {
         let mut merged: Vec<(u32, bool)> = Vec::new();
         let mut left = request.length;
-        for &(length, holds_data) in extents {
+        for &(length, is) in extents {
             let length = u32::try_from(length).unwrap_or(u32::MAX).min(left);
             left -= length;
             let full = merged.len() == if one_extent { 1 } else { EXTENTS_MAX };
             match merged.last_mut() {
                 _ if length == 0 => {}
-                Some((sum, same)) if *same == holds_data => *sum += length,
+                Some((sum, same)) if *same == is => *sum += length,
                 Some(_) if full => break,
-                _ => merged.push((length, holds_data)),
+                _ => merged.push((length, is)),
             }
         }
-        assert!(!merged.is_empty(), "an allocation reply covers at least a sector");
+        assert!(!merged.is_empty(), "a reply about a range covers at least a sector");
         let length = u32::try_from(4 + 8 * merged.len()).expect("the number of extents is bounded");
-        chunk_head(output, chunk::FLAG_DONE, chunk::BLOCK_STATUS, request.cookie, length);
-        let mut head = output.head(length as usize).u32(allocation::ID);
-        for (length, holds_data) in merged {
-            head = head.u32(length).u32(if holds_data { 0 } else { allocation::HOLE_AND_ZERO });
+        let flags = if request.is_over() { chunk::FLAG_DONE } else { 0 };
+        chunk_head(output, flags, chunk::BLOCK_STATUS, request.cookie, length);
+        let mut head = output.head(length as usize).u32(context.id());
+        for (length, is) in merged {
+            head = head.u32(length).u32(context.flags(is));
         }
         head.end();
     }

@@ -100,6 +100,7 @@ impl World {
             settings: VolumeSettings::default(),
             copies: 0,
             key: None,
+            reverting: None,
         };
         let mut world = Self {
             random: Random(seed),

@@ -78,6 +78,7 @@ impl World {
             settings: VolumeSettings::default(),
             copies: u32::try_from(members_wanted).unwrap(),
             key: None,
+            reverting: None,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();

@@ -24,13 +24,14 @@ impl Connection {
         self.finish_if_over(tag.slot());
     }
 
-    pub(super) fn complete_allocation(&mut self, slot: u32, extents: &[(u64, bool)]) {
-        let request = self.requests.get_mut(slot);
+    pub(super) fn complete_status(&mut self, tag: Tag, extents: &[(u64, bool)]) {
+        let request = self.requests.get_mut(tag.slot());
         let Command::BlockStatus { one_extent } = request.command else {
-            panic!("extents answer an allocation request only");
+            panic!("extents answer a block status request only");
         };
-        Replies::block_status(&mut self.output, request, one_extent, extents);
-        self.finish_if_over(slot);
+        let context = self.agreed.contexts[tag.part() as usize];
+        Replies::block_status(&mut self.output, request, context, one_extent, extents);
+        self.finish_if_over(tag.slot());
     }
 
     /// Answers the request if nothing of it is left to do.

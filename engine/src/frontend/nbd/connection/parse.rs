@@ -3,6 +3,7 @@
 use super::Connection;
 use crate::frontend::nbd::close::{CloseReason, Violation};
 use crate::frontend::nbd::command::{self, Command, RequestHeader};
+use crate::frontend::nbd::context::Context;
 use crate::frontend::nbd::handshake::{Next, OPTION_BYTES_MAX};
 use crate::frontend::nbd::protocol::{
     self, CLIENT_FLAGS_BYTES, Errno, OPTION_HEADER_BYTES, REQUEST_HEADER_BYTES,
@@ -197,7 +198,7 @@ impl Connection {
             return Step::Stuck;
         }
         self.input.consume(REQUEST_HEADER_BYTES);
-        match command::check(&header, self.agreed, &self.export) {
+        match command::check(&header, &self.agreed, &self.export) {
             Ok(command) => self.admit(&header, command),
             Err((errno, reason)) if header.payload_bytes() == 0 => {
                 let structured = self.agreed.structured_replies;
@@ -236,11 +237,18 @@ impl Connection {
             Command::WriteZeroes { force_unit_access, may_unmap } => {
                 IoRequest::WriteZeroes { offset, length, force_unit_access, may_unmap }
             }
-            Command::BlockStatus { .. } => IoRequest::Allocation { offset, length },
+            Command::BlockStatus { .. } => match self.agreed.contexts[part as usize] {
+                Context::Allocation => IoRequest::Allocation { offset, length },
+                Context::Changed { since, .. } => IoRequest::Changed { since, offset, length },
+            },
             Command::Write { .. } => unreachable!("a write's parts come with its payload"),
         };
         request.parts_pending += 1;
-        let more = matches!(request.command, Command::Read { .. }) && request.part(part + 1).is_some();
+        let more = match request.command {
+            Command::Read { .. } => request.part(part + 1).is_some(),
+            Command::BlockStatus { .. } => part as usize + 1 < self.agreed.contexts.len(),
+            _ => false,
+        };
         request.all_issued = !more;
         self.expecting =
             if more { Expecting::Parts { slot, part: part + 1 } } else { Expecting::RequestHeader };

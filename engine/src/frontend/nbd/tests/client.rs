@@ -50,10 +50,15 @@ pub(super) fn meta(kind: u32, name: &str, queries: &[&str]) -> Vec<u8> {
 
 /// From connect to transmission.
 pub(super) fn hello(structured: bool) -> Vec<u8> {
+    hello_with(if structured { &["base:allocation"] } else { &[] })
+}
+
+/// The same with structured replies and these contexts; without any of both.
+pub(super) fn hello_with(contexts: &[&str]) -> Vec<u8> {
     let mut bytes = (FIXED | NO_ZEROES).to_be_bytes().to_vec();
-    if structured {
+    if !contexts.is_empty() {
         bytes.extend(option(8, b""));
-        bytes.extend(meta(10, "", &["base:allocation"]));
+        bytes.extend(meta(10, "", contexts));
     }
     bytes.extend(go(7, "", &[3]));
     bytes
@@ -132,6 +137,8 @@ pub(super) struct Reply {
     pub(super) data_chunks: usize,
     pub(super) hole_chunks: usize,
     pub(super) extents: Vec<(u32, u32)>,
+    /// The contexts of block status chunks, in their order.
+    pub(super) contexts: Vec<u32>,
     done: bool,
 }
 
@@ -192,7 +199,7 @@ fn chunk(reply: &mut Reply, kind: u16, mut payload: Reader<'_>, read: Option<&(u
             payload.0.len() as u64
         }
         5 => {
-            assert_eq!(payload.u32(), 1, "the context's id");
+            reply.contexts.push(payload.u32());
             while !payload.0.is_empty() {
                 reply.extents.push((payload.u32(), payload.u32()));
             }

@@ -4,7 +4,7 @@ use super::client::{
     self, BLOCK_STATUS, CACHE, DF, DISC, FAST_ZERO, FLUSH, FUA, NO_HOLE, READ, REQ_ONE, Reader, Reply, TRIM,
     WRITE, WRITE_ZEROES, command, write,
 };
-use super::harness::{Driver, Order, export};
+use super::harness::{Driver, Order, export, snapshots};
 use crate::frontend::nbd::{CloseReason, ExportInfo, Violation};
 use crate::request::{IoError, IoReply};
 use std::collections::BTreeMap;
@@ -21,6 +21,17 @@ const MIB: u32 = 1 << 20;
 fn connected(export: ExportInfo, structured: bool) -> Driver {
     let mut driver = Driver::new(export);
     driver.say(&client::hello(structured), &[]);
+    driver
+}
+
+/// With two snapshots, since which something may have changed.
+fn changing() -> ExportInfo {
+    ExportInfo { changed_since: snapshots(), ..export(false) }
+}
+
+fn connected_to(export: ExportInfo, contexts: &[&str]) -> Driver {
+    let mut driver = Driver::new(export);
+    driver.say(&client::hello_with(contexts), &[]);
     driver
 }
 
@@ -201,6 +212,24 @@ fn block_status_merges_and_honours_one_extent() {
     assert_eq!(one.extents, [(7680, 3)]);
     let one = ask_one(&mut driver, REQ_ONE, BLOCK_STATUS, 8192, 512);
     assert_eq!(one.extents, [(512, 0)]);
+    assert_eq!(one.contexts, [1]);
+}
+
+#[test]
+fn block_status_answers_each_context_that_was_selected() {
+    let mut driver = connected_to(changing(), &["base:allocation", "qemu:dirty-bitmap:second"]);
+    assert_eq!(error(&mut driver, 0, WRITE, 4096, 4096), 0);
+    let status = ask_one(&mut driver, 0, BLOCK_STATUS, 0, 12288);
+    assert_eq!(status.contexts, [1, 3]);
+    // The volume of these tests says that blocks with odd numbers have changed.
+    assert_eq!(status.extents[..3], [(4096, 3), (4096, 0), (4096, 3)]);
+    assert_eq!(status.extents[3..], [(4096, 0), (4096, 1), (4096, 0)]);
+    assert!(driver.volume.journal.iter().any(|line| line.starts_with("changed 0+12288")));
+    driver.order = Order::LastFirst;
+    let status = ask_one(&mut driver, REQ_ONE, BLOCK_STATUS, 0, 12288);
+    assert_eq!((status.contexts, status.extents), (vec![3, 1], vec![(4096, 0), (4096, 3)]));
+    let mut driver = connected_to(changing(), &["qemu:dirty-bitmap:first"]);
+    assert_eq!(ask_one(&mut driver, 0, BLOCK_STATUS, 4096, 4096).contexts, [2]);
 }
 
 #[test]

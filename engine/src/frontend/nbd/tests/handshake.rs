@@ -1,9 +1,10 @@
 //! The handshake: golden transcripts, and every option, well-formed and not.
 
 use super::client::{self, BLOCK_STATUS, FIXED, NO_ZEROES, Reader, command, go, meta, option};
-use super::harness::{Driver, export};
-use crate::frontend::nbd::{CloseReason, Violation};
+use super::harness::{Driver, export, snapshots};
+use crate::frontend::nbd::{CloseReason, ExportInfo, Since, Violation};
 use std::collections::BTreeMap;
+use trivet_model::SnapshotId;
 
 const ERR_UNSUP: u32 = 0x8000_0001;
 const ERR_POLICY: u32 = 0x8000_0002;
@@ -170,6 +171,32 @@ fn metadata_contexts_need_structured_replies() {
         let long = meta(kind, "", &[&"x".repeat(4097)]);
         assert_eq!(kinds(&ask(&mut driver, &long)), [ERR_TOO_BIG]);
     }
+}
+
+#[test]
+fn there_is_a_context_for_each_snapshot() {
+    let mut driver = Driver::new(ExportInfo { changed_since: snapshots(), ..export(false) });
+    driver.say(&FIXED.to_be_bytes(), &[]);
+    ask(&mut driver, &option(8, b""));
+    let is = |id: u8, name: &str| (4, [&[0, 0, 0, id], name.as_bytes()].concat());
+    let (first, second) = ("qemu:dirty-bitmap:first", "qemu:dirty-bitmap:second");
+    let done = || (1, Vec::new());
+    let all = vec![is(0, "base:allocation"), is(0, first), is(0, second), done()];
+    assert_eq!(ask(&mut driver, &meta(9, "", &[])), all);
+    for namespace in ["qemu:", "qemu:dirty-bitmap:"] {
+        assert_eq!(ask(&mut driver, &meta(9, "", &[namespace])), all[1..]);
+        assert_eq!(ask(&mut driver, &meta(10, "", &[namespace])), [done()], "only names can be selected");
+    }
+    assert_eq!(ask(&mut driver, &meta(10, "", &[second, second])), [is(3, second), done()]);
+    assert_eq!(ask(&mut driver, &meta(10, "", &["qemu:dirty-bitmap:third"])), [done()]);
+    let many = |index: u8| Since { name: format!("s{index}"), snapshot: SnapshotId::from_bytes([index; 16]) };
+    let mut driver = Driver::new(ExportInfo { changed_since: (0..20).map(many).collect(), ..export(false) });
+    driver.say(&FIXED.to_be_bytes(), &[]);
+    ask(&mut driver, &option(8, b""));
+    let names: Vec<String> = (0..20).map(|index| format!("qemu:dirty-bitmap:s{index}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(kinds(&ask(&mut driver, &meta(10, "", &names))), [ERR_TOO_BIG]);
+    assert_eq!(ask(&mut driver, &meta(10, "", &names[..16])).len(), 17);
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! Having volumes reverted to their snapshots.
+//!
+//! The record says that a volume is being reverted; its engine does it, before it serves anything, however
+//! often it begins anew (`engine/src/volume/revert.rs`). For a volume that is being reverted an engine runs
+//! without front ends; it ends when the record says that it is done.
+
+use super::processes::engine_name;
+use super::volumes::{attachment, find, random_id};
+use super::{Control, Refusal};
+use crate::records;
+use crate::service::snapshots::{snapshot_of, unix_seconds};
+use std::collections::BTreeMap;
+use trivet_api::v1;
+use trivet_model::record::is_volume_name;
+use trivet_model::{Reverting, SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord};
+
+impl Control {
+    pub(super) async fn revert_volume(&self, request: &v1::RevertVolumeRequest) -> Result<u32, Refusal> {
+        let (record, _) = find(self.store.as_ref(), &request.volume)?;
+        let safety = safety(request)?;
+        let mut wanted = record.clone();
+        self.order_revert(&mut wanted, request, safety.clone())?;
+        if request.dry_run || wanted == record {
+            return Ok(0);
+        }
+        self.change_record(record.id, |record| {
+            self.order_revert(record, request, safety.clone())?;
+            Ok(Vec::new())
+        })?;
+        tracing::info!(volume = %record.name, snapshot = %request.snapshot, "to be reverted");
+        self.apply_processes().await?;
+        Ok(1)
+    }
+
+    /// Puts the wish into the record; done already where it is there.
+    fn order_revert(
+        &self,
+        record: &mut VolumeRecord,
+        request: &v1::RevertVolumeRequest,
+        safety: Option<SnapshotRecord>,
+    ) -> Result<(), Refusal> {
+        let to = snapshot_of(record, &request.snapshot)?.id;
+        let Some(present) = &record.reverting else {
+            self.check_unused(record, false)?;
+            if record.is_image {
+                return Err(Refusal::IsImage(record.name.clone()));
+            }
+            if let Some(safety) = &safety {
+                check_room(record, &safety.name)?;
+            }
+            record.reverting = Some(Reverting { to, safety, position: 0, changed: 0 });
+            return Ok(());
+        };
+        if present.to != to {
+            // What the volume was before the first of them is kept, or is to be; what it is now is no state.
+            let safety = present.safety.clone();
+            record.reverting = Some(Reverting { to, safety, position: 0, changed: 0 });
+        }
+        Ok(())
+    }
+
+    /// Ends the engines of volumes that have been reverted.
+    pub(super) async fn follow_reverts(&mut self) -> Result<(), Refusal> {
+        let mut reverting: BTreeMap<VolumeId, String> = BTreeMap::new();
+        for (record, _) in records::list::<VolumeRecord>(self.store.as_ref())? {
+            if record.reverting.is_some() {
+                reverting.insert(record.id, record.name);
+            }
+        }
+        let done: Vec<(VolumeId, String)> = std::mem::replace(&mut self.reverting, reverting)
+            .into_iter()
+            .filter(|(volume, _)| !self.reverting.contains_key(volume))
+            .collect();
+        for (volume, name) in done {
+            tracing::info!(volume = %name, "reverted");
+            if attachment(self.store.as_ref(), volume)?.is_none() {
+                self.end_detached_engine(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An engine that reverts, or has reverted, a volume that nobody wants served is waited for.
+    pub(super) async fn end_detached_engine(&self, name: &str) -> Result<(), Refusal> {
+        if self.supervisor.states().contains_key(&engine_name(name)) {
+            self.apply_processes().await?;
+            self.detach_volume(name).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The snapshot to be taken before anything changes, if one shall be.
+fn safety(request: &v1::RevertVolumeRequest) -> Result<Option<SnapshotRecord>, Refusal> {
+    let name = request.safety.clone();
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if !is_volume_name(&name) {
+        return Err(Refusal::BadSnapshotName(name));
+    }
+    Ok(Some(SnapshotRecord {
+        id: SnapshotId::from_random_bytes(random_id()?),
+        name,
+        cut: Stamp::ZERO,
+        created: unix_seconds(),
+        labels: [("before-revert-to".to_owned(), request.snapshot.clone())].into(),
+    }))
+}
+
+fn check_room(record: &VolumeRecord, name: &str) -> Result<(), Refusal> {
+    let volume = record.name.clone();
+    if record.snapshots.iter().any(|known| known.name == name) {
+        return Err(Refusal::SnapshotExists { volume, name: name.to_owned() });
+    }
+    if record.snapshots.len() >= SNAPSHOTS_MAX {
+        return Err(Refusal::TooManySnapshots { volume, most: SNAPSHOTS_MAX });
+    }
+    Ok(())
+}
+
+/// Refuses while the volume is being reverted.
+pub(super) fn check_not_reverting(record: &VolumeRecord) -> Result<(), Refusal> {
+    let Some(reverting) = &record.reverting else { return Ok(()) };
+    let to = record.snapshots.iter().find(|known| known.id == reverting.to);
+    let name = to.map_or_else(|| reverting.to.to_string(), |to| to.name.clone());
+    Err(Refusal::Reverting { volume: record.name.clone(), name })
+}

@@ -1,0 +1,82 @@
+//! Snapshots over several volumes, by their engines and in one commit.
+
+use super::ManagerService;
+use super::snapshots::named;
+use crate::control::Refusal;
+use crate::control::volumes::{find, random_id};
+use crate::engine_report::order;
+use crate::group::{self, Volumes};
+use crate::records::{self, RecordError};
+use crate::store::{CommitError, RecordStore};
+use std::path::PathBuf;
+use tokio::time::Instant;
+use trivet_api::v1;
+use trivet_model::{
+    GroupId, GroupStep, Revision, SnapshotOrder, SnapshotRecord, Stamp, VolumeId, VolumeRecord,
+};
+
+/// The label by which the snapshots of a group are found.
+const GROUP_LABEL: &str = "group";
+
+impl ManagerService {
+    pub(super) async fn take_group_snapshot(
+        &self,
+        request: &v1::CreateGroupSnapshotRequest,
+    ) -> Result<v1::CreateGroupSnapshotReply, Refusal> {
+        let id = GroupId::from_random_bytes(random_id()?);
+        let mut labels = request.labels.clone();
+        labels.insert(GROUP_LABEL.to_owned(), id.to_string());
+        let mut engines = Engines { store: self.store.as_ref(), id, volumes: Vec::new() };
+        let mut wanted: Vec<SnapshotRecord> = Vec::new();
+        for name in &request.volumes {
+            let (record, _) = find(self.store.as_ref(), name)?;
+            if engines.volumes.iter().any(|(volume, ..)| *volume == record.id) {
+                return Err(Refusal::NamedTwice(name.clone()));
+            }
+            wanted.push(named(&record, &request.name, &labels)?);
+            self.check_served(&record)?;
+            engines.volumes.push((record.id, name.clone(), self.layout.engine_control_socket(name)?));
+        }
+        let began = Instant::now();
+        group::take(&engines, &wanted).await?;
+        tracing::info!(volumes = ?request.volumes, snapshot = %request.name, took = ?began.elapsed(), "taken");
+        let mut volumes = Vec::new();
+        for name in &request.volumes {
+            volumes.push(self.volume_status(name).await?);
+        }
+        Ok(v1::CreateGroupSnapshotReply { volumes })
+    }
+}
+
+struct Engines<'a> {
+    store: &'a dyn RecordStore,
+    id: GroupId,
+    volumes: Vec<(VolumeId, String, PathBuf)>,
+}
+
+impl Volumes for Engines<'_> {
+    async fn tell(&self, volume: usize, step: GroupStep) -> Result<Option<Stamp>, Refusal> {
+        let (_, name, socket) = &self.volumes[volume];
+        let told = order(socket, &SnapshotOrder::Group { group: self.id, step }).await;
+        told.map_err(|cause| Refusal::SnapshotFailed { volume: name.clone(), cause })
+    }
+
+    fn read(&self) -> Result<Vec<(VolumeRecord, Revision)>, Refusal> {
+        let one = |(volume, name, _): &(VolumeId, String, PathBuf)| {
+            let found: Result<_, RecordError> =
+                records::read::<VolumeRecord>(self.store, &volume.to_string());
+            found?.ok_or_else(|| Refusal::NoSuchVolume(name.clone()))
+        };
+        self.volumes.iter().map(one).collect()
+    }
+
+    fn commit(&self, records: &[(VolumeRecord, Revision)]) -> Result<bool, Refusal> {
+        let changes: Vec<_> =
+            records.iter().map(|(record, revision)| records::put(record, Some(*revision))).collect();
+        match self.store.commit(&changes) {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

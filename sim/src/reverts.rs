@@ -1,0 +1,73 @@
+//! Reverts: somebody who knows that nobody has the volume open has it become again what a snapshot shows.
+//! Whoever opens it next does that first, whatever goes wrong besides, and then it must be so.
+
+use crate::Check;
+use crate::random::Random;
+use crate::trace::Happening;
+use crate::world::World;
+use std::collections::BTreeMap;
+use trivet_model::{Reverting, SnapshotId, SnapshotRecord, Stamp};
+
+impl World {
+    /// All engines end, and the record says that the volume is to be reverted.
+    pub(crate) fn strike_revert(&mut self, random: &mut Random) {
+        let recorded: Vec<SnapshotId> = self.records.record.snapshots.iter().map(|known| known.id).collect();
+        if recorded.is_empty() {
+            return;
+        }
+        let to = random.pick(&recorded);
+        let other = self.records.record.reverting.as_ref().filter(|other| other.to != to);
+        let safety = match other {
+            // In place of one that is under way, with the engine that does it.
+            Some(other) => other.safety.clone(),
+            None if self.records.record.reverting.is_some() => return,
+            None => {
+                for engine in 0..self.profile.engines {
+                    self.kill_engine(engine, true, "ended before a revert");
+                }
+                random.one_in(2).then(|| safety(random))
+            }
+        };
+        self.records.record.reverting = Some(Reverting { to, safety, position: 0, changed: 0 });
+        self.records.revision.0 += 1;
+        self.note(Happening::Note("a revert is ordered"));
+    }
+
+    /// The record says that a revert is done: what the snapshot showed is there, and stays.
+    pub(crate) fn reverted(&mut self, to: SnapshotId) {
+        self.note(Happening::Note("a revert is done"));
+        let cut = self.records.record.snapshots.iter().find(|known| known.id == to).map(|known| known.cut);
+        let (Some(cut), Ok(found)) = (cut, self.shown(Stamp::MAX)) else {
+            return self.fail(Check::Reverted, format!("members differ after a revert to {to}"));
+        };
+        let wanted = match self.snapshots.get(&to).filter(|taken| !taken.is_empty()) {
+            Some(taken) => taken.clone(),
+            None => match self.shown(cut) {
+                Ok(shown) => shown,
+                Err(why) => return self.fail(Check::Snapshots, format!("snapshot {to}: {why}")),
+            },
+        };
+        let was = |sector: &usize| wanted.get(sector).copied().unwrap_or(0);
+        if let Some((sector, value)) = found.iter().find(|(sector, value)| was(sector) != **value) {
+            let detail = format!(
+                "sector {sector} holds {value:#x} after a revert to {to}, which shows {:#x}",
+                was(sector)
+            );
+            return self.fail(Check::Reverted, detail);
+        }
+        let values: BTreeMap<usize, u64> = (0..self.oracle.sectors()).map(|at| (at, was(&at))).collect();
+        self.oracle.reverted(&values, self.now);
+    }
+}
+
+fn safety(random: &mut Random) -> SnapshotRecord {
+    let mut bytes = [8; 16];
+    bytes[..8].copy_from_slice(&random.next().to_le_bytes());
+    SnapshotRecord {
+        id: SnapshotId::from_bytes(bytes),
+        name: format!("r{}", random.next()),
+        cut: Stamp::ZERO,
+        created: 0,
+        labels: BTreeMap::new(),
+    }
+}

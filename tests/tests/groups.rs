@@ -1,0 +1,142 @@
+//! Snapshots of several volumes at one moment, and file systems and programs that stand still meanwhile.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use trivet_tests::{Cluster, NbdClient, Role, patience, process};
+
+fn does(cluster: &Cluster, arguments: &[&str]) {
+    drop(cluster.trivet(arguments).succeeded());
+}
+
+/// A cluster with a second volume `journal`, and that volume's URI.
+fn with_two_volumes() -> (Cluster, String) {
+    let cluster = Cluster::start(3, "16MiB");
+    let made = cluster.trivet_json(&["volume", "create", "journal", "--size", "16MiB", "--attach"]);
+    let uri = made["uri"].as_str().unwrap_or_else(|| panic!("no URI: {made}")).to_owned();
+    (cluster, uri)
+}
+
+/// Writes 1, 2, 3, … to the first volume and, each once that is acknowledged, to the second.
+fn count(first: &str, second: &str, stop: &AtomicBool) -> u64 {
+    let connect = |uri| NbdClient::connect(uri).expect("it is served");
+    let (mut first, mut second) = (connect(first), connect(second));
+    for number in 1_u64.. {
+        let block: Vec<u8> = number.to_le_bytes().into_iter().cycle().take(4096).collect();
+        first.write(0, &block).expect("a write");
+        second.write(0, &block).expect("a write");
+        if stop.load(Ordering::Relaxed) {
+            return number;
+        }
+    }
+    unreachable!("it counts for ever")
+}
+
+/// The number that a snapshot shows.
+fn shown(cluster: &Cluster, volume: &str, snapshot: &str) -> u64 {
+    let export = cluster.trivet_json(&["snapshot", "export", volume, snapshot]);
+    let uri = export["uri"].as_str().unwrap_or_else(|| panic!("no URI: {export}"));
+    let block = NbdClient::connect(uri).expect("it is served").read(0, 4096).expect("a read");
+    does(cluster, &["snapshot", "unexport", volume, snapshot]);
+    u64::from_le_bytes(block[..8].try_into().expect("eight bytes"))
+}
+
+fn names(cluster: &Cluster, volume: &str) -> Vec<String> {
+    let listed = cluster.trivet_json(&["snapshot", "list", volume]);
+    let names = listed.as_array().expect("a list").iter();
+    names.map(|found| found["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn a_snapshot_of_several_volumes_is_of_one_moment() {
+    let (cluster, journal) = with_two_volumes();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (uri, told) = (cluster.uri().to_owned(), Arc::clone(&stop));
+    let counting = std::thread::spawn(move || count(&uri, &journal, &told));
+    let volumes = ["--volume", "disk0", "--volume", "journal"];
+    for round in 0..8 {
+        let name = format!("s{round}");
+        let create = [&["snapshot", "create", &name][..], &volumes[..]].concat();
+        if round == 5 {
+            // A member that does not answer holds it up until it is dropped, or it comes to nothing.
+            let replicas = cluster.processes_of(Role::Replica);
+            process::pause(&replicas[..1], true);
+            let taken = cluster.trivet(&create);
+            process::pause(&replicas[..1], false);
+            assert_eq!(taken.status.success(), names(&cluster, "disk0").contains(&name), "{taken}");
+        } else {
+            does(&cluster, &create);
+        }
+        assert_eq!(names(&cluster, "disk0"), names(&cluster, "journal"), "of all or of none");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let counted = counting.join().expect("the writer ends well");
+    assert!(counted > 100, "only {counted} writes beside it");
+    for name in names(&cluster, "disk0") {
+        let (first, second) = (shown(&cluster, "disk0", &name), shown(&cluster, "journal", &name));
+        assert!(first >= second && first <= second + 1, "{name} shows {first} and {second}");
+    }
+    let group =
+        |volume: &str| cluster.trivet_json(&["snapshot", "show", volume, "s0"])["labels"]["group"].clone();
+    assert!(group("disk0").is_string() && group("disk0") == group("journal"));
+
+    let again = cluster.trivet(&[&["snapshot", "create", "s0"][..], &volumes[..]].concat());
+    drop(again.failed_saying(&["has a snapshot 's0' already"]));
+    does(&cluster, &["volume", "detach", "journal"]);
+    let create = [&["snapshot", "create", "t"][..], &volumes[..]].concat();
+    drop(cluster.trivet(&create).failed_saying(&["'journal' is not attached for writing"]));
+    assert!(!names(&cluster, "disk0").contains(&"t".to_owned()));
+    let twice = ["snapshot", "create", "t", "--volume", "disk0", "--volume", "disk0"];
+    drop(cluster.trivet(&twice).failed_saying(&["'disk0' is named twice"]));
+}
+
+/// A program that stands in for `fsfreeze`, and writes down what it is told.
+fn put_fsfreeze(folder: &std::path::Path, log: &std::path::Path) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let program = folder.join("fsfreeze");
+    std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> '{}'\n", log.display())).expect("a file");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+}
+
+#[test]
+fn what_is_frozen_is_thawed_whatever_happens() {
+    let cluster = Cluster::start(3, "16MiB");
+    let (folder, log) = (cluster.scratch().join("bin"), cluster.scratch().join("log"));
+    put_fsfreeze(&folder, &log);
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("a PATH"));
+    let trivet = |arguments: &[&str]| {
+        let mut command = trivet_tests::cluster::trivet();
+        command.args(arguments).env("TRIVET_DIR", cluster.directory()).env("PATH", &path);
+        command
+    };
+    let said =
+        || std::fs::read_to_string(&log).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let note = |word: &str| format!("echo {word} >> '{}'", log.display());
+    let hooks = ["--pre", &note("pre"), "--post", &note("post"), "--freeze", "/a", "--freeze", "/b"];
+    let run = |more: &[&str]| trivet(&[&["snapshot", "create", "disk0"][..], more, &hooks[..]].concat());
+    let in_order = ["pre", "--freeze /a", "--freeze /b", "--unfreeze /a", "--unfreeze /b", "post"];
+
+    assert!(run(&["one"]).status().expect("it runs").success());
+    assert_eq!(said(), in_order);
+    std::fs::remove_file(&log).expect("it is there");
+    assert!(!run(&["one"]).status().expect("it runs").success(), "the name is taken");
+    assert_eq!(said(), in_order);
+
+    std::fs::remove_file(&log).expect("it is there");
+    let failing = ["--pre", "false", "--post", &note("post"), "--freeze", "/a"];
+    let failed = trivet(&[&["snapshot", "create", "disk0", "two"][..], &failing[..]].concat()).output();
+    assert!(!failed.expect("it runs").status.success());
+    assert_eq!(said(), ["--unfreeze /a", "post"], "nothing is frozen");
+    assert_eq!(names(&cluster, "disk0"), ["one"]);
+
+    // Killed while it waits for a snapshot that nobody takes now.
+    std::fs::remove_file(&log).expect("it is there");
+    let replicas = cluster.processes_of(Role::Replica);
+    process::pause(&replicas, true);
+    let mut killed = run(&["three"]).spawn().expect("it runs");
+    patience::wait_for("both to be frozen", patience::SOON, || (said().len() == 3).then_some(()));
+    killed.kill().expect("it is there");
+    killed.wait().expect("it ends");
+    patience::wait_for("both to be thawed", patience::SOON, || (said() == in_order).then_some(()));
+    process::pause(&replicas, false);
+}
