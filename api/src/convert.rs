@@ -104,6 +104,7 @@ pub fn settings_to_wire(settings: &VolumeSettings) -> v1::VolumeSettings {
         durability: durability_to_wire(settings.durability).into(),
         iops_limit: settings.iops_limit.map(limit_to_wire),
         bandwidth_limit: settings.bandwidth_limit.map(limit_to_wire),
+        snapshot_limit: settings.snapshot_limit,
     }
 }
 
@@ -143,6 +144,7 @@ pub fn settings_from_wire(settings: &v1::VolumeSettings) -> Result<VolumeSetting
         durability: durability.ok_or(MalformedRecord { field: "durability" })?,
         iops_limit: settings.iops_limit.map(limit),
         bandwidth_limit: settings.bandwidth_limit.map(limit),
+        snapshot_limit: settings.snapshot_limit,
     })
 }
 
@@ -282,9 +284,10 @@ mod tests {
             through in any::<bool>(),
             iops_limit in limit(),
             bandwidth_limit in limit(),
+            snapshot_limit in any::<u32>(),
         ) -> VolumeSettings {
             let durability = if through { Durability::WriteThrough } else { Durability::WriteBack };
-            VolumeSettings { durability, iops_limit, bandwidth_limit }
+            VolumeSettings { durability, iops_limit, bandwidth_limit, snapshot_limit }
         }
     }
 

@@ -101,9 +101,11 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::InUse if message.contains("is being reverted") => {
             ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
         }
-        FailureKind::InUse if message.contains("as many snapshots as") => {
-            ("delete one that you do not need: trivet snapshot list NAME", Exit::Conflict)
-        }
+        FailureKind::InUse if message.contains("as many snapshots as") => (
+            "delete one that you do not need: trivet snapshot list NAME; or let it have more: trivet volume set \
+                 NAME --snapshot-limit N",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("' is exported") => (
             "end that first: trivet snapshot unexport NAME SNAPSHOT; see them: trivet volume show NAME",
             Exit::Conflict,

@@ -1,7 +1,7 @@
 //! A volume's settings, as people and programs are shown them.
 
 use serde::Serialize;
-use trivet_model::settings::Limited;
+use trivet_model::settings::{Limited, SNAPSHOT_LIMIT_DEFAULT};
 use trivet_model::size::ByteSize;
 use trivet_model::{RateLimit, VolumeSettings};
 
@@ -13,6 +13,8 @@ pub(crate) struct SettingsView {
     pub(crate) iops_limit: Option<RateLimit>,
     /// Bytes; `null` without a limit.
     pub(crate) bandwidth_limit: Option<RateLimit>,
+    /// How many snapshots it may have.
+    pub(crate) snapshot_limit: u32,
 }
 
 impl From<&VolumeSettings> for SettingsView {
@@ -21,6 +23,7 @@ impl From<&VolumeSettings> for SettingsView {
             durability: settings.durability.to_string(),
             iops_limit: settings.iops_limit,
             bandwidth_limit: settings.bandwidth_limit,
+            snapshot_limit: settings.snapshot_limit,
         }
     }
 }
@@ -37,8 +40,13 @@ impl SettingsView {
     /// The limits in words, if there are any.
     pub(crate) fn limits(&self) -> Option<String> {
         let limits = [(Limited::Iops, self.iops_limit), (Limited::Bandwidth, self.bandwidth_limit)];
-        let words: Vec<String> =
-            limits.into_iter().filter_map(|(limited, limit)| Some(limited.describe(limit?))).collect();
+        let snapshots = (self.snapshot_limit < SNAPSHOT_LIMIT_DEFAULT)
+            .then(|| format!("{} snapshots", self.snapshot_limit));
+        let words: Vec<String> = limits
+            .into_iter()
+            .filter_map(|(limited, limit)| Some(limited.describe(limit?)))
+            .chain(snapshots)
+            .collect();
         (!words.is_empty()).then(|| words.join("; "))
     }
 }

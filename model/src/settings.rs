@@ -1,5 +1,5 @@
 //! What people choose of a volume, and may change while it is served: how durable a write is when it is
-//! acknowledged, and how much of its members' time a volume may take.
+//! acknowledged, how much of its members' time a volume may take, and how many snapshots it may have.
 
 use crate::size::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub struct RateLimit {
 }
 
 /// Settings of a volume, part of its record.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VolumeSettings {
     /// What an acknowledgement promises.
     pub durability: Durability,
@@ -44,6 +44,24 @@ pub struct VolumeSettings {
     pub iops_limit: Option<RateLimit>,
     /// The same in bytes.
     pub bandwidth_limit: Option<RateLimit>,
+    /// How many snapshots it may have; those that it has already stay. At most
+    /// [`SNAPSHOTS_MAX`](crate::SNAPSHOTS_MAX).
+    pub snapshot_limit: u32,
+}
+
+/// The snapshots that a volume may have unless something else is chosen: all that a record holds.
+pub const SNAPSHOT_LIMIT_DEFAULT: u32 = 1000;
+const _: () = assert!(SNAPSHOT_LIMIT_DEFAULT as usize == crate::SNAPSHOTS_MAX);
+
+impl Default for VolumeSettings {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            iops_limit: None,
+            bandwidth_limit: None,
+            snapshot_limit: SNAPSHOT_LIMIT_DEFAULT,
+        }
+    }
 }
 
 /// The lowest limits. Below, a client's queue would wait for longer than clients have patience.

@@ -17,7 +17,7 @@ pub(crate) fn draw(seed: u64, profile: &Profile) -> VolumeSettings {
     }
     let random = &mut Random::stream(seed, 19);
     let durability = if random.one_in(2) { Durability::WriteThrough } else { Durability::WriteBack };
-    VolumeSettings { durability, iops_limit: draw_limit(random), bandwidth_limit: None }
+    VolumeSettings { durability, iops_limit: draw_limit(random), ..VolumeSettings::default() }
 }
 
 fn draw_limit(random: &mut Random) -> Option<RateLimit> {
@@ -31,7 +31,7 @@ impl World {
         let settings = VolumeSettings {
             durability: Durability::WriteThrough,
             iops_limit: draw_limit(random),
-            bandwidth_limit: None,
+            ..VolumeSettings::default()
         };
         self.limits_change = true;
         self.request_settings(engine, settings);

@@ -151,4 +151,15 @@ fn what_cannot_be_done_is_said_with_its_cause_and_the_next_step() {
     let named = cluster.trivet_json(&["snapshot", "create", "disk0"]);
     let name = named["name"].as_str().expect("a name");
     assert!(name.len() == 15 && name.starts_with("20"), "{name}");
+
+    let limit = |most: &str| does(&cluster, &["volume", "set", "disk0", "--snapshot-limit", most]);
+    limit("2");
+    create("three", &["has as many snapshots as it may have: 2", "--snapshot-limit N"]);
+    limit("3");
+    take(&cluster, "three");
+    limit("1");
+    assert_eq!(cluster.trivet_json(&["volume", "show", "disk0"])["snapshot_limit"], 1);
+    does(&cluster, &["snapshot", "delete", "disk0", "three", "--yes"]);
+    let above = ["volume", "set", "disk0", "--snapshot-limit", "1001"];
+    refuses(&cluster, &above, &["1001 is not in 1..=1000"]);
 }

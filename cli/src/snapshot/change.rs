@@ -10,7 +10,16 @@ use crate::failure::{Exit, Failure};
 use crate::output::{json, say};
 use crate::scrub_view::ago;
 use crate::view::{self, SnapshotView};
+use serde::Serialize;
 use trivet_api::v1;
+
+/// Snapshots of several volumes at one moment.
+#[derive(Serialize, Debug)]
+struct Taken<'a> {
+    snapshots: &'a [SnapshotView],
+    /// For how long writes were held.
+    held_microseconds: u64,
+}
 
 pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
     let (volumes, name) = volumes_and_name(arguments)?;
@@ -20,14 +29,15 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
     let mut frozen = Frozen::begin(arguments)?;
     let taken = if let [volume] = &volumes[..] {
         let request = v1::CreateSnapshotRequest { volume: volume.clone(), name: name.clone(), labels };
-        client.create_snapshot(request).await.map(|taken| vec![taken])
+        client.create_snapshot(request).await.map(|taken| (vec![taken], None))
     } else {
         let request = v1::CreateGroupSnapshotRequest { volumes: volumes.clone(), name: name.clone(), labels };
-        client.create_group_snapshot(request).await.map(|taken| taken.volumes)
+        let taken = client.create_group_snapshot(request).await;
+        taken.map(|taken| (taken.volumes, Some(taken.held_microseconds)))
     };
     let thawed = frozen.end();
     let of = volumes.join("', '");
-    let taken = taken
+    let (taken, held) = taken
         .map_err(|error| explain::api(&dir, format!("cannot take snapshot '{name}' of '{of}'"), &error))?;
     let mut found: Vec<SnapshotView> = Vec::new();
     for volume in taken {
@@ -41,10 +51,13 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
     thawed?;
     match (arguments.output.output, &found[..]) {
         (Format::Json, [one]) if arguments.volumes.is_empty() => json(one),
-        (Format::Json, all) => json(&all),
+        (Format::Json, snapshots) => json(&Taken { snapshots, held_microseconds: held.unwrap_or(0) }),
         (Format::Table, all) => {
             let names: Vec<String> = all.iter().map(|taken| format!("{}@{name}", taken.volume)).collect();
-            say(&format!("{} {} taken", names.join(", "), if all.len() == 1 { "is" } else { "are" }));
+            let are = if all.len() == 1 { "is" } else { "are" };
+            let held =
+                held.map(|held| format!("; writes waited for {}.{} ms", held / 1000, held % 1000 / 100));
+            say(&format!("{} {are} taken{}", names.join(", "), held.unwrap_or_default()));
         }
     }
     Ok(())

@@ -203,7 +203,10 @@ struct NameArgs {
 
 #[derive(Args, Debug)]
 #[command(group(
-    clap::ArgGroup::new("what").args(["durability", "iops_limit", "bandwidth_limit", "copies"]).required(true).multiple(true)
+    clap::ArgGroup::new("what")
+        .args(["durability", "iops_limit", "bandwidth_limit", "snapshot_limit", "copies"])
+        .required(true)
+        .multiple(true)
 ))]
 struct SetArgs {
     /// Which volume

@@ -10,7 +10,7 @@ use clap::Args;
 use std::cmp::Ordering;
 use trivet_api::convert::{durability_to_wire, limit_to_wire};
 use trivet_api::v1;
-use trivet_model::settings::{LimitError, Limited};
+use trivet_model::settings::{LimitError, Limited, SNAPSHOT_LIMIT_DEFAULT};
 use trivet_model::{Durability, RateLimit};
 
 /// Settings, as far as they are named.
@@ -27,6 +27,9 @@ pub(super) struct SettingsArgs {
     /// The same in bytes, such as 100MiB or 100MiB,burst=1GiB; or none
     #[arg(long, value_name = "SIZE[,burst=SIZE]", value_parser = bandwidth_limit)]
     bandwidth_limit: Option<Limit>,
+    /// How many snapshots it may have; those that it has stay [default: 1000, and no more]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SNAPSHOT_LIMIT_DEFAULT)))]
+    snapshot_limit: Option<u32>,
 }
 
 /// A limit to be set, or taken away.
@@ -54,6 +57,7 @@ impl SettingsArgs {
             durability: durability_to_wire(self.durability.unwrap_or_default()).into(),
             iops_limit: self.iops_limit.map(Limit::to_wire),
             bandwidth_limit: self.bandwidth_limit.map(Limit::to_wire),
+            snapshot_limit: self.snapshot_limit.unwrap_or(0),
         }
     }
 }
@@ -80,6 +84,7 @@ pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
         iops_limit: settings.iops_limit.map(Limit::to_wire),
         bandwidth_limit: settings.bandwidth_limit.map(Limit::to_wire),
         copies: arguments.copies.unwrap_or(0),
+        snapshot_limit: settings.snapshot_limit.unwrap_or(0),
     };
     let volume = view::volume(client.set_volume(request).await.map_err(failed)?)?;
     announce(arguments.output, &volume, &in_words(&volume));

@@ -95,6 +95,11 @@ impl VolumeCore {
         }
     }
 
+    /// As was chosen, and never more than a record holds.
+    fn snapshot_limit(&self) -> usize {
+        usize::try_from(self.settings.snapshot_limit).unwrap_or(usize::MAX).min(SNAPSHOTS_MAX)
+    }
+
     /// Begins to take a snapshot, unless it is taken already or cannot be.
     pub(super) fn take_snapshot(&mut self, now: Duration, tag: Option<Tag>, mut snapshot: SnapshotRecord) {
         let recorded = self.recorded_snapshots();
@@ -104,7 +109,7 @@ impl VolumeCore {
             Some("not a name that a snapshot can have")
         } else if recorded.iter().any(|known| known.name == snapshot.name) {
             Some("the volume has a snapshot of this name")
-        } else if recorded.len() >= SNAPSHOTS_MAX {
+        } else if recorded.len() >= self.snapshot_limit() {
             Some("the volume has as many snapshots as it may have")
         } else {
             None

@@ -122,7 +122,7 @@ pub enum Refusal {
         /// Which volume.
         volume: String,
         /// How many.
-        most: usize,
+        most: u32,
     },
     /// Somebody may be reading it.
     #[error("volume '{volume}': its snapshot '{name}' is exported")]

@@ -8,11 +8,11 @@ use super::processes::engine_name;
 use super::volumes::{attachment, find, random_id};
 use super::{Control, Refusal};
 use crate::records;
-use crate::service::snapshots::{snapshot_of, unix_seconds};
+use crate::service::snapshots::{check_snapshot_limit, snapshot_of, unix_seconds};
 use std::collections::BTreeMap;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
-use trivet_model::{Reverting, SNAPSHOTS_MAX, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord};
+use trivet_model::{Reverting, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord};
 
 impl Control {
     pub(super) async fn revert_volume(&self, request: &v1::RevertVolumeRequest) -> Result<u32, Refusal> {
@@ -113,10 +113,7 @@ fn check_room(record: &VolumeRecord, name: &str) -> Result<(), Refusal> {
     if record.snapshots.iter().any(|known| known.name == name) {
         return Err(Refusal::SnapshotExists { volume, name: name.to_owned() });
     }
-    if record.snapshots.len() >= SNAPSHOTS_MAX {
-        return Err(Refusal::TooManySnapshots { volume, most: SNAPSHOTS_MAX });
-    }
-    Ok(())
+    check_snapshot_limit(record)
 }
 
 /// Refuses while the volume is being reverted.

@@ -5,7 +5,7 @@ use super::{Control, Refusal};
 use crate::records::{self, ClusterRecord, ReplicaRecord};
 use trivet_api::convert::durability_from_wire;
 use trivet_api::v1;
-use trivet_model::settings::{LimitError, Limited};
+use trivet_model::settings::{LimitError, Limited, SNAPSHOT_LIMIT_DEFAULT};
 use trivet_model::{RateLimit, VolumeSettings};
 
 impl Control {
@@ -14,6 +14,7 @@ impl Control {
         let (found, _) = find(self.store.as_ref(), &request.name)?;
         let iops = wanted_limit(Limited::Iops, request.iops_limit)?;
         let bandwidth = wanted_limit(Limited::Bandwidth, request.bandwidth_limit)?;
+        let snapshots = wanted_snapshots(request.snapshot_limit)?;
         let known = records::list::<ReplicaRecord>(self.store.as_ref())?.len();
         if usize::try_from(request.copies).unwrap_or(usize::MAX) > known {
             return Err(Refusal::TooFewReplicas { asked: request.copies, running: known, known });
@@ -28,6 +29,9 @@ impl Control {
             }
             if let Some(limit) = bandwidth {
                 settings.bandwidth_limit = limit;
+            }
+            if request.snapshot_limit > 0 {
+                settings.snapshot_limit = snapshots;
             }
             if request.copies > 0 {
                 record.copies = request.copies;
@@ -64,6 +68,15 @@ fn wanted_limit(
     limited.limit(asked.per_second, Some(asked.burst)).map(|limit| Some(Some(limit)))
 }
 
+/// How many snapshots a volume may have; as many as any where nothing is said.
+fn wanted_snapshots(asked: u32) -> Result<u32, LimitError> {
+    match asked {
+        0 => Ok(SNAPSHOT_LIMIT_DEFAULT),
+        1..=SNAPSHOT_LIMIT_DEFAULT => Ok(asked),
+        more => Err(LimitError::TooHigh(format!("{more} snapshots"))),
+    }
+}
+
 /// The settings of a volume to be made.
 pub(super) fn of_new_volume(request: &v1::CreateVolumeRequest) -> Result<VolumeSettings, Refusal> {
     let asked = request.settings.unwrap_or_default();
@@ -71,5 +84,6 @@ pub(super) fn of_new_volume(request: &v1::CreateVolumeRequest) -> Result<VolumeS
         durability: durability_from_wire(asked.durability()).unwrap_or_default(),
         iops_limit: wanted_limit(Limited::Iops, asked.iops_limit)?.flatten(),
         bandwidth_limit: wanted_limit(Limited::Bandwidth, asked.bandwidth_limit)?.flatten(),
+        snapshot_limit: wanted_snapshots(asked.snapshot_limit)?,
     })
 }

@@ -75,6 +75,7 @@ mod tests {
                 durability: Durability::WriteThrough,
                 iops_limit: Some(RateLimit { per_second: 1000, burst: 2000 }),
                 bandwidth_limit: None,
+                snapshot_limit: 70,
             },
             copies: 3,
             key: Some(KeyId::from_bytes([4; 16])),
@@ -97,7 +98,8 @@ mod tests {
                 r#""lineage":[{"volume":"04040404-0404-0404-0404-040404040404","name":"golden","#,
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
-                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null},"copies":3,"#,
+                r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null,"#,
+                r#""snapshot_limit":70},"copies":3,"#,
                 r#""key":"04040404-0404-0404-0404-040404040404","reverting":{"#,
                 r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6}}"#
             ),

@@ -9,6 +9,7 @@ use crate::group::{self, Volumes};
 use crate::records::{self, RecordError};
 use crate::store::{CommitError, RecordStore};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 use trivet_api::v1;
 use trivet_model::{
@@ -26,7 +27,13 @@ impl ManagerService {
         let id = GroupId::from_random_bytes(random_id()?);
         let mut labels = request.labels.clone();
         labels.insert(GROUP_LABEL.to_owned(), id.to_string());
-        let mut engines = Engines { store: self.store.as_ref(), id, volumes: Vec::new() };
+        let mut engines = Engines {
+            store: self.store.as_ref(),
+            id,
+            volumes: Vec::new(),
+            began: Instant::now(),
+            held_until: AtomicU64::new(0),
+        };
         let mut wanted: Vec<SnapshotRecord> = Vec::new();
         for name in &request.volumes {
             let (record, _) = find(self.store.as_ref(), name)?;
@@ -37,14 +44,15 @@ impl ManagerService {
             self.check_served(&record)?;
             engines.volumes.push((record.id, name.clone(), self.layout.engine_control_socket(name)?));
         }
-        let began = Instant::now();
+        engines.began = Instant::now();
         group::take(&engines, &wanted).await?;
-        tracing::info!(volumes = ?request.volumes, snapshot = %request.name, took = ?began.elapsed(), "taken");
+        let held_microseconds = engines.held_until.load(Ordering::Relaxed);
+        tracing::info!(volumes = ?request.volumes, snapshot = %request.name, held_microseconds, "taken");
         let mut volumes = Vec::new();
         for name in &request.volumes {
             volumes.push(self.volume_status(name).await?);
         }
-        Ok(v1::CreateGroupSnapshotReply { volumes })
+        Ok(v1::CreateGroupSnapshotReply { volumes, held_microseconds })
     }
 }
 
@@ -52,12 +60,20 @@ struct Engines<'a> {
     store: &'a dyn RecordStore,
     id: GroupId,
     volumes: Vec<(VolumeId, String, PathBuf)>,
+    /// When they began to hold, and until when one did, in microseconds from then.
+    began: Instant,
+    held_until: AtomicU64,
 }
 
 impl Volumes for Engines<'_> {
     async fn tell(&self, volume: usize, step: GroupStep) -> Result<Option<Stamp>, Refusal> {
         let (_, name, socket) = &self.volumes[volume];
+        let cuts = matches!(step, GroupStep::Cut(_));
         let told = order(socket, &SnapshotOrder::Group { group: self.id, step }).await;
+        if cuts {
+            let held = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.held_until.fetch_max(held, Ordering::Relaxed);
+        }
         told.map_err(|cause| Refusal::SnapshotFailed { volume: name.clone(), cause })
     }
 

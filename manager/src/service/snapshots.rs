@@ -73,6 +73,7 @@ pub(super) fn named(
     if record.snapshots.iter().any(|known| known.name == name) {
         return Err(Refusal::SnapshotExists { volume: record.name.clone(), name: name.to_owned() });
     }
+    check_snapshot_limit(record)?;
     Ok(SnapshotRecord {
         id: SnapshotId::from_random_bytes(random_id()?),
         name: name.to_owned(),
@@ -80,6 +81,15 @@ pub(super) fn named(
         created: unix_seconds(),
         labels: labels.clone().into_iter().collect(),
     })
+}
+
+/// Refuses one snapshot more than the volume may have.
+pub(crate) fn check_snapshot_limit(record: &VolumeRecord) -> Result<(), Refusal> {
+    let most = record.settings.snapshot_limit;
+    if record.snapshots.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+        return Err(Refusal::TooManySnapshots { volume: record.name.clone(), most });
+    }
+    Ok(())
 }
 
 /// A volume's snapshot by its name.
