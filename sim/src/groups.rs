@@ -85,9 +85,14 @@ impl World {
             _ => GroupStep::Abandon,
         };
         if !self.random.one_in(12) {
-            // At times longer than the engine waits.
-            let most = if asked.step == GroupStep::Settle { 60 } else { 1 };
-            let after = self.random.log_between(Duration::from_micros(100), Duration::from_secs(most));
+            // At times about as long as the engine waits.
+            let late = asked.step == GroupStep::Settle && self.random.one_in(2);
+            let (least, most) = if late {
+                (Duration::from_secs(29), Duration::from_secs(33))
+            } else {
+                (Duration::from_micros(100), Duration::from_secs(1))
+            };
+            let after = self.random.log_between(least, most);
             self.schedule(after, Event::Group(Box::new(asked)));
         }
     }

@@ -108,11 +108,18 @@ impl World {
             && engine.core.reason().is_some_and(|reason| reason.contains("lost power"))
     }
 
+    /// Whether an engine has cut for a group, and has not heard yet what became of it.
+    fn is_awaiting_group(&self) -> bool {
+        let engine = self.engines[self.desired].engine.as_ref();
+        engine.is_some_and(|engine| engine.core.has_snapshot_under_way())
+    }
+
     fn is_at_rest(&self) -> bool {
         let members = &self.records.record.members;
         self.engines[self.desired].is_whole()
             && self.is_connected(self.desired)
             && self.requests_in_flight(self.desired) == 0
+            && !self.is_awaiting_group()
             && members.iter().all(|member| member.state == MemberState::InSync)
             && (0..self.hosts.len()).all(|host| self.is_quiescent(host))
     }

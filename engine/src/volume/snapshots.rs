@@ -159,8 +159,9 @@ impl VolumeCore {
         (cutting || self.is_held()) && !self.has_planted(Planted::WriteWhileCutting)
     }
 
-    /// Whether a snapshot is being taken or deleted.
-    pub(super) fn has_snapshot_under_way(&self) -> bool {
+    /// Whether a snapshot is being taken or deleted, of this volume or of several.
+    #[must_use]
+    pub fn has_snapshot_under_way(&self) -> bool {
         self.taking.is_some() || self.deleting.is_some() || self.group.is_some()
     }
 
