@@ -2,7 +2,8 @@
 
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=proto/trivet/v1/manager.proto");
-    // It may carry a key: `api/src/hidden.rs` shows the rest of it.
-    let config = tonic_prost_build::configure().skip_debug(["trivet.v1.AttachVolumeRequest"]);
+    // They may carry a key: `api/src/hidden.rs` shows the rest of them.
+    let hidden = ["trivet.v1.AttachVolumeRequest", "trivet.v1.RevertVolumeRequest"];
+    let config = tonic_prost_build::configure().skip_debug(hidden);
     config.compile_protos(&["proto/trivet/v1/manager.proto"], &["proto"])
 }

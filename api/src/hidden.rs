@@ -1,6 +1,6 @@
 //! Messages with secrets, as they are shown.
 
-use crate::v1::AttachVolumeRequest;
+use crate::v1::{AttachVolumeRequest, RevertVolumeRequest};
 use std::fmt;
 
 impl fmt::Debug for AttachVolumeRequest {
@@ -16,14 +16,30 @@ impl fmt::Debug for AttachVolumeRequest {
     }
 }
 
+impl fmt::Debug for RevertVolumeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { volume, snapshot, safety, dry_run, data_key } = self;
+        f.debug_struct("RevertVolumeRequest")
+            .field("volume", volume)
+            .field("snapshot", snapshot)
+            .field("safety", safety)
+            .field("dry_run", dry_run)
+            .field("has_data_key", &!data_key.is_empty())
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_key_is_not_shown() {
-        let request = AttachVolumeRequest { data_key: vec![0xab; 32], ..AttachVolumeRequest::default() };
-        let shown = format!("{request:?}");
-        assert!(shown.contains("has_data_key: true") && !shown.contains("171"), "{shown}");
+        let data_key = vec![0xab; 32];
+        let attach = AttachVolumeRequest { data_key: data_key.clone(), ..AttachVolumeRequest::default() };
+        let revert = RevertVolumeRequest { data_key, ..RevertVolumeRequest::default() };
+        for shown in [format!("{attach:?}"), format!("{revert:?}")] {
+            assert!(shown.contains("has_data_key: true") && !shown.contains("171"), "{shown}");
+        }
     }
 }

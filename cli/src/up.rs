@@ -226,9 +226,8 @@ fn engines_missing(cluster: &ClusterView) -> Vec<Missing> {
 }
 
 fn engine_missing(volume: &VolumeView) -> Option<Missing> {
-    let locked = volume.encryption.as_ref().is_some_and(|encryption| encryption.locked);
-    // It waits for a person.
-    let engine = volume.engine.as_ref().filter(|_| !volume.serving && !locked)?;
+    // One that is locked waits for a person.
+    let engine = volume.engine.as_ref().filter(|_| !volume.serving && !volume.is_locked())?;
     Some(Missing {
         name: format!("engine-{}", volume.name),
         reason: volume.trouble.clone(),

@@ -101,6 +101,13 @@ pub(crate) struct VolumeView {
     pub(crate) engine: Option<ProcessView>,
 }
 
+impl VolumeView {
+    /// Whether its engine waits for its key.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.encryption.as_ref().is_some_and(|encryption| encryption.locked)
+    }
+}
+
 /// What a clone was made of.
 #[derive(Clone, PartialEq, Eq, Serialize, Debug)]
 pub(crate) struct ParentView {
@@ -348,13 +355,17 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
     let encryption = record.key.map(|key| encryption(key, status.encryption.unwrap_or_default()));
     let locked = encryption.as_ref().is_some_and(|encryption| encryption.locked);
     let (state, trouble) = match &process {
-        Some(process) if reverting && attachment.is_none() => {
-            ("reverting".to_owned(), standing(process, &engine.state, &engine.reason).1)
-        }
         None => ("detached".to_owned(), String::new()),
         Some(_) if locked => {
-            let unlock = format!("trivet volume attach {}, with its key, unlocks it", record.name);
-            ("locked".to_owned(), format!("its engine waits for its key: {unlock}"))
+            let unlock = match &status.revert {
+                None => format!("trivet volume attach {}", record.name),
+                Some(revert) => format!("trivet snapshot revert {} {}", record.name, revert.to),
+            };
+            let trouble = format!("its engine waits for its key: {unlock}, with its key, unlocks it");
+            ("locked".to_owned(), trouble)
+        }
+        Some(process) if reverting && attachment.is_none() => {
+            ("reverting".to_owned(), standing(process, &engine.state, &engine.reason).1)
         }
         Some(process) => standing(process, &engine.state, &engine.reason),
     };

@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 /// `TRIVET_BLESS=1 cargo test --release -p trivet-cli --test command_line`.
 #[test]
 fn help_texts_are_as_reviewed() {
-    let commands: [&[&str]; 32] = [
+    let commands: [&[&str]; 35] = [
         &[],
         &["up"],
         &["down"],
@@ -60,7 +60,10 @@ fn help_texts_are_as_reviewed() {
         &["snapshot", "create"],
         &["snapshot", "list"],
         &["snapshot", "show"],
+        &["snapshot", "label"],
+        &["snapshot", "export"],
         &["snapshot", "diff"],
+        &["snapshot", "revert"],
         &["snapshot", "delete"],
         &["replica"],
         &["replica", "add"],

@@ -12,7 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use trivet_crypto::{BlockCipher, DataKey};
 use trivet_engine::{Engine, EngineOptions, IoError, IoReply, IoRequest, OpenError, OpenOptions, Volume};
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, BlockTag, Epoch, Generation, Stamp};
+use trivet_model::{
+    BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, BlockTag, Epoch, Generation, SnapshotId, SnapshotOrder,
+    SnapshotRecord, Stamp,
+};
 use trivet_wire::{BlockData, Decoder, Frame, Hello, Message, PROTOCOL_VERSION, Progress};
 
 const BLOCKS: u32 = 48;
@@ -298,4 +301,41 @@ fn parts_of_blocks_discards_and_members_that_come_back() {
     assert_eq!(Intruder::enter(&servers, 2, None).look(5).opened(5), Some(contents(5, 2)));
     drop(volume);
     assert_eq!(scrubbed(&servers, 1), (0, 0));
+}
+
+#[test]
+fn a_revert_opens_what_the_snapshot_shows_and_seals_it_anew() {
+    let (servers, _) = prepared();
+    // What the snapshot shows of it, the member that is asked first has forged.
+    tamper(&servers, &[0], |intruder| {
+        let there = intruder.look(3);
+        intruder.plant(3, &flipped(&there));
+    });
+    let volume = servers.open();
+    let id = SnapshotId::from_bytes([5; 16]);
+    let (name, cut, created, labels) = ("before".to_owned(), Stamp::ZERO, 0, Default::default());
+    let order = SnapshotOrder::Create(SnapshotRecord { id, name, cut, created, labels });
+    assert_eq!(volume.order_snapshot(order).wait(), Ok(IoReply::Done));
+    (0..u64::from(BLOCKS)).for_each(|block| write(&volume, block, 3));
+    let beyond = u64::from(BLOCKS) + 5;
+    write(&volume, beyond, 3);
+    drop(volume);
+
+    servers.revert_to(id);
+    let volume = servers.open();
+    for block in 0..u64::from(BLOCKS) {
+        assert_eq!(read(&volume, block).unwrap(), contents(block, 2), "block {block}");
+    }
+    assert_eq!(read(&volume, beyond).unwrap(), vec![0; BLOCK_SIZE], "the snapshot has a hole there");
+    assert_eq!(forged(&volume), 1);
+    let record = servers.record();
+    assert_eq!(record.reverting, None);
+    for member in 0..3 {
+        let mut intruder = Intruder::enter(&servers, member, None);
+        for block in 0..u64::from(BLOCKS) {
+            let stored = intruder.look(block);
+            assert_eq!(stored.opened(block), Some(contents(block, 2)), "block {block} of member {member}");
+            assert!(stored.stamp > record.snapshots[0].cut, "block {block} of member {member}");
+        }
+    }
 }

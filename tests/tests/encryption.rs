@@ -251,6 +251,84 @@ fn a_clone_reads_on_under_its_parents_key_and_writes_under_its_own() {
     }
 }
 
+#[test]
+fn a_revert_takes_the_key_and_waits_for_it_where_it_was_lost() {
+    let secret = Encrypted::new();
+    let (cluster, key, other) = (&secret.cluster, secret.file("key"), secret.file("other"));
+    let does = |arguments: &[&str]| drop(cluster.trivet(arguments).succeeded());
+    let refuses = |arguments: &[&str], words: &[&str]| drop(cluster.trivet(arguments).failed_saying(words));
+    let overwrite = |volume: &str| {
+        let mut client = cluster.connect_to(volume);
+        client.write(0, &vec![0xd1; secret.data.len()]).expect("a write");
+        client.flush().expect("a flush");
+    };
+    let _attached = secret.attach("key").succeeded();
+    secret.fill();
+    does(&["snapshot", "create", "secret", "before"]);
+    overwrite("secret");
+    does(&["volume", "detach", "secret"]);
+
+    let revert = ["snapshot", "revert", "secret", "before", "--yes", "--safety-snapshot", "kept"];
+    does(&["snapshot", "revert", "secret", "before", "--dry-run"]);
+    refuses(&revert, &["is encrypted, and its key was not given", "--key-file"]);
+    let (right, wrong) = (with_key(&revert, &key), with_key(&revert, &other));
+    refuses(&wrong, &["not the key"]);
+    assert_eq!(secret.volume()["state"], "detached");
+
+    // Everybody who has the key dies before anything can be done.
+    let replicas = cluster.processes_of(Role::Replica);
+    process::pause(&replicas[1..], true);
+    let mut ordered = trivet();
+    ordered.args(&right).env("TRIVET_DIR", cluster.directory());
+    let mut ordered = ordered.spawn().expect("trivet runs");
+    patience::wait_for("the revert to begin", patience::SOON, || {
+        secret.volume()["revert"].is_object().then_some(())
+    });
+    process::pause(&replicas, true);
+    let engine = patience::wait_for("its engine", patience::SOON, || {
+        cluster.processes_of(Role::Engine).into_iter().find(|engine| engine.names(Path::new("secret")))
+    });
+    process::kill_hard(&cluster.processes_of(Role::Manager));
+    process::kill_hard(&[engine]);
+    process::pause(&replicas, false);
+    ordered.wait().expect("it ends");
+    cluster.up();
+    patience::wait_for("the volume to be locked", 3 * patience::SOON, || {
+        (secret.volume()["state"] == "locked").then_some(())
+    });
+    let shown = secret.volume();
+    let says = |word: &str| shown["trouble"].as_str().is_some_and(|why| why.contains(word));
+    assert!(says("trivet snapshot revert secret before, with its key"), "{shown}");
+    let _reverting = secret.attach("key").failed_saying(&["is being reverted to its snapshot 'before'"]);
+    refuses(&revert, &["key was not given"]);
+    refuses(&wrong, &["not the key"]);
+    does(&right);
+    assert_eq!(secret.volume()["state"], "detached");
+    // The key went when it was done.
+    let _locked = cluster.trivet(&["volume", "attach", "secret"]).failed_saying(&["encrypted"]);
+    let _attached = secret.attach("key").succeeded();
+    secret.assert_right();
+    let export = cluster.trivet_json(&["snapshot", "export", "secret", "kept"]);
+    let mut kept = NbdClient::connect(export["uri"].as_str().expect("a URI")).expect("it is served");
+    let length = u32::try_from(secret.data.len()).expect("small");
+    assert!(kept.read(0, length).expect("a read").iter().all(|byte| *byte == 0xd1));
+
+    // Of a clone, to what it has of its parent: that is sealed under the parent's key.
+    does(&["volume", "clone", "secret@before", "copy", "--attach", "--key-file", &key]);
+    does(&["snapshot", "create", "copy", "begun"]);
+    overwrite("copy");
+    does(&["volume", "detach", "copy"]);
+    does(&["snapshot", "revert", "copy", "begun", "--yes", "--key-file", &key]);
+    does(&["volume", "attach", "copy", "--key-file", &key]);
+    assert!(read(cluster, "copy", secret.data.len()) == secret.data);
+    cluster.down();
+    trivet_tests::replica::assert_pools_sound(cluster);
+}
+
+fn with_key<'a>(command: &[&'a str], key: &'a str) -> Vec<&'a str> {
+    [command, &["--key-file", key]].concat()
+}
+
 fn read(cluster: &Cluster, volume: &str, length: usize) -> Vec<u8> {
     cluster.connect_to(volume).read(0, u32::try_from(length).expect("small")).expect("a read")
 }

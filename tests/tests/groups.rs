@@ -92,11 +92,14 @@ fn a_snapshot_of_several_volumes_is_of_one_moment() {
     drop(cluster.trivet(&twice).failed_saying(&["'disk0' is named twice"]));
 }
 
-/// A program that stands in for `fsfreeze`, and writes down what it is told.
+/// A program that stands in for `fsfreeze`, and writes down what it is told. It cannot freeze `/none`, and not
+/// thaw `/stuck`.
 fn put_fsfreeze(folder: &std::path::Path, log: &std::path::Path) {
     std::fs::create_dir_all(folder).expect("a folder");
     let program = folder.join("fsfreeze");
-    std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> '{}'\n", log.display())).expect("a file");
+    let refuses = "case \"$*\" in '--freeze /none' | '--unfreeze /stuck') exit 1 ;; esac";
+    let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\n{refuses}\n", log.display());
+    std::fs::write(&program, script).expect("a file");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
 }
 
@@ -116,7 +119,7 @@ fn what_is_frozen_is_thawed_whatever_happens() {
     let note = |word: &str| format!("echo {word} >> '{}'", log.display());
     let hooks = ["--pre", &note("pre"), "--post", &note("post"), "--freeze", "/a", "--freeze", "/b"];
     let run = |more: &[&str]| trivet(&[&["snapshot", "create", "disk0"][..], more, &hooks[..]].concat());
-    let in_order = ["pre", "--freeze /a", "--freeze /b", "--unfreeze /a", "--unfreeze /b", "post"];
+    let in_order = ["pre", "--freeze /a", "--freeze /b", "--unfreeze /b", "--unfreeze /a", "post"];
 
     assert!(run(&["one"]).status().expect("it runs").success());
     assert_eq!(said(), in_order);
@@ -128,8 +131,21 @@ fn what_is_frozen_is_thawed_whatever_happens() {
     let failing = ["--pre", "false", "--post", &note("post"), "--freeze", "/a"];
     let failed = trivet(&[&["snapshot", "create", "disk0", "two"][..], &failing[..]].concat()).output();
     assert!(!failed.expect("it runs").status.success());
-    assert_eq!(said(), ["--unfreeze /a", "post"], "nothing is frozen");
+    assert_eq!(said(), ["post"], "nothing was frozen, and nothing is thawed");
+    std::fs::remove_file(&log).expect("it is there");
+    let refusing = ["snapshot", "create", "disk0", "two", "--freeze", "/a", "--freeze", "/none"];
+    let failed = trivet(&refusing).output().expect("it runs");
+    let words = String::from_utf8_lossy(&failed.stderr);
+    assert!(!failed.status.success() && words.contains("--freeze failed"), "{words}");
+    assert_eq!(said(), ["--freeze /a", "--freeze /none", "--unfreeze /a"], "only what was frozen is thawed");
     assert_eq!(names(&cluster, "disk0"), ["one"]);
+    // What cannot be thawed is said with the way out, and so is that the snapshot is there.
+    let stuck =
+        trivet(&["snapshot", "create", "disk0", "two", "--freeze", "/stuck"]).output().expect("it runs");
+    let words = String::from_utf8_lossy(&stuck.stderr);
+    assert!(!stuck.status.success() && words.contains("fsfreeze --unfreeze PATH"), "{words}");
+    assert!(String::from_utf8_lossy(&stuck.stdout).contains("disk0@two is taken"), "{stuck:?}");
+    assert_eq!(names(&cluster, "disk0"), ["one", "two"]);
 
     // Killed while it waits for a snapshot that nobody takes now.
     std::fs::remove_file(&log).expect("it is there");

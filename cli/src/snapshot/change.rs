@@ -48,7 +48,6 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
         let snapshot = view::volume(volume)?.snapshots.into_iter().find(|found| found.name == name);
         found.push(snapshot.ok_or_else(gone)?);
     }
-    thawed?;
     match (arguments.output.output, &found[..]) {
         (Format::Json, [one]) if arguments.volumes.is_empty() => json(one),
         (Format::Json, snapshots) => json(&Taken { snapshots, held_microseconds: held.unwrap_or(0) }),
@@ -60,7 +59,8 @@ pub(super) async fn create(arguments: &CreateArgs) -> Result<(), Failure> {
             say(&format!("{} {are} taken{}", names.join(", "), held.unwrap_or_default()));
         }
     }
-    Ok(())
+    // Said last: the snapshot is there all the same.
+    thawed
 }
 
 /// Of `VOLUME [SNAPSHOT]`, or `--volume VOLUME... [SNAPSHOT]`.

@@ -1,28 +1,43 @@
 //! Having file systems frozen, and programs told, while a snapshot is taken; and made to go on in any case.
 //!
-//! A guard of its own, which Ctrl-C does not reach, holds a pipe from this process. When the pipe ends, by
-//! the word of this process or because it is gone, or when that takes too long, the guard thaws what was to
-//! be frozen and runs what was to be run afterwards. There is no other way in which these happen.
+//! A guard of its own, which Ctrl-C does not reach, freezes the file systems when this process says so, and
+//! holds a pipe from it. When the pipe ends, by the word of this process or because it is gone, or when that
+//! takes too long, the guard thaws what it has frozen, nothing else, and runs what is to be run afterwards.
+//! There is no other way in which these happen.
 
-use super::{CreateArgs, ThawArgs};
+use super::{CreateArgs, GuardArgs};
 use crate::failure::{Exit, Failure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// For how long file systems are frozen at most: whoever writes to one stands still meanwhile.
 const FROZEN_MAX: Duration = Duration::from_secs(30);
-/// What the guard says when it is there, and when it has not been told to end in time.
+
+/// What the guard is told: to freeze.
+const FREEZE: &str = "freeze";
+/// What the guard says: that it is there, that all are frozen, that one is not (and why), and that it has not
+/// been told to end in time.
 const READY: &str = "ready";
+const FROZEN: &str = "frozen";
+const REFUSED: &str = "refused: ";
 const LATE: &str = "late";
 
 /// What has been made to stand still.
 #[derive(Debug)]
 pub(super) struct Frozen {
-    guard: Option<Child>,
+    guard: Option<Guard>,
+}
+
+/// The process that makes all go on, as it is seen from this one.
+#[derive(Debug)]
+struct Guard {
+    process: Child,
+    says: BufReader<ChildStdout>,
 }
 
 impl Frozen {
@@ -32,15 +47,14 @@ impl Frozen {
         if freeze.is_empty() && pre.is_none() && post.is_none() {
             return Ok(Self { guard: None });
         }
-        let mut frozen = Self { guard: Some(start_guard(freeze, post.as_deref())?) };
+        let mut guard = Guard::start(freeze, post.as_deref())?;
         let begun = pre.as_ref().map_or(Ok(()), |pre| run("--pre", shell(pre)));
-        let begun = begun
-            .and_then(|()| freeze.iter().try_for_each(|path| run("--freeze", fsfreeze("--freeze", path))));
+        let begun = begun.and_then(|()| if freeze.is_empty() { Ok(()) } else { guard.freeze() });
         match begun {
-            Ok(()) => Ok(frozen),
+            Ok(()) => Ok(Self { guard: Some(guard) }),
             Err(failure) => {
                 // What went wrong first is what counts.
-                drop(frozen.end());
+                drop(guard.end());
                 Err(failure)
             }
         }
@@ -48,23 +62,7 @@ impl Frozen {
 
     /// Thaws, and runs what is to be run afterwards.
     pub(super) fn end(&mut self) -> Result<(), Failure> {
-        let Some(mut guard) = self.guard.take() else { return Ok(()) };
-        drop(guard.stdin.take());
-        let mut said = String::new();
-        if let Some(stdout) = &mut guard.stdout
-            && let Err(error) = stdout.read_to_string(&mut said)
-        {
-            said = error.to_string();
-        }
-        let status = guard.wait().map_err(|error| failed("--freeze", &error.to_string()))?;
-        if said.contains(LATE) {
-            return Err(Failure::new(
-                format!("file systems were frozen for {} s, and then made to go on", FROZEN_MAX.as_secs()),
-                "the snapshot has not been taken in time: if there is one, it is as after a loss of power",
-                "look for it: trivet snapshot list; delete it, and try again when the cluster is well",
-            ));
-        }
-        ended("what comes after the snapshot", status)
+        self.guard.take().map_or(Ok(()), Guard::end)
     }
 }
 
@@ -76,40 +74,104 @@ impl Drop for Frozen {
     }
 }
 
-fn start_guard(freeze: &[PathBuf], post: Option<&str>) -> Result<Child, Failure> {
-    let failed = |error: std::io::Error| failed("the guard that thaws", &error.to_string());
-    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command.args(["snapshot", "thaw"]).args(freeze);
-    command.args(post.iter().flat_map(|post| ["--post", post]));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
-    let mut guard = command.spawn().map_err(failed)?;
-    let mut line = String::new();
-    if let Some(stdout) = guard.stdout.take() {
-        let mut reader = BufReader::new(stdout);
-        reader.read_line(&mut line).map_err(failed)?;
-        guard.stdout = Some(reader.into_inner());
+impl Guard {
+    fn start(freeze: &[PathBuf], post: Option<&str>) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| failed("the guard that thaws", &error.to_string());
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command.args(["snapshot", "guard"]).args(freeze);
+        command.args(post.iter().flat_map(|post| ["--post", post]));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut process = command.spawn().map_err(failed)?;
+        let broken = || failed(std::io::ErrorKind::BrokenPipe.into());
+        let says = BufReader::new(process.stdout.take().ok_or_else(broken)?);
+        let mut guard = Self { process, says };
+        if guard.listen().map_err(failed)? == READY { Ok(guard) } else { Err(broken()) }
     }
-    if line.trim_end() == READY { Ok(guard) } else { Err(failed(std::io::ErrorKind::BrokenPipe.into())) }
+
+    /// Its next word; none when it has ended.
+    fn listen(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        self.says.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn freeze(&mut self) -> Result<(), Failure> {
+        let asked = self.process.stdin.as_mut().map_or(Ok(()), |stdin| writeln!(stdin, "{FREEZE}"));
+        let said = asked.and_then(|()| self.listen());
+        match said.map_err(|error| failed("--freeze", &error.to_string()))?.as_str() {
+            FROZEN => Ok(()),
+            said => Err(failed("--freeze", said.strip_prefix(REFUSED).unwrap_or("the guard has ended"))),
+        }
+    }
+
+    /// Ends it: it thaws, and runs what is to be run afterwards.
+    fn end(mut self) -> Result<(), Failure> {
+        drop(self.process.stdin.take());
+        let mut said = String::new();
+        if let Err(error) = self.says.read_to_string(&mut said) {
+            said = error.to_string();
+        }
+        let status = self.process.wait().map_err(|error| failed("--freeze", &error.to_string()))?;
+        if said.contains(LATE) {
+            return Err(Failure::new(
+                format!("file systems were frozen for {} s, and then made to go on", FROZEN_MAX.as_secs()),
+                "the snapshot has not been taken in time: if there is one, it is as after a loss of power",
+                "look for it: trivet snapshot list; delete it, and try again when the cluster is well",
+            ));
+        }
+        ended("what comes after the snapshot", status)
+    }
 }
 
-/// The guard: waits for the end of its input, though not for ever, and has all go on.
-pub(super) fn guard(arguments: &ThawArgs) -> Result<(), Failure> {
+/// The guard: freezes when it is told to, waits for the end of its input, though not for ever, and has all go
+/// on.
+pub(super) fn guard(arguments: &GuardArgs) -> Result<(), Failure> {
     tell(READY);
-    let (ended, wait) = mpsc::channel();
+    let (said, words) = mpsc::channel();
     std::thread::spawn(move || {
-        let read = std::io::stdin().lock().read_to_end(&mut Vec::new());
         // Whether by an end or an error, nobody says anything more.
-        if ended.send(read.is_ok()).is_err() {
-            tracing::debug!("the guard has not waited");
-        }
+        let mut lines = std::io::stdin().lines().map_while(Result::ok);
+        while lines.next().is_some_and(|line| said.send(line).is_ok()) {}
     });
-    if wait.recv_timeout(FROZEN_MAX).is_err() {
-        tell(LATE);
+    let mut frozen: &[PathBuf] = &[];
+    // Until it is told to freeze it waits for ever: what is run before takes as long as it takes.
+    let mut patience = Duration::MAX;
+    loop {
+        match words.recv_timeout(patience) {
+            Ok(word) if word == FREEZE => {
+                let began = Instant::now();
+                let (done, refused) = freeze(&arguments.paths);
+                frozen = done;
+                tell(&refused.map_or_else(|| FROZEN.to_owned(), |why| format!("{REFUSED}{why}")));
+                patience = FROZEN_MAX.saturating_sub(began.elapsed());
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                tell(LATE);
+                break;
+            }
+        }
     }
-    let thawed: Vec<Result<(), Failure>> =
-        arguments.paths.iter().map(|path| run("thawing", fsfreeze("--unfreeze", path))).collect();
+    let thaw = |path: &PathBuf| run("thawing", fsfreeze("--unfreeze", path));
+    let thawed: Vec<Result<(), Failure>> = frozen.iter().rev().map(thaw).collect();
     let after = arguments.post.as_ref().map_or(Ok(()), |post| run("--post", shell(post)));
     thawed.into_iter().collect::<Result<(), Failure>>().and(after)
+}
+
+/// Freezes one after the other, until one cannot be: those that are frozen now, and why not all.
+fn freeze(paths: &[PathBuf]) -> (&[PathBuf], Option<String>) {
+    for (at, path) in paths.iter().enumerate() {
+        let mut command = fsfreeze("--freeze", path);
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let why = match status {
+            Ok(status) if status.success() => continue,
+            Ok(status) => format!("{command:?} ended with {status}"),
+            Err(error) => format!("{command:?}: {error}"),
+        };
+        return (&paths[..at], Some(why));
+    }
+    (paths, None)
 }
 
 /// To whoever started the guard, who may be gone.

@@ -10,6 +10,7 @@ mod size;
 
 use crate::args::{Output, Place};
 use crate::failure::Failure;
+use crate::volume::key::KeyArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -30,9 +31,9 @@ enum SnapshotCommand {
 With --volume, any number of times, it takes one of all these volumes at one moment, of all or
 of none: trivet snapshot create --volume data --volume journal before-upgrade")]
     Create(CreateArgs),
-    /// Thaw file systems when standard input ends
+    /// Freeze file systems when told to, and thaw them when standard input ends
     #[command(hide = true)]
-    Thaw(ThawArgs),
+    Guard(GuardArgs),
     /// List the snapshots of a volume, or of all
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -51,7 +52,8 @@ of none: trivet snapshot create --volume data --volume journal before-upgrade")]
 Writes back what has changed since the snapshot. What the volume is before is kept as a
 snapshot, unless you say otherwise. Nobody can use the volume until it is done; it goes on
 after a crash of anything, and Ctrl-C only ends the waiting. Reverting to another snapshot
-meanwhile takes the place of the first.")]
+meanwhile takes the place of the first. An encrypted volume needs its key, as for attaching it;
+where that was lost on the way, the same command with the key goes on.")]
     Revert(RevertArgs),
     /// Delete a snapshot; what it alone keeps is freed in the background
     Delete(DeleteArgs),
@@ -85,7 +87,7 @@ struct CreateArgs {
 }
 
 #[derive(Args, Debug)]
-struct ThawArgs {
+struct GuardArgs {
     /// The mounted file systems
     paths: Vec<PathBuf>,
     /// Run this afterwards
@@ -184,6 +186,8 @@ struct RevertArgs {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
     place: Place,
     #[command(flatten)]
     output: Output,
@@ -217,7 +221,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub(crate) async fn run(arguments: &SnapshotArgs) -> Result<(), Failure> {
     match &arguments.command {
         SnapshotCommand::Create(arguments) => change::create(arguments).await,
-        SnapshotCommand::Thaw(arguments) => freeze::guard(arguments),
+        SnapshotCommand::Guard(arguments) => freeze::guard(arguments),
         SnapshotCommand::List(arguments) => show::list(arguments).await,
         SnapshotCommand::Show(arguments) => show::show(arguments).await,
         SnapshotCommand::Label(arguments) => change::label(arguments).await,

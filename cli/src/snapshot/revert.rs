@@ -11,6 +11,7 @@ use crate::output::{json, say};
 use crate::progress::Run;
 use crate::scrub_view::ago;
 use crate::view::{self, VolumeView};
+use crate::volume::key::key_for;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -28,13 +29,15 @@ pub(super) async fn run(arguments: &RevertArgs) -> Result<(), Failure> {
         (Some(safety), false) => safety.clone(),
         (None, false) => format!("before-revert-{}", utc_name(unix_seconds())),
     };
-    let revert = async |dry_run| {
+    let revert = async |dry_run, data_key: Vec<u8>| {
         let (volume, snapshot, safety) = (volume.clone(), name.clone(), safety.clone());
-        let request = v1::RevertVolumeRequest { volume, snapshot, safety, dry_run };
+        let request = v1::RevertVolumeRequest { volume, snapshot, safety, dry_run, data_key };
         client.revert_volume(request).await.map_err(|error| explain::api(&dir, &what, &error))
     };
     // First dry in any case: what cannot be reverted is not asked about.
-    let before = view::volume(revert(true).await?)?;
+    let before = view::volume(revert(true, Vec::new()).await?)?;
+    let needs_key = !arguments.dry_run && (before.revert.is_none() || before.is_locked());
+    let key = key_for(&client, &dir, volume, &what, (&arguments.key, needs_key)).await?;
     let changes = super::diff::changes(&client, &dir, volume, name, None).await?;
     let bytes =
         |holds| changes.iter().filter(|change| change.holds == holds).map(|change| change.length).sum();
@@ -56,7 +59,8 @@ pub(super) async fn run(arguments: &RevertArgs) -> Result<(), Failure> {
         return Ok(());
     }
     confirm(&format!("This reverts {effect}."), arguments.yes || before.revert.is_some())?;
-    revert(false).await?;
+    let data_key = key.map(|key| key.expose().to_vec()).unwrap_or_default();
+    revert(false, data_key).await?;
     let waiting = wait(&client, &dir, volume, written + discarded);
     let after = tokio::select! {
         after = waiting => after?,
@@ -84,6 +88,11 @@ async fn wait(client: &Client, dir: &Path, name: &str, total: u64) -> Result<Vol
         })?;
         let volume = view::volume(found)?;
         let Some(revert) = &volume.revert else { return Ok(volume) };
+        if volume.is_locked() {
+            let next = format!("give it: {}", command(dir, &format!("snapshot revert {name} {}", revert.to)));
+            let what = format!("'{name}' is not reverted yet");
+            return Err(Failure::new(what, "its engine waits for its key", next).exit(Exit::Conflict));
+        }
         progress.tell_bytes(revert.changed_bytes.min(total), began.elapsed());
         if let Some(engine) = volume.engine.as_ref().filter(|engine| engine.restarts >= 5 && !volume.serving)
         {

@@ -175,7 +175,7 @@ pub(crate) async fn unlock(
 }
 
 /// The data key of a volume: if one was given for it, and where it is needed, what is encrypted needs one.
-pub(super) async fn key_for(
+pub(crate) async fn key_for(
     client: &Client,
     dir: &Path,
     name: &str,

@@ -11,7 +11,8 @@ use trivet_crypto::DataKey;
 use trivet_engine::admin::Admin;
 use trivet_engine::{MemoryAuthority, OpenOptions, Volume};
 use trivet_model::{
-    Authority, Epoch, Generation, Member, MemberState, PoolId, VolumeId, VolumeRecord, VolumeSettings,
+    Authority, Epoch, Generation, Member, MemberState, PoolId, Reverting, SnapshotId, VolumeId, VolumeRecord,
+    VolumeSettings,
 };
 use trivet_replica::pool::PoolOptions;
 use trivet_replica::server::{ServerError, ServerOptions, StopHandle, run};
@@ -108,6 +109,12 @@ impl Servers {
     /// As somebody else would.
     pub(crate) fn set(&self, settings: VolumeSettings) {
         self.authority.insert(VolumeRecord { settings, ..self.record() });
+    }
+
+    /// Somebody has it reverted by whoever opens it next.
+    pub(crate) fn revert_to(&self, to: SnapshotId) {
+        let reverting = Some(Reverting { to, safety: None, position: 0, changed: 0 });
+        self.authority.insert(VolumeRecord { reverting, ..self.record() });
     }
 
     pub(crate) fn address(&self, index: usize) -> SocketAddr {

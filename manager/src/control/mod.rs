@@ -263,7 +263,7 @@ impl Control {
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
             Change::Unexport(request) => self.unexport_snapshot(&request).await,
-            Change::Revert(request) => self.revert_volume(&request).await,
+            Change::Revert(request) => self.revert_volume(request).await,
             Change::Label(request) => self.label_snapshot(&request),
             Change::Salvage(request) => self.salvage_volume(&request).await,
             Change::Scrub(request) => self.scrub_volume(&request).await,

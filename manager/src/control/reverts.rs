@@ -2,7 +2,8 @@
 //!
 //! The record says that a volume is being reverted; its engine does it, before it serves anything, however
 //! often it begins anew (`engine/src/volume/revert.rs`). For a volume that is being reverted an engine runs
-//! without front ends; it ends when the record says that it is done.
+//! without front ends; it ends when the record says that it is done. Of an encrypted volume it needs the key:
+//! that comes with the order, is here until it is done, and can be given again when the manager has lost it.
 
 use super::processes::engine_name;
 use super::volumes::{attachment, find, random_id};
@@ -15,18 +16,34 @@ use trivet_model::record::is_volume_name;
 use trivet_model::{Reverting, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord};
 
 impl Control {
-    pub(super) async fn revert_volume(&self, request: &v1::RevertVolumeRequest) -> Result<u32, Refusal> {
+    pub(super) async fn revert_volume(&self, mut request: v1::RevertVolumeRequest) -> Result<u32, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
-        let safety = safety(request)?;
+        let key = Self::key_of(&record, &mut request.data_key)?;
+        let safety = safety(&request)?;
         let mut wanted = record.clone();
-        self.order_revert(&mut wanted, request, safety.clone())?;
-        if request.dry_run || wanted == record {
+        self.order_revert(&mut wanted, &request, safety.clone())?;
+        if request.dry_run {
             return Ok(0);
         }
-        self.change_record(record.id, |record| {
-            self.order_revert(record, request, safety.clone())?;
+        // One that is being reverted may go on without: its engine may have its key already.
+        if record.reverting.is_none() && record.key.is_some() && key.is_none() {
+            return Err(Refusal::Locked(record.name));
+        }
+        if let Some(key) = key {
+            self.keep_key(record.id, key)?;
+        }
+        if wanted == record {
+            self.hand_over_keys().await?;
+            return Ok(0);
+        }
+        let ordered = self.change_record(record.id, |record| {
+            self.order_revert(record, &request, safety.clone())?;
             Ok(Vec::new())
-        })?;
+        });
+        if ordered.is_err() && record.reverting.is_none() {
+            self.forget_key(record.id);
+        }
+        ordered?;
         tracing::info!(volume = %record.name, snapshot = %request.snapshot, "to be reverted");
         self.apply_processes().await?;
         Ok(1)
@@ -75,6 +92,7 @@ impl Control {
             tracing::info!(volume = %name, "reverted");
             if attachment(self.store.as_ref(), volume)?.is_none() {
                 self.end_detached_engine(&name).await?;
+                self.forget_key(volume);
             }
         }
         Ok(())

@@ -76,6 +76,7 @@ fn volume(index: usize) -> VolumeRecord {
         is_image: false,
         settings: VolumeSettings::default(),
         copies: 0,
+        key: None,
         reverting: None,
     }
 }

@@ -36,8 +36,8 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Reverting, Sharing,
-        SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
+        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Reverting,
+        Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
     };
 
     #[test]
