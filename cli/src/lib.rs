@@ -21,6 +21,7 @@ mod role;
 mod scrub_view;
 mod settings_view;
 mod snapshot;
+mod snapshot_view;
 mod status;
 mod up;
 mod view;

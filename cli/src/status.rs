@@ -4,7 +4,8 @@ use crate::args::{Format, Output, Place};
 use crate::explain;
 use crate::failure::Failure;
 use crate::output::{json, say, table};
-use crate::view::{self, ClusterView, ExportView, ProcessView, SnapshotView, VolumeView, copies, size};
+use crate::snapshot_view::{ExportView, SnapshotView};
+use crate::view::{self, ClusterView, ProcessView, VolumeView, copies, size};
 use clap::Args;
 use trivet_api::v1;
 

@@ -4,14 +4,14 @@ use crate::failure::Failure;
 use crate::revert_view::RevertView;
 use crate::scrub_view::ScrubView;
 use crate::settings_view::SettingsView;
+use crate::snapshot_view::SnapshotView;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::Path;
 use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_keys::WrappedKey;
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, KeyId, Member, MemberState, Sharing, SnapshotRecord, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, KeyId, Member, MemberState, Sharing, Stamp};
 use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
@@ -176,35 +176,6 @@ pub(crate) struct MemberView {
     pub(crate) stamps: Stamps,
 }
 
-#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
-pub(crate) struct SnapshotView {
-    pub(crate) volume: String,
-    pub(crate) name: String,
-    pub(crate) id: String,
-    /// In seconds since 1970.
-    pub(crate) created: u64,
-    /// It shows what was written up to this stamp.
-    pub(crate) stamp: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    /// What deleting it would free on each copy, where that was asked.
-    pub(crate) freed_bytes: Option<u64>,
-    /// While it is served beside its volume.
-    pub(crate) export: Option<ExportView>,
-}
-
-#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
-pub(crate) struct ExportView {
-    pub(crate) uri: String,
-    pub(crate) tcp_uri: Option<String>,
-    /// The engine's own word, or its process's, as of a volume.
-    pub(crate) state: String,
-    /// Why it is not simply open; empty when it is.
-    pub(crate) trouble: String,
-    pub(crate) serving: bool,
-    pub(crate) connections: u32,
-    pub(crate) engine: ProcessView,
-}
-
 /// Stamps as they compare.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamps {
@@ -321,7 +292,7 @@ fn replica(status: v1::ReplicaStatus) -> Result<ReplicaView, MalformedRecord> {
     })
 }
 
-fn process(status: v1::ProcessStatus) -> ProcessView {
+pub(crate) fn process(status: v1::ProcessStatus) -> ProcessView {
     use v1::process_status::State;
     let state = match status.state() {
         State::Unspecified | State::Starting => "starting",
@@ -404,7 +375,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         snapshots: record
             .snapshots
             .iter()
-            .map(|taken| snapshot(&record.name, taken, &status.exports))
+            .map(|taken| SnapshotView::new(&record.name, taken, &status.exports))
             .collect(),
         image: record.is_image,
         parent,
@@ -423,7 +394,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
 }
 
 /// What is said of an engine, and why it is not simply open: in its own words, or by its process.
-fn standing(process: &ProcessView, state: &str, reason: &str) -> (String, String) {
+pub(crate) fn standing(process: &ProcessView, state: &str, reason: &str) -> (String, String) {
     if !state.is_empty() {
         return (state.to_owned(), reason.to_owned());
     }
@@ -433,36 +404,6 @@ fn standing(process: &ProcessView, state: &str, reason: &str) -> (String, String
         |failure| format!("its engine died: {failure}"),
     );
     (process.state.to_owned(), trouble)
-}
-
-fn export(name: &str, found: &v1::SnapshotExport) -> ExportView {
-    let attachment = found.attachment.clone().unwrap_or_default();
-    let engine = found.engine.clone().unwrap_or_default();
-    let process = process(engine.process.unwrap_or_default());
-    let (state, trouble) = standing(&process, &engine.state, &engine.reason);
-    ExportView {
-        uri: unix_uri(name, Path::new(&attachment.socket)),
-        tcp_uri: (!attachment.listen.is_empty()).then(|| format!("nbd://{}/{name}", attachment.listen)),
-        state,
-        trouble,
-        serving: engine.serving,
-        connections: engine.connections,
-        engine: process,
-    }
-}
-
-fn snapshot(volume: &str, taken: &SnapshotRecord, exports: &[v1::SnapshotExport]) -> SnapshotView {
-    let found = exports.iter().find(|export| export.snapshot == taken.name);
-    SnapshotView {
-        export: found.map(|found| export(&format!("{volume}@{}", taken.name), found)),
-        volume: volume.to_owned(),
-        name: taken.name.clone(),
-        id: taken.id.to_string(),
-        created: taken.created,
-        stamp: taken.cut.to_string(),
-        labels: taken.labels.clone(),
-        freed_bytes: None,
-    }
 }
 
 fn member(

@@ -3,8 +3,9 @@
 use crate::cluster::client;
 use crate::explain;
 use crate::failure::Failure;
+use crate::snapshot_view::ExportView;
 use crate::up::{wait_for_engine, wait_for_export};
-use crate::view::{self, ExportView, VolumeView};
+use crate::view::{self, VolumeView};
 use crate::volume::key::{KeyArgs, unlock};
 use std::path::PathBuf;
 use trivet_api::{ApiError, Client, FailureKind, Layout, v1};

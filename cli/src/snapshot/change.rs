@@ -9,7 +9,8 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::{json, say};
 use crate::scrub_view::ago;
-use crate::view::{self, SnapshotView};
+use crate::snapshot_view::SnapshotView;
+use crate::view;
 use serde::Serialize;
 use trivet_api::v1;
 

@@ -9,7 +9,8 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::{json, say, table};
 use crate::scrub_view::ago;
-use crate::view::{self, SnapshotView, VolumeView, size};
+use crate::snapshot_view::SnapshotView;
+use crate::view::{self, VolumeView, size};
 use std::path::Path;
 use trivet_api::{Client, v1};
 

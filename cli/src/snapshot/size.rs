@@ -3,7 +3,7 @@
 
 use super::diff::{Extent, changes};
 use crate::failure::Failure;
-use crate::view::SnapshotView;
+use crate::snapshot_view::SnapshotView;
 use std::path::Path;
 use trivet_api::Client;
 

@@ -10,7 +10,8 @@
 //! - one whose promotion is on its way to the record is required until the record is known.
 
 use super::control::Purpose;
-use super::member::{MEMBERS_MAX, MemberLink, MemberState, Role};
+use super::member::{MemberLink, MemberState, Role};
+use super::member_set::MEMBERS_MAX;
 use super::planted::PlantedFault as Planted;
 use super::{Action, MemberFault, MemberIndex, MemberSet, VolumeCore, VolumeState};
 use std::time::Duration;

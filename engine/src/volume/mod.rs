@@ -22,9 +22,11 @@ mod closing;
 mod control;
 mod flush;
 mod group;
+mod grow;
 mod lease;
 mod log;
 mod member;
+mod member_set;
 mod membership;
 mod mend;
 mod opening;
@@ -52,7 +54,8 @@ mod throttle;
 mod view;
 mod write;
 
-pub use member::{MemberFault, MemberIndex, MemberSet};
+pub use member::MemberFault;
+pub use member_set::{MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]
 pub use planted::PlantedFault;
 pub use revert::RevertStatus;
@@ -201,7 +204,7 @@ pub struct VolumeCore {
     repairs: repair::Repairs,
     mending: mend::Mending,
     scrub: Option<scrub::Scrub>,
-    growing: Option<control::Growing>,
+    growing: Option<grow::Growing>,
     taking: Option<snapshots::Taking>,
     deleting: Option<snapshots::Deleting>,
     group: Option<group::Group>,

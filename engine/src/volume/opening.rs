@@ -5,7 +5,8 @@
 //! write or serve a read.
 
 use super::control::{Purpose, REFRESH};
-use super::member::{Control, MEMBERS_MAX, MemberLink, MemberState, Role};
+use super::member::{Control, MemberLink, MemberState, Role};
+use super::member_set::MEMBERS_MAX;
 use super::planted::PlantedFault as Planted;
 use super::seal::Ciphers;
 use super::state::Failure;
