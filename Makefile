@@ -39,8 +39,8 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench resync-bench snapshot-bench clone-bench encryption-bench soak faults memory fuzz fuzz-replay sim sim-long \
-	sim-planted protocol-model
+	doc bench resync-bench snapshot-bench group-bench clone-bench encryption-bench soak faults memory fuzz fuzz-replay \
+	sim sim-long sim-planted protocol-model
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ resync-bench: build ## measure how fast members come back, and keep the tables i
 
 snapshot-bench: build ## measure what snapshots cost, and keep the table in docs/performance.md
 	$(TARGET)/release/xtask snapshots --write docs/performance.md $(BENCH)
+
+group-bench: build ## measure for how long snapshots of several volumes hold writes, and keep the table in docs/performance.md
+	$(TARGET)/release/xtask groups --write docs/performance.md $(BENCH)
 
 clone-bench: build ## measure what clones cost, and keep the table in docs/performance.md (BENCH="--written 512" for less)
 	$(TARGET)/release/xtask clones --write docs/performance.md $(BENCH)

@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use trivet_tests::{Cluster, NbdClient, Role, patience, process};
+use trivet_tests::blockdev::{self, FuseFile, LoopDevice, Mount};
+use trivet_tests::command::must;
+use trivet_tests::{Cluster, NbdClient, Role, did_not_run, needs_programs, patience, process};
 
 fn does(cluster: &Cluster, arguments: &[&str]) {
     drop(cluster.trivet(arguments).succeeded());
@@ -157,4 +159,34 @@ fn what_is_frozen_is_thawed_whatever_happens() {
     killed.wait().expect("it ends");
     patience::wait_for("both to be thawed", patience::SOON, || (said() == in_order).then_some(()));
     process::pause(&replicas, false);
+}
+
+#[test]
+fn a_file_system_that_was_frozen_is_whole_in_its_snapshot() {
+    needs_programs!("mkfs.ext4", "e2fsck", "dumpe2fs", "debugfs", "fsfreeze", "nbdcopy");
+    if let Some(why) = blockdev::obstacle() {
+        did_not_run!("{why}");
+    }
+    let cluster = Cluster::start(3, "64MiB");
+    let path = |name: &str| cluster.scratch().join(name).to_str().expect("UTF-8").to_owned();
+    let fuse = FuseFile::mount(cluster.uri(), cluster.scratch());
+    let device = LoopDevice::attach(fuse.path());
+    must("mkfs.ext4", &["-q", "-F", device.path().to_str().expect("UTF-8")]);
+    let mounted = Mount::new(device.path(), &cluster.scratch().join("mnt"));
+    // So far it is in the kernel's memory only.
+    let written = vec![0x5a; 3 << 20];
+    std::fs::write(mounted.path().join("file"), &written).expect("a file");
+    let frozen = ["snapshot", "create", "disk0", "whole", "--freeze", &path("mnt")];
+    does(&cluster, &frozen);
+    std::fs::write(mounted.path().join("later"), "it goes on").expect("a file");
+
+    let export = cluster.trivet_json(&["snapshot", "export", "disk0", "whole"]);
+    let image = path("image");
+    must("nbdcopy", &[export["uri"].as_str().expect("a URI"), &image]);
+    must("e2fsck", &["-f", "-n", &image]);
+    let header = must("dumpe2fs", &["-h", &image]).stdout;
+    assert!(!header.contains("needs_recovery"), "its journal is empty: {header}");
+    must("debugfs", &["-R", &format!("dump /file {}", path("found")), &image]);
+    assert!(std::fs::read(path("found")).expect("it is in the snapshot") == written);
+    mounted.unmount();
 }

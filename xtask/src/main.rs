@@ -6,6 +6,7 @@ mod clones;
 mod document;
 mod encryption;
 mod faults;
+mod groups;
 mod resync;
 mod snapshots;
 
@@ -15,6 +16,7 @@ const USAGE: &str = "usage: xtask bench [options]   (make bench)
        xtask faults [ROW ...]  (make faults)
        xtask resync [options]  (make resync-bench)
        xtask snapshots [options]  (make snapshot-bench)
+       xtask groups [options]  (make group-bench)
        xtask clones [options]  (make clone-bench)
        xtask encryption [options]  (make encryption-bench)";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(arguments),
         Some("resync") => resync::run(arguments),
         Some("snapshots") => snapshots::run(arguments),
+        Some("groups") => groups::run(arguments),
         Some("clones") => clones::run(arguments),
         Some("encryption") => encryption::run(arguments),
         Some("faults") => faults::run(arguments),

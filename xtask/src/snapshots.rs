@@ -244,7 +244,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-fn milliseconds(durations: &[Duration]) -> (f64, f64) {
+/// Median and most.
+pub(crate) fn milliseconds(durations: &[Duration]) -> (f64, f64) {
     let all: Vec<f64> = durations.iter().map(|duration| duration.as_secs_f64() * 1000.0).collect();
     (median(all.clone()), all.into_iter().fold(0.0, f64::max))
 }
