@@ -98,9 +98,10 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
         FailureKind::InUse if message.contains("writes were not held") || message.contains("opened anew") => {
             ("nothing was taken of any volume; try again", Exit::Conflict)
         }
-        FailureKind::InUse if message.contains("is being reverted") => {
-            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
-        }
+        FailureKind::InUse if message.contains("is being reverted") => (
+            "wait until that is done: trivet volume show NAME says how far it is, and what it waits for",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("as many snapshots as") => (
             "delete one that you do not need: trivet snapshot list NAME; or let it have more: trivet volume set \
                  NAME --snapshot-limit N",

@@ -180,3 +180,32 @@ fn f29_a_revert_goes_on_however_much_is_killed() {
     trivet_tests::replica::assert_pools_sound(&cluster);
     trivet_tests::replica::assert_members_identical(&cluster);
 }
+
+#[test]
+fn a_volume_that_is_being_reverted_can_be_deleted() {
+    let cluster = Cluster::start(2, "64MiB");
+    fill(&mut cluster.connect(), 1);
+    take(&cluster, "before");
+    fill(&mut cluster.connect(), 2);
+    does(&cluster, &["volume", "detach", "disk0"]);
+    // Whoever opens a volume waits for a member that does not answer: nothing can be done by then.
+    let replicas = cluster.processes_of(Role::Replica);
+    process::pause(&replicas[1..], true);
+    let mut ordered = trivet_tests::cluster::trivet();
+    ordered.args(["snapshot", "revert", "disk0", "before", "--yes"]).env("TRIVET_DIR", cluster.directory());
+    let mut ordered = ordered.spawn().expect("trivet runs");
+    patience::wait_for("the revert to begin", patience::SOON, || {
+        let shown = cluster.trivet_json(&["volume", "show", "disk0"]);
+        shown["revert"].is_object().then_some(())
+    });
+    process::pause(&replicas, true);
+    does(&cluster, &["volume", "delete", "disk0", "--yes"]);
+    process::pause(&replicas, false);
+    assert!(!ordered.wait().expect("it ends").success(), "there is nothing to revert any more");
+    refuses(&cluster, &["volume", "show", "disk0"], &["no volume"]);
+    patience::wait_for("its copies to be gone", 3 * patience::SOON, || {
+        (cluster.trivet_json(&["status"])["deletions_pending"] == 0).then_some(())
+    });
+    cluster.down();
+    trivet_tests::replica::assert_pools_sound(&cluster);
+}

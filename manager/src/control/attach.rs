@@ -57,15 +57,18 @@ impl Control {
             self.apply_processes().await?;
         }
         self.forget_key(record.id);
-        let engine = engine_name(name);
-        // The first wait is for the supervisor to have taken the new wish in: until then it would
-        // keep the process up. It takes wishes in order, and shows the stop in its states.
-        let gone = self.supervisor.wait_until(STOP_TIMEOUT * 2, |states| !states.contains_key(&engine)).await;
-        if !gone {
+        if !self.is_gone(&engine_name(name)).await {
             return Err(Refusal::EngineStays(name.to_owned()));
         }
         self.clear_owner(name)?;
         Ok(0)
+    }
+
+    /// Waits until a process that is wanted no more has ended; whether it has.
+    pub(super) async fn is_gone(&self, process: &str) -> bool {
+        // The first wait is for the supervisor to have taken the new wish in: until then it would
+        // keep the process up. It takes wishes in order, and shows the stop in its states.
+        self.supervisor.wait_until(STOP_TIMEOUT * 2, |states| !states.contains_key(process)).await
     }
 
     /// An engine that was killed did not say goodbye in the record; the manager, which has seen

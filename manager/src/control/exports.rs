@@ -9,7 +9,6 @@ use super::{Control, Refusal};
 use crate::records::{self, ExportRecord};
 use crate::service::snapshots::snapshot_of;
 use crate::store::{CommitError, RecordStore};
-use crate::supervisor::STOP_TIMEOUT;
 use trivet_api::layout::export_name;
 use trivet_api::v1;
 use trivet_model::{Revision, SnapshotId, SnapshotRecord, VolumeRecord};
@@ -77,9 +76,7 @@ impl Control {
             self.store.commit(&[records::remove(&exported, revision)])?;
             self.apply_processes().await?;
         }
-        let process = export_process(&record.name, snapshot);
-        let gone =
-            self.supervisor.wait_until(STOP_TIMEOUT * 2, |states| !states.contains_key(&process)).await;
+        let gone = self.is_gone(&export_process(&record.name, snapshot)).await;
         if gone { Ok(0) } else { Err(Refusal::EngineStays(record.name)) }
     }
 

@@ -5,7 +5,7 @@
 //! without front ends; it ends when the record says that it is done. Of an encrypted volume it needs the key:
 //! that comes with the order, is here until it is done, and can be given again when the manager has lost it.
 
-use super::processes::engine_name;
+use super::processes::{self, engine_name};
 use super::volumes::{attachment, find, random_id};
 use super::{Control, Refusal};
 use crate::records;
@@ -89,13 +89,22 @@ impl Control {
             .filter(|(volume, _)| !self.reverting.contains_key(volume))
             .collect();
         for (volume, name) in done {
-            tracing::info!(volume = %name, "reverted");
+            tracing::info!(volume = %name, "its revert is over");
             if attachment(self.store.as_ref(), volume)?.is_none() {
                 self.end_detached_engine(&name).await?;
                 self.forget_key(volume);
             }
         }
         Ok(())
+    }
+
+    /// Ends the engine that reverts a volume, until processes are wanted anew.
+    pub(super) async fn interrupt_revert(&self, name: &str) -> Result<(), Refusal> {
+        let engine = engine_name(name);
+        let mut wanted = processes::wanted(self.store.as_ref(), &self.layout, &self.program)?;
+        wanted.retain(|process| process.name != engine);
+        self.supervisor.want(wanted).await;
+        if self.is_gone(&engine).await { Ok(()) } else { Err(Refusal::EngineStays(name.to_owned())) }
     }
 
     /// An engine that reverts, or has reverted, a volume that nobody wants served is waited for.

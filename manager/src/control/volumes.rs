@@ -132,8 +132,11 @@ impl Control {
 
     pub(super) async fn delete_volume(&self, request: &v1::DeleteVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
-        let (record, revision) = find(store, &request.name)?;
-        self.check_unused(&record, request.force)?;
+        let (record, _) = find(store, &request.name)?;
+        // One that is being reverted is used by nobody but its own engine, which ends with it.
+        if record.reverting.is_none() {
+            self.check_unused(&record, request.force)?;
+        }
         check_no_export(store, &record)?;
         if record.is_image {
             return Err(Refusal::IsImage(record.name));
@@ -141,6 +144,22 @@ impl Control {
         if request.dry_run {
             return Ok(0);
         }
+        if record.reverting.is_some() {
+            self.interrupt_revert(&record.name).await?;
+        }
+        let removed = self.remove_volume(&request.name);
+        if record.reverting.is_some() && removed.is_err() {
+            self.apply_processes().await?;
+        }
+        removed?;
+        tracing::info!(volume = %record.name, id = %record.id, "deleted; its copies follow");
+        self.carry_out_deletions(&pools::ask_all(store).await?).await?;
+        Ok(0)
+    }
+
+    fn remove_volume(&self, name: &str) -> Result<(), Refusal> {
+        let store = self.store.as_ref();
+        let (record, revision) = find(store, name)?;
         if record.key.is_some() {
             self.destroy_key(record.id)?;
         }
@@ -158,9 +177,7 @@ impl Control {
         ];
         changes.extend(scrub.map(|(scrub, revision)| records::remove(&scrub, revision)));
         store.commit(&changes)?;
-        tracing::info!(volume = %record.name, id = %record.id, "deleted; its copies follow");
-        self.carry_out_deletions(&pools::ask_all(store).await?).await?;
-        Ok(0)
+        Ok(())
     }
 
     pub(super) async fn resize_volume(&self, request: &v1::ResizeVolumeRequest) -> Result<u32, Refusal> {
