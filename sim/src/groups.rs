@@ -21,8 +21,20 @@ pub(crate) struct GroupAsked {
     snapshot: SnapshotRecord,
     begin: Duration,
     cut: Stamp,
+    /// Somebody has waited for long enough to have writes held.
+    gives_up: bool,
     /// Of the record, read before the engine is asked whether it has held until now.
     revision: Revision,
+}
+
+/// How long somebody waits until writes are held: another snapshot may come first.
+const HELD_WITHIN: Duration = Duration::from_secs(5);
+
+impl GroupAsked {
+    /// Whether it asks to hold writes for this one.
+    pub(crate) fn holds_for(&self, group: GroupId) -> bool {
+        self.group == group && matches!(self.step, GroupStep::Hold { .. })
+    }
 }
 
 impl World {
@@ -31,7 +43,7 @@ impl World {
         bytes[..8].copy_from_slice(&random.next().to_le_bytes());
         let id = SnapshotId::from_bytes(bytes);
         let milliseconds = random.below(2000);
-        self.tell_group(GroupAsked {
+        let asked = GroupAsked {
             engine,
             incarnation: self.engines[engine].incarnation,
             group: GroupId::from_bytes(bytes),
@@ -45,13 +57,20 @@ impl World {
             },
             begin: self.now,
             cut: Stamp::ZERO,
+            gives_up: false,
             revision: self.records.revision,
-        });
+        };
+        let late = GroupAsked { step: GroupStep::Abandon, gives_up: true, ..asked.clone() };
+        self.schedule(HELD_WITHIN, Event::Group(Box::new(late)));
+        self.tell_group(asked);
     }
 
     /// Tells an engine the next step, if it is still there.
     pub(crate) fn tell_group(&mut self, mut asked: GroupAsked) {
         let engine = asked.engine;
+        if asked.gives_up && !self.waits_for_hold(asked.group) {
+            return;
+        }
         if asked.step == GroupStep::Settle {
             if self.records.revision == asked.revision {
                 self.commit_group(&asked);

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 use trivet_engine::volume::Tag;
 use trivet_engine::{IoError, IoReply, IoRequest};
-use trivet_model::{SECTOR_SIZE, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeSettings};
+use trivet_model::{GroupId, SECTOR_SIZE, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeSettings};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
@@ -206,6 +206,12 @@ impl World {
         if let Some(tag) = self.note_request(engine, kind) {
             self.submit(engine, tag, request);
         }
+    }
+
+    /// Whether an engine has not answered yet that it holds writes for this group.
+    pub(crate) fn waits_for_hold(&self, group: GroupId) -> bool {
+        let holds = |asked: &Asked| matches!(&asked.kind, Kind::Group(asked) if asked.holds_for(group));
+        self.clients.in_flight.values().any(holds)
     }
 
     pub(crate) fn note_request(&mut self, engine: usize, kind: Kind) -> Option<Tag> {

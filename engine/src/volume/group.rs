@@ -24,8 +24,9 @@ use super::control::Purpose;
 use super::planted::PlantedFault as Planted;
 use super::{Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply};
+use std::collections::VecDeque;
 use std::time::Duration;
-use trivet_model::{GroupId, GroupStep, VolumeRecord};
+use trivet_model::{GroupId, GroupStep, SnapshotOrder, VolumeRecord};
 
 /// The longest that writes are held.
 const HOLD_MAX: Duration = Duration::from_secs(30);
@@ -98,6 +99,7 @@ impl VolumeCore {
                 self.complete(tag, Ok(IoReply::Done));
             }
             (GroupStep::Abandon, under_way) => {
+                self.refuse_waiting(id);
                 if under_way.is_some() {
                     self.settle_group(now, true);
                 }
@@ -107,6 +109,18 @@ impl VolumeCore {
                 let why = "writes were not held until all volumes had their cut";
                 self.complete(tag, Err(IoError::Invalid(why)));
             }
+        }
+    }
+
+    /// What waits for its turn would hold writes for nobody.
+    fn refuse_waiting(&mut self, id: GroupId) {
+        let of_group =
+            |order: &SnapshotOrder| matches!(order, SnapshotOrder::Group { group, .. } if *group == id);
+        let orders = std::mem::take(&mut self.orders).into_iter();
+        let (refused, waiting): (VecDeque<_>, VecDeque<_>) = orders.partition(|(_, order)| of_group(order));
+        self.orders = waiting;
+        for (tag, _) in refused {
+            self.complete(tag, Err(IoError::Invalid("the snapshot is taken of no volume")));
         }
     }
 
