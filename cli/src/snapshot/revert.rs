@@ -87,7 +87,14 @@ async fn wait(client: &Client, dir: &Path, name: &str, total: u64) -> Result<Vol
             explain::api(dir, format!("cannot see how far volume '{name}' is; it goes on"), &error)
         })?;
         let volume = view::volume(found)?;
-        let Some(revert) = &volume.revert else { return Ok(volume) };
+        let Some(revert) = &volume.revert else {
+            // Until its engine has closed it, it is open, and some orders would be refused for that.
+            if volume.attached || volume.owner.is_empty() {
+                return Ok(volume);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        };
         if volume.is_locked() {
             let next = format!("give it: {}", command(dir, &format!("snapshot revert {name} {}", revert.to)));
             let what = format!("'{name}' is not reverted yet");
