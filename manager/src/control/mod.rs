@@ -44,7 +44,6 @@ use crate::supervisor::{Supervisor, known_processes, stop_holders};
 use flattening::Flattening;
 use healing::Healing;
 use scrubs::Scrubs;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +66,6 @@ pub struct Control {
     scrubs: Scrubs,
     flattening: Flattening,
     unlocked: Unlocked,
-    /// Volumes that were being reverted when it was looked last, by their names.
-    reverting: BTreeMap<VolumeId, String>,
 }
 
 impl std::fmt::Debug for Control {
@@ -210,7 +207,6 @@ impl Control {
             scrubs: Scrubs::default(),
             flattening: Flattening::default(),
             unlocked: Unlocked::default(),
-            reverting: BTreeMap::new(),
         }
     }
 

@@ -10,10 +10,9 @@ use super::volumes::{attachment, find, random_id};
 use super::{Control, Refusal};
 use crate::records;
 use crate::service::snapshots::{check_snapshot_limit, snapshot_of, unix_seconds};
-use std::collections::BTreeMap;
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
-use trivet_model::{Reverting, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord};
+use trivet_model::{Reverting, SnapshotId, SnapshotRecord, Stamp, VolumeRecord};
 
 impl Control {
     pub(super) async fn revert_volume(&self, mut request: v1::RevertVolumeRequest) -> Result<u32, Refusal> {
@@ -76,23 +75,15 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the engines of volumes that have been reverted.
-    pub(super) async fn follow_reverts(&mut self) -> Result<(), Refusal> {
-        let mut reverting: BTreeMap<VolumeId, String> = BTreeMap::new();
+    /// Ends the engines of volumes that have been reverted: those that run though nobody wants the volume served.
+    pub(super) async fn follow_reverts(&self) -> Result<(), Refusal> {
+        let states = self.supervisor.states();
         for (record, _) in records::list::<VolumeRecord>(self.store.as_ref())? {
-            if record.reverting.is_some() {
-                reverting.insert(record.id, record.name);
-            }
-        }
-        let done: Vec<(VolumeId, String)> = std::mem::replace(&mut self.reverting, reverting)
-            .into_iter()
-            .filter(|(volume, _)| !self.reverting.contains_key(volume))
-            .collect();
-        for (volume, name) in done {
-            tracing::info!(volume = %name, "its revert is over");
-            if attachment(self.store.as_ref(), volume)?.is_none() {
-                self.end_detached_engine(&name).await?;
-                self.forget_key(volume);
+            let runs = states.contains_key(&engine_name(&record.name));
+            let wanted = record.reverting.is_some() || attachment(self.store.as_ref(), record.id)?.is_some();
+            if runs && !wanted {
+                tracing::info!(volume = %record.name, "its revert is over");
+                self.end_detached_engine(&record.name).await?;
             }
         }
         Ok(())
