@@ -175,7 +175,7 @@ impl World {
             self.pace.note_foreground(self.now);
         }
         let mut out = Vec::new();
-        pull.poll(self.now, &mut self.pace, &mut out);
+        pull.poll(self.now, &mut self.pace, || self.target.store.snapshots(VOLUME), &mut out);
         for output in out {
             match output {
                 Output::Ask(id, message) => {

@@ -299,7 +299,7 @@ impl World {
         let mut ended: Vec<(RequestId, Result<Reply, RequestError>)> = Vec::new();
         for running in jobs.iter_mut().filter(|running| !running.over) {
             if running.open {
-                running.job.poll(now, pace, &mut steps);
+                running.job.poll(now, pace, |volume| store.snapshots(volume), &mut steps);
             }
             for step in steps.drain(..) {
                 match step {

@@ -132,6 +132,13 @@ fn a_reader_that_missed_a_record_is_never_without_members() {
     holds(12107, "kill-replica,replica-power,crowded-pool,scrub,snapshot,reader", 55.014);
 }
 
+/// The replica: a snapshot was taken while a member was brought back, and what it shows was overwritten at the
+/// source before it was copied.
+#[test]
+fn a_member_brought_back_has_what_a_snapshot_shows_that_was_taken_meanwhile() {
+    holds(17622, "kill-replica,slow-disk,snapshot", 5.571);
+}
+
 /// The replica: a clone let go of its parent before what it had copied from there was stable.
 #[test]
 fn a_clone_has_what_it_read_before_its_parent_goes() {

@@ -36,7 +36,7 @@ pub use pace::Pace;
 pub use repair::{Repair, RepairOrder};
 pub use walk::{Pull, PullOrder};
 
-use crate::store::{Placement, Reply, Request, RequestError, TailExtent};
+use crate::store::{Placement, Reply, Request, RequestError, Snapshot, TailExtent};
 use std::time::Duration;
 use trivet_model::{BlockRange, Generation, SnapshotId, VolumeId};
 use trivet_wire::{BlockData, Message, TailEntry};
@@ -93,10 +93,20 @@ pub enum Job {
 }
 
 impl Job {
-    /// What is to be done next; asked again after every answer, and when the pace allows more.
-    pub fn poll(&mut self, now: Duration, pace: &mut Pace, out: &mut Vec<Output>) {
+    /// What is to be done next; asked again after every answer, and when the pace allows more. `snapshots`
+    /// are those that the member has now of a volume.
+    pub fn poll(
+        &mut self,
+        now: Duration,
+        pace: &mut Pace,
+        snapshots: impl FnOnce(VolumeId) -> Vec<Snapshot>,
+        out: &mut Vec<Output>,
+    ) {
         match self {
-            Self::Pull(pull) => pull.poll(now, pace, out),
+            Self::Pull(pull) => {
+                let volume = pull.volume();
+                pull.poll(now, pace, || snapshots(volume), out);
+            }
             Self::Repair(repair) => repair.poll(now, pace, out),
         }
     }

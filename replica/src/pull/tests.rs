@@ -43,7 +43,7 @@ impl Driven {
 
     fn poll(&mut self) {
         let mut out = Vec::new();
-        self.pull.poll(Duration::ZERO, &mut Pace::default(), &mut out);
+        self.pull.poll(Duration::ZERO, &mut Pace::default(), Vec::new, &mut out);
         for output in out {
             match output {
                 Output::Ask(id, message) => self.asked.push((id, message)),
@@ -132,15 +132,15 @@ fn what_is_in_flight_is_bounded() {
     assert_eq!(driven.asked.len(), 128, "requests");
     let (mut pull, mut out) = (Pull::new(PullOrder { blocks: 1 << 20, ..order() }, &[]), Vec::new());
     let mut pace = Pace::default();
-    pull.poll(Duration::ZERO, &mut pace, &mut out);
+    pull.poll(Duration::ZERO, &mut pace, Vec::new, &mut out);
     pull.source_answered(
         1,
         Message::ChangedReply { entries: vec![entry(0, 4096, stamp(2, 1), false)], next: None },
     );
-    pull.poll(Duration::ZERO, &mut pace, &mut out);
+    pull.poll(Duration::ZERO, &mut pace, Vec::new, &mut out);
     pull.store_answered(2, Ok(Reply::Changed(crate::store::ChangedPage::default())));
     out.clear();
-    pull.poll(Duration::ZERO, &mut pace, &mut out);
+    pull.poll(Duration::ZERO, &mut pace, Vec::new, &mut out);
     assert_eq!(out.len(), 8, "of 256 blocks each");
 }
 
@@ -151,7 +151,7 @@ fn the_walk_waits_for_diverged_ranges_to_be_told() {
     let mut told = 0;
     for at in 0..40u64 {
         out.clear();
-        pull.poll(Duration::ZERO, &mut pace, &mut out);
+        pull.poll(Duration::ZERO, &mut pace, Vec::new, &mut out);
         let Some(Output::Ask(id, _)) = out.pop() else {
             // It waits; a report lets it go on.
             let report = pull.report();
@@ -161,7 +161,7 @@ fn the_walk_waits_for_diverged_ranges_to_be_told() {
         };
         let next = Some((at + 1) * 4096);
         pull.source_answered(id, Message::ChangedReply { entries: Vec::new(), next });
-        pull.poll(Duration::ZERO, &mut pace, &mut out);
+        pull.poll(Duration::ZERO, &mut pace, Vec::new, &mut out);
         let Some(Output::Submit(id, Request::Changed { start, .. })) = out.pop() else { panic!("{out:?}") };
         let run = |at: u64| TailExtent {
             range: BlockRange::new(start + at * 2, 1),

@@ -3,6 +3,9 @@
 //! It goes over the volume once for each snapshot taken since, the oldest first, and then over the volume
 //! itself: each time it brings what the cut shows and the one before does not. Both sides have the same
 //! snapshots when it begins.
+//!
+//! A snapshot may be taken meanwhile. What it shows may be overwritten at the source before it was copied:
+//! then only the snapshot shows it, and the walk goes over the volume once more for it.
 
 use super::compare::compare;
 use super::{Output, Pace, PullError, blocks_of, extents, placement};
@@ -120,6 +123,10 @@ pub struct Pull {
     /// Those to come.
     passes: VecDeque<Pass>,
     passes_done: u64,
+    /// The newest cut that a pass is made for, or where the first began.
+    covered: Stamp,
+    /// Everything is there, for every snapshot.
+    complete: bool,
     phase: Phase,
     errands: VecDeque<Errand>,
     /// Fetched, to be handed to the store.
@@ -136,15 +143,8 @@ impl Pull {
     /// A pull that has asked nothing yet, by a member with these snapshots.
     #[must_use]
     pub fn new(order: PullOrder, snapshots: &[Snapshot]) -> Self {
-        let mut passes = VecDeque::new();
-        let mut since = order.since;
-        let missed =
-            |snapshot: &&Snapshot| snapshot.cut > order.since && !planted::is(PlantedFault::PullHeadOnly);
-        for snapshot in snapshots.iter().filter(missed) {
-            passes.push_back(Pass { at: Some(snapshot.id), since });
-            since = snapshot.cut;
-        }
-        let head = Pass { at: None, since };
+        let (mut passes, covered) = passes_for(snapshots, order.since);
+        let head = Pass { at: None, since: covered };
         let pass = passes.pop_front();
         if pass.is_some() {
             passes.push_back(head);
@@ -154,6 +154,8 @@ impl Pull {
             pass: pass.unwrap_or(head),
             passes,
             passes_done: 0,
+            covered,
+            complete: false,
             phase: if pass.is_some() { Phase::Look } else { Phase::List { start: 0 } },
             errands: VecDeque::new(),
             fetched: Vec::new(),
@@ -175,7 +177,7 @@ impl Pull {
     /// Whether everything is placed, or it has failed; diverged ranges may still be to be told.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.failure.is_some() || self.is_placed()
+        self.failure.is_some() || self.complete
     }
 
     /// Why it has failed, if it has.
@@ -184,8 +186,10 @@ impl Pull {
         self.failure.as_ref()
     }
 
+    /// Whether all that the passes so far have found is there.
     fn is_placed(&self) -> bool {
         matches!(self.phase, Phase::Walked)
+            && self.failure.is_none()
             && self.errands.is_empty()
             && self.fetched.is_empty()
             && self.in_flight.is_empty()
@@ -205,7 +209,7 @@ impl Pull {
         let state = match &self.failure {
             Some(PullError::Diverged { .. }) => PullState::Hopeless,
             Some(_) => PullState::Failed,
-            None if self.is_placed() && self.diverged.is_empty() => PullState::Finished,
+            None if self.complete && self.diverged.is_empty() => PullState::Finished,
             None => PullState::Running,
         };
         PullReport {
@@ -233,9 +237,16 @@ impl Pull {
         (self.order.blocks * done + of_pass) / all
     }
 
-    /// What is to be done next; asked again after every answer, and when the pace allows more.
-    pub fn poll(&mut self, now: Duration, pace: &mut Pace, out: &mut Vec<Output>) {
-        if self.failure.is_some() {
+    /// What is to be done next; asked again after every answer, and when the pace allows more. `snapshots`
+    /// are those that the member has now.
+    pub fn poll(
+        &mut self,
+        now: Duration,
+        pace: &mut Pace,
+        snapshots: impl FnOnce() -> Vec<Snapshot>,
+        out: &mut Vec<Output>,
+    ) {
+        if self.is_over() {
             return;
         }
         for (id, placement) in std::mem::take(&mut self.fetched) {
@@ -243,6 +254,23 @@ impl Pull {
         }
         self.run_errands(now, pace, out);
         self.walk_on(out);
+        if self.is_placed() {
+            self.pass_again(&snapshots());
+            self.walk_on(out);
+        }
+    }
+
+    /// Goes over the volume for the snapshots that were taken meanwhile; complete if there are none.
+    fn pass_again(&mut self, snapshots: &[Snapshot]) {
+        (self.passes, self.covered) = passes_for(snapshots, self.covered);
+        match self.passes.pop_front() {
+            None => self.complete = true,
+            Some(next) => {
+                self.pass = next;
+                self.passes_done += 1;
+                self.phase = Phase::Look;
+            }
+        }
     }
 
     /// Asks for the next part of the walk once all of the last is under way.
@@ -452,6 +480,18 @@ impl Pull {
         self.next_id += 1;
         self.next_id
     }
+}
+
+/// A pass for each snapshot with a cut above `since`, and the highest cut.
+fn passes_for(snapshots: &[Snapshot], mut since: Stamp) -> (VecDeque<Pass>, Stamp) {
+    let mut passes = VecDeque::new();
+    let missed = |snapshot: &&Snapshot| snapshot.cut > since && !planted::is(PlantedFault::PullHeadOnly);
+    let missed: Vec<&Snapshot> = snapshots.iter().filter(missed).collect();
+    for snapshot in missed {
+        passes.push_back(Pass { at: Some(snapshot.id), since });
+        since = snapshot.cut;
+    }
+    (passes, since)
 }
 
 /// A range in pieces of at most `most` blocks.

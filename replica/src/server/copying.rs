@@ -260,7 +260,8 @@ impl Copying {
                 continue;
             }
             if running.link.is_open() {
-                running.job.poll(thread.now, &mut self.pace, &mut outputs);
+                let snapshots = |volume| store.snapshots(volume);
+                running.job.poll(thread.now, &mut self.pace, snapshots, &mut outputs);
             }
             for output in outputs.drain(..) {
                 match output {
