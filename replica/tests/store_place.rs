@@ -399,7 +399,7 @@ fn find(pool: &Pool, contents: &[u8]) -> u64 {
 }
 
 fn verify(pool: &mut Pool, range: BlockRange) -> VerifiedBlocks {
-    match pool.run(Request::Verify { volume: VOLUME, at: None, range }) {
+    match pool.run(Request::Verify { volume: VOLUME, at: None, range, stamps_only: false }) {
         Ok(Reply::Verified(found)) => found,
         other => panic!("{other:?}"),
     }

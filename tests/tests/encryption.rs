@@ -120,6 +120,17 @@ fn who_has_no_key_gets_nothing_whatever_restarts() {
     let _unlocked = secret.attach("key").succeeded();
     secret.assert_right();
 
+    // Reads that are verified; only of what is encrypted.
+    let set = |volume, how| cluster.trivet(&["volume", "set", volume, "--verified-reads", how]);
+    let _plain = set("disk0", "on").failed_saying(&["not encrypted", "--encrypt"]);
+    let create = ["volume", "create", "plain", "--size", "1MiB", "--verified-reads", "on"];
+    let _plain = cluster.trivet(&create).failed_saying(&["not encrypted", "--encrypt"]);
+    for (how, shown) in [("on", true), ("off", false), ("on", true)] {
+        let _set = set("secret", how).succeeded();
+        assert_eq!(secret.volume()["settings"]["verified_reads"], shown);
+        secret.assert_right();
+    }
+
     // Another key, while it is served.
     let rekey = ["volume", "rekey", "secret", "--key-file", &secret.file("key"), "--new-passphrase-stdin"];
     let _rekeyed = say_to(cluster, &rekey, PASSPHRASE).succeeded();

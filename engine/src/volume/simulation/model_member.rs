@@ -250,7 +250,7 @@ impl ModelMember {
                 self.repair = Some((source, range));
                 Message::Done
             }
-            Message::Verify { range } => self.verify(range),
+            Message::Verify { range, .. } => self.verify(range),
             Message::Tail { since, skip } => self.tail(since, skip as usize),
             other => panic!("the engine does not send {other:?}"),
         }
