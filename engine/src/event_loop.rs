@@ -8,6 +8,7 @@
 use crate::errands::{Errand, Errands, Finished};
 use crate::frontend::{Frontend, Port, split_tag};
 use crate::handover::{Handover, Seen, Shared};
+use crate::import_source::{Fetch, Fetched, ImportSource};
 use crate::link::{Link, Thread, member_of};
 use crate::volume::{Action, CoreOptions, MemberIndex, VolumeCore, VolumeState};
 use std::io;
@@ -28,6 +29,8 @@ pub(crate) struct EventLoop {
     core: VolumeCore,
     links: Vec<Link>,
     errands: Errands,
+    /// Where what is not imported yet comes from; started when it is wanted first.
+    import: Option<ImportSource>,
     shared: Arc<Shared>,
     handover: Handover,
     frontends: Vec<Box<dyn Frontend>>,
@@ -54,6 +57,7 @@ impl EventLoop {
             core,
             links: Vec::new(),
             errands,
+            import: None,
             shared,
             handover,
             frontends,
@@ -74,6 +78,7 @@ impl EventLoop {
             let patience = self.patience();
             self.reactor.poll(patience)?;
             self.take_errands();
+            self.take_fetched();
             self.take_frames();
             self.advance_links();
             self.take_requests();
@@ -118,6 +123,31 @@ impl EventLoop {
                     }
                 }
             }
+        }
+    }
+
+    fn take_fetched(&mut self) {
+        while let Some(Fetched { chunk, result }) = self.import.as_ref().and_then(ImportSource::fetched) {
+            self.core.source_fetched(self.reactor.now(), chunk, result);
+        }
+    }
+
+    /// Has a part of the volume's source fetched.
+    fn fetch(&mut self, fetch: Fetch) {
+        if self.import.is_none() {
+            let import = self.core.record().and_then(|record| record.import.clone());
+            let Some(import) = import else { unreachable!("only a volume with a source is imported") };
+            let waker = self.reactor.waker(self.source, ERRAND_DONE);
+            match ImportSource::start(import, waker) {
+                Ok(source) => self.import = Some(source),
+                Err(error) => {
+                    let trouble = format!("a thread cannot be started: {error}");
+                    return self.core.source_fetched(self.reactor.now(), fetch.chunk, Err(trouble));
+                }
+            }
+        }
+        if let Some(source) = &self.import {
+            source.fetch(fetch);
         }
     }
 
@@ -217,6 +247,9 @@ impl EventLoop {
                 Action::ReadRecord => self.errands.give(Errand::Read),
                 Action::SwapRecord { expected, record } => {
                     self.errands.give(Errand::Swap { expected, record });
+                }
+                Action::FetchSource { chunk, offset, length } => {
+                    self.fetch(Fetch { chunk, offset, length });
                 }
                 Action::StateChanged => {
                     self.log_state();

@@ -1,8 +1,8 @@
 //! What a seed's world is like: swarm testing (Groce et al., ISSTA 2012). Each fault is on or off, and
 //! how often it strikes is drawn, so that no fault always hides another.
 
-use crate::cloning;
 use crate::random::Random;
+use crate::{cloning, importing};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -90,11 +90,13 @@ pub enum Fault {
     OlderDisk,
     /// The volume is write-through or limited, or becomes so.
     Settings,
+    /// The volume is imported while it is used, from a source that goes away at times.
+    Imported,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -133,6 +135,7 @@ impl Fault {
         Self::Settings,
         Self::Revert,
         Self::Group,
+        Self::Imported,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -163,6 +166,7 @@ impl Fault {
                 | Self::Settings
                 | Self::Revert
                 | Self::Group
+                | Self::Imported
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -332,6 +336,11 @@ impl Profile {
             // Over the borders of the map's groups and leaves.
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
+        // An import moves on by chunks of 64 blocks, and a clone begins with what its parent has.
+        let may_import = blocks > 64 && !faults.contains(&Fault::Cloned);
+        if may_import && Random::stream(seed, 18).percent(40) {
+            faults.insert(Fault::Imported);
+        }
         let cloned = if faults.contains(&Fault::Cloned) { cloning::BLOCKS_TAKEN } else { 0 };
         let room = ZONE_BLOCKS - blocks - cloned;
         let fills = (0..members).map(|_| room - random.pick(&[6, 14, 14, 100])).collect();
@@ -359,7 +368,9 @@ impl Profile {
     /// Whether the volume begins with data in a block.
     pub(crate) fn begins_with_data(&self, block: u64) -> bool {
         let used = || self.hot.iter().any(|(first, count)| (*first..first + count).contains(&block));
-        self.has(Fault::Cloned) && cloning::begins_with_data(block) && used()
+        let cloned = self.has(Fault::Cloned) && cloning::begins_with_data(block);
+        let imported = self.has(Fault::Imported) && importing::begins_with_data(block);
+        (cloned || imported) && used()
     }
 
     /// Whether a fault is on.

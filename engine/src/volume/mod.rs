@@ -23,6 +23,7 @@ mod control;
 mod flush;
 mod group;
 mod grow;
+mod hydration;
 mod lease;
 mod log;
 mod member;
@@ -129,6 +130,16 @@ pub enum Action {
         /// The new record.
         record: Box<VolumeRecord>,
     },
+    /// Read a run of bytes of the source that the volume is imported from, off this thread; answer
+    /// [`VolumeCore::source_fetched`].
+    FetchSource {
+        /// Names it in the answer.
+        chunk: u64,
+        /// Where.
+        offset: u64,
+        /// How many.
+        length: u32,
+    },
     /// A request is answered.
     Complete {
         /// As submitted.
@@ -218,6 +229,7 @@ pub struct VolumeCore {
     authority_trouble: Option<String>,
     /// When it last did not answer.
     authority_failed_at: Option<Duration>,
+    hydration: Option<Box<hydration::Hydration>>,
     closing: Option<Closing>,
     unfinished: bool,
     renewing: bool,
@@ -281,6 +293,7 @@ impl VolumeCore {
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,
+            hydration: None,
             closing: None,
             unfinished: false,
             renewing: false,
@@ -306,7 +319,7 @@ impl VolumeCore {
             VolumeState::Open if self.is_reverting() => self.early.push_back((tag, request)),
             VolumeState::Open => {
                 self.active_at = now;
-                self.accept(now, tag, request);
+                self.take(now, tag, request);
             }
             VolumeState::Fenced => self.complete(tag, Err(IoError::Fenced)),
             VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => {
@@ -347,6 +360,7 @@ impl VolumeCore {
         if let Err(fault) = outcome {
             self.fault(now, member, fault);
         }
+        self.advance_hydration(now);
     }
 
     /// Time passes: call it at least as often as [`VolumeCore::tick_within`] says.
@@ -370,6 +384,7 @@ impl VolumeCore {
         self.pump(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
+        self.advance_hydration(now);
         self.check_closing(now);
     }
 

@@ -77,6 +77,16 @@ pub enum PlantedFault {
     SealWithoutPlace,
     /// A clone's blocks are sealed under its parent's key.
     SealUnderParentsKey,
+    /// Discards of what may still be the source's leave holes.
+    DiscardWhileHydrating,
+    /// Parts of blocks are zeroed so that the volume does not have the block any more.
+    ZeroPartsWhileHydrating,
+    /// Consumers reach chunks that are not hydrated.
+    SkipHydration,
+    /// How far hydration is gets recorded before it is stable.
+    RecordUnstableHydration,
+    /// What a consumer wrote is written over with the source's.
+    HydrateOverWrites,
 }
 
 impl VolumeCore {

@@ -124,6 +124,23 @@ pub enum Refusal {
         /// How many.
         most: u32,
     },
+    /// It cannot be filled from there.
+    #[error("volume '{volume}' cannot be filled from a source of {bytes} bytes")]
+    BadImport {
+        /// Which volume.
+        volume: String,
+        /// Of its source.
+        bytes: u64,
+    },
+    /// Not all of its source is in it.
+    #[error("volume '{0}' is still being imported")]
+    ImportUnderWay(String),
+    /// A copy that was left behind lacks what was imported since.
+    #[error("volume '{0}' was still being imported: a copy that is not in sync lacks parts of its source")]
+    ImportLost(String),
+    /// It may hold something.
+    #[error("volume '{0}' was opened before, or is a clone: only a new one can be imported at once")]
+    NotNew(String),
     /// Somebody may be reading it.
     #[error("volume '{volume}': its snapshot '{name}' is exported")]
     Exported {
@@ -438,6 +455,7 @@ impl Refusal {
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
             | Self::NamedTwice(_)
+            | Self::BadImport { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
@@ -452,7 +470,10 @@ impl Refusal {
             | Self::WrongKey(_)
             | Self::NotEncrypted(_)
             | Self::KeyDestroyed(_) => FailureKind::Invalid,
-            Self::Attached(_)
+            Self::ImportUnderWay(_)
+            | Self::ImportLost(_)
+            | Self::NotNew(_)
+            | Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
             | Self::NotWritten(_)

@@ -87,6 +87,7 @@ impl Control {
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
             key: encryption.as_ref().map(WrappedKey::data_key),
             reverting: None,
+            import: None,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         let mut changes = vec![

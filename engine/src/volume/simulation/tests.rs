@@ -111,12 +111,14 @@ fn everything_at_once() {
         use_up_stamps: 700,
         rot: 0,
         scrub: 150,
+        source_fails: 0,
         planted: None,
     };
     run_seeds(0..1000, 2500, faults);
 }
 
-fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
+/// The whole cluster loses power again and again.
+pub(super) fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
     let mut world = World::new(seed, faults);
     for _ in 0..3 {
         for step in 0..600 {

@@ -79,6 +79,7 @@ impl World {
             copies: u32::try_from(members_wanted).unwrap(),
             key: None,
             reverting: None,
+            import: None,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();
