@@ -30,20 +30,28 @@ fn order() -> PullOrder {
 /// A pull, driven without limits.
 struct Driven {
     pull: Pull,
+    /// Ours, by now.
+    snapshots: Vec<Snapshot>,
     asked: Vec<(u64, Message)>,
     submitted: Vec<(u64, Request)>,
 }
 
 impl Driven {
     fn new() -> Self {
-        let mut driven = Self { pull: Pull::new(order(), &[]), asked: Vec::new(), submitted: Vec::new() };
+        let mut driven = Self {
+            pull: Pull::new(order(), &[]),
+            snapshots: Vec::new(),
+            asked: Vec::new(),
+            submitted: Vec::new(),
+        };
         driven.poll();
         driven
     }
 
     fn poll(&mut self) {
         let mut out = Vec::new();
-        self.pull.poll(Duration::ZERO, &mut Pace::default(), Vec::new, &mut out);
+        let Self { pull, snapshots, .. } = self;
+        pull.poll(Duration::ZERO, &mut Pace::default(), || snapshots.clone(), &mut out);
         for output in out {
             match output {
                 Output::Ask(id, message) => self.asked.push((id, message)),
@@ -120,8 +128,34 @@ fn only_what_was_asked_for_and_arrived_whole_is_placed() {
     assert_eq!((placement.crcs.len(), placement.repair), (2, false));
     assert_eq!((driven.pull.report().position, driven.pull.is_over()), (5, false));
     driven.pull.store_answered(id, Ok(Reply::Done));
+    assert_eq!(
+        driven.pull.report().state,
+        PullState::Running,
+        "which snapshots there are is still to be seen"
+    );
+    driven.poll();
     let report = driven.pull.report();
     assert_eq!((report.state, report.position, report.copied_blocks), (PullState::Finished, 1000, 2));
+}
+
+#[test]
+fn what_a_snapshot_shows_that_was_taken_meanwhile_is_copied_too() {
+    let snapshot = Snapshot { id: SnapshotId::from_bytes([7; 16]), cut: stamp(2, 50) };
+    let overwritten = entry(5, 1, stamp(2, 1), false);
+    let mut driven = Driven::new();
+    driven.snapshots.push(snapshot);
+    driven.listed(Vec::new());
+    let [(_, Message::View { at })] = driven.asked[..] else { panic!("{:?}", driven.asked) };
+    assert_eq!((at, driven.pull.is_over()), (Some(snapshot.id), false));
+    driven.answer(Message::Done);
+    let [(_, Message::Changed { since, start: 0 })] = driven.asked[..] else { panic!("{:?}", driven.asked) };
+    assert_eq!(since, order().since);
+    driven.listed(vec![overwritten]);
+    driven.answer(Message::FetchReply { versions: vec![overwritten], data: data(1) });
+    let (id, _) = driven.submitted.remove(0);
+    driven.pull.store_answered(id, Ok(Reply::Done));
+    driven.poll();
+    assert_eq!(driven.pull.report().state, PullState::Finished);
 }
 
 #[test]
