@@ -193,6 +193,8 @@ impl Planted {
                 | Self::KeepReaders
                 | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
+                | Self::PromoteBeforeDrain
+                | Self::DropUnwitnessed
         )
     }
 
