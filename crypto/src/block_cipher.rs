@@ -43,11 +43,11 @@ impl BlockCipher {
         Self { volume, key: LessSafeKey::new(key) }
     }
 
-    /// Encrypts a block where it lies. A stamp is sealed once, ever: two blocks under one stamp would give both
-    /// away.
+    /// Encrypts a block into `out`, which is as long. A stamp is sealed once, ever: two blocks under one
+    /// stamp would give both away.
     #[must_use]
-    pub fn seal(&self, block: u64, stamp: Stamp, bytes: &mut [u8]) -> BlockTag {
-        seal(&self.key, nonce(stamp), &self.data(block, stamp), bytes)
+    pub fn seal(&self, block: u64, stamp: Stamp, bytes: &[u8], out: &mut [u8]) -> BlockTag {
+        seal(&self.key, nonce(stamp), &self.data(block, stamp), bytes, out)
     }
 
     /// Decrypts a block where it lies.
@@ -81,11 +81,11 @@ fn nonce(stamp: Stamp) -> [u8; 12] {
     nonce
 }
 
-fn seal(key: &LessSafeKey, nonce: [u8; 12], data: &[u8], bytes: &mut [u8]) -> BlockTag {
+fn seal(key: &LessSafeKey, nonce: [u8; 12], data: &[u8], bytes: &[u8], out: &mut [u8]) -> BlockTag {
     let mut tag = BlockTag::default();
     let nonce = Nonce::assume_unique_for_key(nonce);
-    let sealed = key.seal_in_place_scatter(nonce, Aad::from(data), bytes, &[], &mut tag.0);
-    assert!(sealed.is_ok(), "a block is not too long for its cipher");
+    let sealed = key.seal_out_of_place_scatter(nonce, Aad::from(data), bytes, out, &[], &mut tag.0);
+    assert!(sealed.is_ok(), "the lengths of a block and of what it is sealed into differ");
     tag
 }
 
@@ -109,8 +109,8 @@ mod tests {
     }
 
     fn sealed(cipher: &BlockCipher, block: u64, stamp: Stamp, plain: &[u8]) -> (Vec<u8>, BlockTag) {
-        let mut out = plain.to_vec();
-        let tag = cipher.seal(block, stamp, &mut out);
+        let mut out = vec![0; plain.len()];
+        let tag = cipher.seal(block, stamp, plain, &mut out);
         (out, tag)
     }
 
@@ -119,20 +119,21 @@ mod tests {
     #[test]
     fn it_is_aes_256_gcm() {
         let zeros = BlockCipher::with_key(&[0; 32], VolumeId::from_bytes([0; 16])).key;
-        let tag = seal(&zeros, [0; 12], &[], &mut []);
+        let tag = seal(&zeros, [0; 12], &[], &[], &mut []);
         assert_eq!(tag.0, hex("530f8afbc74536b9a963b4f1c4cb738b"));
         let mut out = [0; 16];
-        let tag = seal(&zeros, [0; 12], &[], &mut out);
+        let tag = seal(&zeros, [0; 12], &[], &[0; 16], &mut out);
         assert_eq!(out, hex("cea7403d4d606b6e074ec5d3baf39d18"));
         assert_eq!(tag.0, hex("d0d1c8a799996bf0265b98b5d48ab919"));
         let key = hex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308");
         let key = BlockCipher::with_key(&key, VolumeId::from_bytes([0; 16])).key;
-        let mut out: [u8; 60] = hex(concat!(
+        let plain: [u8; 60] = hex(concat!(
             "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72",
             "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
         ));
         let data: [u8; 20] = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
-        let tag = seal(&key, hex("cafebabefacedbaddecaf888"), &data, &mut out);
+        let mut out = [0; 60];
+        let tag = seal(&key, hex("cafebabefacedbaddecaf888"), &data, &plain, &mut out);
         let expected: [u8; 60] = hex(concat!(
             "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa",
             "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"

@@ -94,9 +94,10 @@ pub(crate) fn requests(
         let stamps = (0..).map(|at| first.plus(at));
         let cipher = encrypted.then(|| BlockCipher::new(&data_key(), volume));
         let write = |(block, stamp): (&u64, Stamp)| {
-            let (mut bytes, mut tags) = (contents(*block, first_write), Vec::new());
+            let plain = contents(*block, first_write);
+            let (mut bytes, mut tags) = (plain.clone(), Vec::new());
             if let Some(cipher) = &cipher {
-                tags.push(cipher.seal(*block, stamp, &mut bytes));
+                tags.push(cipher.seal(*block, stamp, &plain, &mut bytes));
             }
             Request::Write {
                 volume,

@@ -50,36 +50,35 @@ impl Ciphers {
     }
 
     /// Encrypts consecutive blocks from `start` under consecutive stamps from `first`. The checksums are of what
-    /// is sent. A block is copied, encrypted and summed up while it is in the processor's cache.
+    /// is sent, made while that is in the processor's cache.
     pub(super) fn seal(
-        &mut self,
+        &self,
         start: u64,
         first: Stamp,
         segments: &[Bytes],
         mistake: Option<Mistake>,
     ) -> BlockData {
         let bytes = segments.iter().map(Bytes::len).sum();
-        let mut out = self.memory.take(bytes);
         let mut tags = Vec::with_capacity(bytes / BLOCK_SIZE);
         let mut crcs = Vec::with_capacity(bytes / BLOCK_SIZE);
         let cipher = match (mistake, self.ancestors.first()) {
             (Some(Mistake::ParentsKey), Some((_, parents))) => parents,
             _ => &self.own,
         };
-        let plain = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
-        for (at, plain) in (0..).zip(plain) {
-            let (block, stamp) = match mistake {
-                None | Some(Mistake::ParentsKey) => (start + at, first.plus(at)),
-                Some(Mistake::FirstStamp) => (start + at, first),
-                Some(Mistake::NoPlace) => (0, first.plus(at)),
-            };
-            let begin = out.len();
-            out.extend_from_slice(plain);
-            let sealed = &mut out[begin..];
-            tags.push(cipher.seal(block, stamp, sealed));
-            crcs.push(block_crc(sealed));
-        }
-        BlockData { crcs, tags, segments: vec![out.freeze()] }
+        let out = self.memory.filled(bytes, |out| {
+            let plain = segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
+            for ((at, plain), out) in (0..).zip(plain).zip(out.chunks_exact_mut(BLOCK_SIZE)) {
+                let (block, stamp) = match mistake {
+                    None | Some(Mistake::ParentsKey) => (start + at, first.plus(at)),
+                    Some(Mistake::FirstStamp) => (start + at, first),
+                    Some(Mistake::NoPlace) => (0, first.plus(at)),
+                };
+                tags.push(cipher.seal(block, stamp, plain, out));
+                crcs.push(block_crc(out));
+            }
+        });
+        assert_eq!(tags.len() * BLOCK_SIZE, bytes, "what is sealed comes in whole blocks");
+        BlockData { crcs, tags, segments: vec![out] }
     }
 
     /// Decrypts blocks that were read, each with its stamp: where they lie, if nobody else holds that memory.
@@ -87,7 +86,7 @@ impl Ciphers {
     /// # Errors
     /// [`Unopened`].
     pub(super) fn open(
-        &mut self,
+        &self,
         mut blocks: impl Iterator<Item = u64>,
         stamps: &[Stamp],
         data: BlockData,
@@ -97,7 +96,7 @@ impl Ciphers {
         let mut opened = Vec::with_capacity(segments.len());
         let (mut damaged, mut forged) = (false, Vec::new());
         for segment in segments {
-            let mut segment = segment.try_into_mut().unwrap_or_else(|shared| self.copied(&shared));
+            let mut segment = segment.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
             for bytes in segment.chunks_exact_mut(BLOCK_SIZE) {
                 let (Some(block), Some(((stamp, tag), crc))) = (blocks.next(), seals.next()) else {
                     unreachable!("an answer that fits has a seal for each block")
@@ -121,12 +120,6 @@ impl Ciphers {
     fn of(&self, stamp: Stamp) -> &BlockCipher {
         let not_nearer = self.ancestors.iter().take_while(|(cut, _)| stamp <= *cut);
         not_nearer.last().map_or(&self.own, |(_, cipher)| cipher)
-    }
-
-    fn copied(&mut self, shared: &[u8]) -> BytesMut {
-        let mut own = self.memory.take(shared.len());
-        own.extend_from_slice(shared);
-        own
     }
 }
 
@@ -156,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_is_sealed_in_pieces_is_opened_block_by_block() {
-        let (mut ciphers, first) = (ciphers(1, &[]), stamp(2, 7));
+        let (ciphers, first) = (ciphers(1, &[]), stamp(2, 7));
         let plain: Vec<u8> = (0..4 * BLOCK_SIZE).map(|at| u8::try_from(at / BLOCK_SIZE).unwrap()).collect();
         let plain = Bytes::from(plain);
         let cut = [plain.slice(..BLOCK_SIZE), plain.slice(BLOCK_SIZE..)];
@@ -165,7 +158,7 @@ mod tests {
         assert!(data.segments[0].chunks_exact(BLOCK_SIZE).all(|block| block != &plain[..BLOCK_SIZE]));
 
         let stamps: Vec<Stamp> = (0..4).map(|at| first.plus(at)).collect();
-        let mut open = |blocks: [u64; 4], stamps: &[Stamp], data: &BlockData| {
+        let open = |blocks: [u64; 4], stamps: &[Stamp], data: &BlockData| {
             // Whoever still holds the memory keeps what is in it; whoever does not has it decrypted in place.
             let opened = ciphers.open(blocks.into_iter(), stamps, data.clone());
             let alone = data.segments.iter().map(|segment| Bytes::copy_from_slice(segment)).collect();
@@ -197,9 +190,9 @@ mod tests {
         const ROOT: usize = 0;
         const PARENT: usize = 1;
         const CLONE: usize = 2;
-        let mut family = [ciphers(1, &[]), ciphers(2, &of_root), ciphers(3, &of_parent)];
+        let family = [ciphers(1, &[]), ciphers(2, &of_root), ciphers(3, &of_parent)];
         let plain = Bytes::from(vec![5; BLOCK_SIZE]);
-        let mut opens = |writer: usize, reader: usize, at: Stamp| {
+        let opens = |writer: usize, reader: usize, at: Stamp| {
             let data = family[writer].seal(0, at, std::slice::from_ref(&plain), None);
             family[reader].open(0..1, &[at], data).is_ok()
         };

@@ -87,7 +87,7 @@ impl Writing {
     }
 
     /// Encrypts what is to be, under the stamps that it has now.
-    fn seal(&mut self, ciphers: &mut Ciphers, first: Stamp, mistake: Option<Mistake>) {
+    fn seal(&mut self, ciphers: &Ciphers, first: Stamp, mistake: Option<Mistake>) {
         if let Content::Plain(segments) = &self.content {
             self.content = Content::Data(ciphers.seal(self.range.start, first, segments, mistake));
         }
@@ -138,7 +138,7 @@ impl VolumeCore {
         let mistake = self.sealing_mistake();
         let writing = writing_mut(&mut self.operations, id);
         let (slot, first) = self.log.append(id, writing.range.count);
-        if let Some(ciphers) = &mut self.ciphers {
+        if let Some(ciphers) = &self.ciphers {
             writing.seal(ciphers, first, mistake);
         }
         writing.sent = Some(Sent { slot, first, at: now, awaiting: everyone, refused: MemberSet::EMPTY });

@@ -1,84 +1,88 @@
-//! Memory for what is sealed or opened, used again once nobody holds what lay there: fresh memory would cost the
-//! kernel a page fault for every block.
+//! Memory for what is sealed, used again once nobody holds what lay there: fresh memory would cost the kernel a page
+//! fault for every block, and memory that is copied to first would have to be waited for twice.
 //!
-//! Pieces come out of chunks one after the other. A chunk is free again when all its pieces are dropped; those
-//! that were used first are free first.
+//! Small pieces come from the allocator, which does the same for them.
 
-use bytes::BytesMut;
-use std::collections::VecDeque;
+use bytes::{Bytes, BytesMut};
+use std::sync::{Arc, Mutex, PoisonError};
 use trivet_model::BLOCK_SIZE;
 use trivet_model::geometry::IO_BLOCKS_MAX;
 
-/// The largest operation's.
-const CHUNK_BYTES: usize = IO_BLOCKS_MAX as usize * BLOCK_SIZE;
-/// More than a queue of eight large writes holds. Of what is asked for beyond, the memory is fresh.
-const CHUNKS_MAX: usize = 12;
+/// Of a piece that is used again: room for the largest operation.
+const PIECE_BYTES: usize = IO_BLOCKS_MAX as usize * BLOCK_SIZE;
+/// From here on pieces are used again.
+const LARGE_BYTES_MIN: usize = 128 << 10;
+/// Pieces that are kept: more than a queue of eight large writes holds. Beyond that, memory is fresh.
+const FREE_MAX: usize = 12;
+
+/// Pieces that nobody holds. The last one that was given back is taken first: it may be in a cache still.
+type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// Pieces come out of the last.
-    chunks: VecDeque<BytesMut>,
+pub(super) struct Memory(Free);
+
+/// A large piece on loan.
+struct Lent {
+    bytes: Vec<u8>,
+    length: usize,
+    free: Free,
 }
 
 impl Memory {
-    /// An empty piece with room for exactly so many bytes.
-    pub(super) fn take(&mut self, bytes: usize) -> BytesMut {
-        let has_room = |chunk: &mut BytesMut| chunk.capacity() >= bytes;
-        let mut chunk = match self.chunks.pop_back_if(has_room) {
-            Some(chunk) => chunk,
-            None => self.free_chunk(bytes.max(CHUNK_BYTES)),
-        };
-        // Of more chunks than are kept, those stay that were used first: they are free first.
-        self.chunks.truncate(CHUNKS_MAX);
-        let rest = chunk.split_off(bytes);
-        self.chunks.push_back(rest);
-        chunk
+    /// What `fill` writes to so many bytes, all of them.
+    pub(super) fn filled(&self, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Bytes {
+        if !(LARGE_BYTES_MIN..=PIECE_BYTES).contains(&bytes) {
+            let mut small = BytesMut::zeroed(bytes);
+            fill(&mut small);
+            return small.freeze();
+        }
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut piece = free.unwrap_or_else(|| vec![0; PIECE_BYTES]);
+        fill(&mut piece[..bytes]);
+        Bytes::from_owner(Lent { bytes: piece, length: bytes, free: Arc::clone(&self.0) })
     }
+}
 
-    fn free_chunk(&mut self, bytes: usize) -> BytesMut {
-        // Ciphers are faster where nothing lies across the lines of a cache.
-        let with_alignment = bytes + BLOCK_SIZE;
-        let free = self.chunks.iter_mut().position(|chunk| chunk.try_reclaim(with_alignment));
-        let free = free.and_then(|at| self.chunks.remove(at));
-        let mut chunk = free.unwrap_or_else(|| BytesMut::with_capacity(with_alignment));
-        let skip = chunk.as_ptr().align_offset(BLOCK_SIZE);
-        chunk.split_off(skip)
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < FREE_MAX {
+            free.push(std::mem::take(&mut self.bytes));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
 
-    /// Takes and drops pieces, at most so many held at once; how many different chunks they came out of.
-    fn chunks(pieces: usize, bytes: usize, held: usize) -> usize {
-        let (mut memory, mut holding, mut addresses) = (Memory::default(), VecDeque::new(), HashSet::new());
-        for _ in 0..pieces {
-            let mut piece = memory.take(bytes);
-            assert_eq!((piece.len(), piece.capacity()), (0, bytes));
-            assert_eq!(piece.as_ptr().align_offset(BLOCK_SIZE), 0);
-            piece.resize(bytes, 1);
-            addresses.insert(piece.as_ptr() as usize / CHUNK_BYTES);
-            holding.push_back(piece.freeze());
-            if holding.len() > held {
-                holding.pop_front();
-            }
+    #[test]
+    fn large_pieces_are_used_again_once_nobody_holds_them() {
+        let memory = Memory::default();
+        let free = |memory: &Memory| memory.0.lock().unwrap().len();
+        for bytes in [BLOCK_SIZE, LARGE_BYTES_MIN, 5 * BLOCK_SIZE, PIECE_BYTES, LARGE_BYTES_MIN] {
+            let piece = memory.filled(bytes, |piece| piece.fill(7));
+            assert_eq!((piece.len(), piece.iter().all(|&byte| byte == 7)), (bytes, true));
+            let part = piece.slice(bytes - 1..);
+            drop(piece);
+            assert_eq!(free(&memory), 0, "a part of it is held");
+            drop(part);
+            let again = free(&memory);
+            assert_eq!(again, usize::from(bytes >= LARGE_BYTES_MIN));
+            memory.0.lock().unwrap().clear();
         }
-        addresses.len()
-    }
-
-    #[test]
-    fn chunks_are_used_again_once_their_pieces_are_gone() {
-        // A chunk may lie in two of the places that are counted.
-        assert!(chunks(10_000, BLOCK_SIZE, 32) <= 2 * 3);
-        assert!(chunks(1000, CHUNK_BYTES, 8) <= 2 * 10);
-    }
-
-    #[test]
-    fn what_is_held_for_ever_is_not_kept_for_reuse() {
-        let mut memory = Memory::default();
-        let held: Vec<BytesMut> = (0..100).map(|_| memory.take(CHUNK_BYTES)).collect();
-        assert!(memory.chunks.len() <= CHUNKS_MAX + 1 && held.len() == 100);
+        let take =
+            |count: usize| -> Vec<Bytes> { (0..count).map(|_| memory.filled(PIECE_BYTES, |_| {})).collect() };
+        let held = take(2 * FREE_MAX);
+        let first = held[0].as_ptr();
+        drop(held);
+        assert_eq!(free(&memory), FREE_MAX, "no more than that are kept");
+        assert!(take(FREE_MAX).iter().any(|piece| piece.as_ptr() == first));
     }
 }
