@@ -105,6 +105,7 @@ pub fn settings_to_wire(settings: &VolumeSettings) -> v1::VolumeSettings {
         iops_limit: settings.iops_limit.map(limit_to_wire),
         bandwidth_limit: settings.bandwidth_limit.map(limit_to_wire),
         snapshot_limit: settings.snapshot_limit,
+        verified_reads: settings.verified_reads,
     }
 }
 
@@ -145,6 +146,7 @@ pub fn settings_from_wire(settings: &v1::VolumeSettings) -> Result<VolumeSetting
         iops_limit: settings.iops_limit.map(limit),
         bandwidth_limit: settings.bandwidth_limit.map(limit),
         snapshot_limit: settings.snapshot_limit,
+        verified_reads: settings.verified_reads,
     })
 }
 
@@ -285,9 +287,10 @@ mod tests {
             iops_limit in limit(),
             bandwidth_limit in limit(),
             snapshot_limit in any::<u32>(),
+            verified_reads in any::<bool>(),
         ) -> VolumeSettings {
             let durability = if through { Durability::WriteThrough } else { Durability::WriteBack };
-            VolumeSettings { durability, iops_limit, bandwidth_limit, snapshot_limit }
+            VolumeSettings { durability, iops_limit, bandwidth_limit, snapshot_limit, verified_reads }
         }
     }
 

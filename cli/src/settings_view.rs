@@ -15,6 +15,8 @@ pub(crate) struct SettingsView {
     pub(crate) bandwidth_limit: Option<RateLimit>,
     /// How many snapshots it may have.
     pub(crate) snapshot_limit: u32,
+    /// Whether what one copy answers to a read is held against another's stamps.
+    pub(crate) verified_reads: bool,
 }
 
 impl From<&VolumeSettings> for SettingsView {
@@ -24,6 +26,7 @@ impl From<&VolumeSettings> for SettingsView {
             iops_limit: settings.iops_limit,
             bandwidth_limit: settings.bandwidth_limit,
             snapshot_limit: settings.snapshot_limit,
+            verified_reads: settings.verified_reads,
         }
     }
 }

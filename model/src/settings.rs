@@ -47,6 +47,8 @@ pub struct VolumeSettings {
     /// How many snapshots it may have; those that it has already stay. At most
     /// [`SNAPSHOTS_MAX`](crate::SNAPSHOTS_MAX).
     pub snapshot_limit: u32,
+    /// What one copy answers to a read is held against another's stamps. Of an encrypted volume only.
+    pub verified_reads: bool,
 }
 
 /// The snapshots that a volume may have unless something else is chosen: all that a record holds.
@@ -60,6 +62,7 @@ impl Default for VolumeSettings {
             iops_limit: None,
             bandwidth_limit: None,
             snapshot_limit: SNAPSHOT_LIMIT_DEFAULT,
+            verified_reads: false,
         }
     }
 }

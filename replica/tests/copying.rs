@@ -309,7 +309,7 @@ fn a_flipped_byte_is_repaired_from_the_other_side() {
     };
     let range = BlockRange::new(10, 4);
     assert_eq!(code(client.call(Message::Read { range })), ErrorCode::ChecksumOnMedium);
-    let verify = |client: &mut Client| match client.call(Message::Verify { range }) {
+    let verify = |client: &mut Client| match client.call(Message::Verify { range, stamps_only: false }) {
         Message::VerifyReply { versions, crcs, failed } => {
             assert_eq!(versions, [TailEntry { range, stamp: stamp(1, 1), discard: false }]);
             assert_eq!(crcs.len(), 4);

@@ -399,7 +399,15 @@ fn find(pool: &Pool, contents: &[u8]) -> u64 {
 }
 
 fn verify(pool: &mut Pool, range: BlockRange) -> VerifiedBlocks {
-    match pool.run(Request::Verify { volume: VOLUME, at: None, range }) {
+    verified(pool, range, false)
+}
+
+fn stamps(pool: &mut Pool, range: BlockRange) -> VerifiedBlocks {
+    verified(pool, range, true)
+}
+
+fn verified(pool: &mut Pool, range: BlockRange, stamps_only: bool) -> VerifiedBlocks {
+    match pool.run(Request::Verify { volume: VOLUME, at: None, range, stamps_only }) {
         Ok(Reply::Verified(found)) => found,
         other => panic!("{other:?}"),
     }
@@ -431,8 +439,11 @@ fn a_repair_takes_the_place_of_a_block_that_cannot_be_read() {
         }
         let errors = pool.store.statistics().checksum_errors;
         let verified = verify(&mut pool, BlockRange::new(0, 100));
-        assert_eq!((verified.versions, verified.crcs.len()), (vec![run(0, 4, 1, false)], 4));
+        assert_eq!((&verified.versions, verified.crcs.len()), (&vec![run(0, 4, 1, false)], 4));
         assert_eq!(verified.failed, [BlockRange::new(2, 1)], "the others are answered for");
+        assert_eq!(pool.store.statistics().checksum_errors, errors + 1);
+        let by_map = VerifiedBlocks { failed: Vec::new(), ..verified };
+        assert_eq!(stamps(&mut pool, BlockRange::new(0, 100)), by_map, "nothing is read for stamps");
         assert_eq!(pool.store.statistics().checksum_errors, errors + 1);
         let ordinary = pool.place(vec![run(2, 1, 3, false)], false);
         done(&mut pool, ordinary);

@@ -175,7 +175,8 @@ impl World {
             | Fault::RecordLoss
             | Fault::ClockDrift
             | Fault::RestartOnFailedDisk
-            | Fault::MisdirectedRead => unreachable!("does not strike at moments"),
+            | Fault::MisdirectedRead
+            | Fault::OldVersions => unreachable!("does not strike at moments"),
         }
     }
 

@@ -368,6 +368,7 @@ impl World {
                         self.tell_copy(back, frame);
                     } else if let Some(connection) = connection_of(process, peer) {
                         self.check_promise(index, connection, &frame);
+                        let frame = self.told(index, connection, frame);
                         self.transmit(connection, Side::Engine, frame);
                     }
                 }

@@ -13,6 +13,7 @@ mod groups;
 mod host;
 mod lost_disk;
 mod network;
+mod past;
 mod planted;
 mod random;
 mod readers;

@@ -303,6 +303,9 @@ impl World {
     fn host_received(&mut self, index: usize, result: Result<Frame, DecodeError>) {
         let connection = &self.network.connections[index];
         let (host, Some(peer)) = (connection.host, connection.peer) else { return };
+        if let Ok(frame) = &result {
+            self.note_asked(host, index, frame);
+        }
         let known = &mut self.hosts[host];
         let result = result.map(|frame| landed(&mut known.arena, frame));
         let Some(process) = &mut known.process else { return };

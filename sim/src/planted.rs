@@ -114,6 +114,8 @@ pub enum Planted {
     SealWithoutPlace,
     /// The engine seals a clone's blocks under its parent's key.
     SealUnderParentsKey,
+    /// The engine answers a verified read by what the first member says, whatever the witness does.
+    TrustFirstAnswer,
     /// A replica that pulls places blocks without their tags.
     ForgetPlacedTags,
     /// A replica mixes up the tags of a group when it merges them.
@@ -122,7 +124,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -177,6 +179,7 @@ impl Planted {
         Self::SealUnderFirstStamp,
         Self::SealWithoutPlace,
         Self::SealUnderParentsKey,
+        Self::TrustFirstAnswer,
         Self::ForgetPlacedTags,
         Self::MixTagsInMerge,
     ];
@@ -242,6 +245,7 @@ impl Planted {
             Self::RevertToHead => Some(PlantedFault::RevertToHead),
             Self::RecordRevertEarly => Some(PlantedFault::RecordRevertEarly),
             Self::WithdrawSilently => Some(PlantedFault::WithdrawSilently),
+            Self::TrustFirstAnswer => Some(PlantedFault::TrustFirstAnswer),
             _ => None,
         }
     }

@@ -35,6 +35,12 @@ impl World {
                 let detail = format!("a scrub of engine {engine} finds members that differ: {counts:?}");
                 return self.fail(Check::Alike, detail);
             }
+            let stale = self.engines[engine].engine.as_ref().map_or(0, |e| e.core.counters().blocks_stale);
+            if stale > 0 && !self.profile.has(Fault::OldVersions) {
+                let detail =
+                    format!("verified reads of engine {engine} find members that differ in {stale} blocks");
+                return self.fail(Check::Alike, detail);
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Volumes that are write-through or limited from the beginning, or become so while they are used.
+//! Volumes that are write-through or limited from the beginning, or become so while they are used; and those
+//! whose reads are verified.
 //!
 //! A volume that was said to be write-through stays so: from then on what is acknowledged survives any
 //! loss of power, whichever engine acknowledges it.
@@ -12,12 +13,15 @@ use trivet_model::{Durability, RateLimit, VolumeSettings};
 
 /// What a world's volume has from the beginning.
 pub(crate) fn draw(seed: u64, profile: &Profile) -> VolumeSettings {
+    let verified_reads = profile.encrypted
+        && (profile.has(Fault::OldVersions)
+            || profile.has(Fault::Settings) && Random::stream(seed, 24).one_in(3));
     if !profile.has(Fault::Settings) {
-        return VolumeSettings::default();
+        return VolumeSettings { verified_reads, ..VolumeSettings::default() };
     }
     let random = &mut Random::stream(seed, 19);
     let durability = if random.one_in(2) { Durability::WriteThrough } else { Durability::WriteBack };
-    VolumeSettings { durability, iops_limit: draw_limit(random), ..VolumeSettings::default() }
+    VolumeSettings { durability, iops_limit: draw_limit(random), verified_reads, ..VolumeSettings::default() }
 }
 
 fn draw_limit(random: &mut Random) -> Option<RateLimit> {
@@ -31,7 +35,7 @@ impl World {
         let settings = VolumeSettings {
             durability: Durability::WriteThrough,
             iops_limit: draw_limit(random),
-            ..VolumeSettings::default()
+            ..self.records.record.settings.clone()
         };
         self.limits_change = true;
         self.request_settings(engine, settings);

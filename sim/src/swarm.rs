@@ -90,11 +90,14 @@ pub enum Fault {
     OlderDisk,
     /// The volume is write-through or limited, or becomes so.
     Settings,
+    /// A copy of an encrypted volume gives back older versions of blocks; its reads are verified. Nothing
+    /// goes wrong besides: one copy that lies is borne while all are in sync.
+    OldVersions,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -133,6 +136,7 @@ impl Fault {
         Self::Settings,
         Self::Revert,
         Self::Group,
+        Self::OldVersions,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -147,6 +151,7 @@ impl Fault {
                 | Self::ClockDrift
                 | Self::RestartOnFailedDisk
                 | Self::MisdirectedRead
+                | Self::OldVersions
         )
     }
 
@@ -163,6 +168,7 @@ impl Fault {
                 | Self::Settings
                 | Self::Revert
                 | Self::Group
+                | Self::OldVersions
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -279,6 +285,13 @@ const ISOLATED: &[Fault] = &[Fault::Isolation, Fault::Contention, Fault::RecordL
 const RETURNING: &[Fault] = &[Fault::KillReplica, Fault::SlowDisk, Fault::BreakLink];
 const LOSING: &[Fault] = &[Fault::KillReplica, Fault::ReplicaPower, Fault::BreakLink];
 
+/// What may be beside a copy that tells of the past.
+const TELLING: &[Fault] = &[Fault::Cloned, Fault::Settings, Fault::Snapshot];
+
+const fn is_encrypted(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
 /// About how many requests a run is to have.
 const REQUESTS: u32 = 260;
 
@@ -316,6 +329,10 @@ impl Profile {
         if Random::stream(seed, 17).one_in(3) {
             faults.insert(Fault::Settings);
         }
+        if is_encrypted(seed) && Random::stream(seed, 22).one_in(16) {
+            faults.retain(|fault| TELLING.contains(fault));
+            faults.insert(Fault::OldVersions);
+        }
         if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
             && Random::stream(seed, 9).one_in(2)
         {
@@ -352,7 +369,7 @@ impl Profile {
             worn: random.pick(&[0, 0, 900, 1000]),
             scale: run_for,
             // Nothing that happens depends on it, so it takes no part in the drawing.
-            encrypted: seed % 2 == 1,
+            encrypted: is_encrypted(seed),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::engine_host::EngineHost;
 use crate::groups::GroupAsked;
 use crate::host::Host;
 use crate::network::{Network, Side};
+use crate::past::Past;
 use crate::random::Random;
 use crate::record_store::{RecordAnswer, RecordRequest, RecordStore};
 use crate::stages::Stage;
@@ -224,6 +225,7 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) disk_random: Random,
     pub(crate) client_random: Random,
+    pub(crate) past: Past,
     pub(crate) strikes: BTreeMap<Fault, (Random, Duration)>,
     /// How often each fault has struck.
     pub(crate) struck: BTreeMap<Fault, u64>,
@@ -270,6 +272,7 @@ impl World {
             failure: None,
             disk_random: Random::stream(seed, 3),
             client_random: Random::stream(seed, 4),
+            past: Past::new(seed),
             strikes: BTreeMap::new(),
             struck: BTreeMap::new(),
             random,

@@ -93,6 +93,11 @@ fn f14_every_member_has_blocks_that_rot_on_it_alone_and_a_scrub_mends_them() {
 }
 
 #[test]
+fn verified_reads_bear_a_copy_that_gives_back_the_past() {
+    holds(&[Fault::OldVersions], 60, 20);
+}
+
+#[test]
 fn f17_disks_and_servers_are_slow() {
     holds(&[Fault::SlowDisk, Fault::PauseReplica], 60, 20);
 }

@@ -120,6 +120,17 @@ fn who_has_no_key_gets_nothing_whatever_restarts() {
     let _unlocked = secret.attach("key").succeeded();
     secret.assert_right();
 
+    // Reads that are verified; only of what is encrypted.
+    let set = |volume, how| cluster.trivet(&["volume", "set", volume, "--verified-reads", how]);
+    let _plain = set("disk0", "on").failed_saying(&["not encrypted", "--encrypt"]);
+    let create = ["volume", "create", "plain", "--size", "1MiB", "--verified-reads", "on"];
+    let _plain = cluster.trivet(&create).failed_saying(&["not encrypted", "--encrypt"]);
+    for (how, shown) in [("on", true), ("off", false), ("on", true)] {
+        let _set = set("secret", how).succeeded();
+        assert_eq!(secret.volume()["verified_reads"], shown);
+        secret.assert_right();
+    }
+
     // Another key, while it is served.
     let rekey = ["volume", "rekey", "secret", "--key-file", &secret.file("key"), "--new-passphrase-stdin"];
     let _rekeyed = say_to(cluster, &rekey, PASSPHRASE).succeeded();
@@ -216,6 +227,9 @@ fn a_clone_reads_on_under_its_parents_key_and_writes_under_its_own() {
     client.write(20480, &expected[20480..20992]).expect("a write");
     client.flush().expect("a flush");
     drop(client);
+    assert!(read(cluster, "copy", expected.len()) == expected);
+    // Held against another copy, too.
+    let _verified = cluster.trivet(&["volume", "set", "copy", "--verified-reads", "on"]).succeeded();
     assert!(read(cluster, "copy", expected.len()) == expected);
     secret.assert_right();
 

@@ -101,7 +101,7 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) {
         Message::Read { range }
         | Message::Allocation { range }
         | Message::Fetch { range }
-        | Message::Verify { range } => encode_range(*range, out),
+        | Message::Verify { range, stamps_only: _ } => encode_range(*range, out),
         Message::ReadReply { present, stamps, data } => {
             assert_eq!(ones(present), data.blocks(), "a bitmap that does not match the blocks");
             assert_eq!(stamps.len(), data.tags.len(), "a stamp for each block with a tag");
@@ -317,7 +317,10 @@ pub(crate) fn decode(header: &Header, fixed: &[u8]) -> Result<Message, DecodeErr
         }
         Kind::Fetch => Message::Fetch { range: fields.range(IO_BLOCKS_MAX)? },
         Kind::FetchReply => decode_fetch_reply(header, &mut fields)?,
-        Kind::Verify => Message::Verify { range: fields.range(IO_BLOCKS_MAX)? },
+        Kind::Verify => Message::Verify {
+            range: fields.range(IO_BLOCKS_MAX)?,
+            stamps_only: header.flags.contains(Flags::STAMPS_ONLY),
+        },
         Kind::VerifyReply => {
             let (versions, blocks) = fields.versions()?;
             Message::VerifyReply { versions, crcs: fields.next_crcs(blocks)?, failed: fields.failed()? }

@@ -150,6 +150,8 @@ pub enum Message {
     Verify {
         /// The blocks; up to `IO_BLOCKS_MAX`.
         range: BlockRange,
+        /// Read nothing from the medium: what the map says is enough, and no block is called bad.
+        stamps_only: bool,
     },
     /// What the blocks are by the map, and which of them the medium does not give back as they were
     /// stored. A bad block does not keep the others from being answered for.

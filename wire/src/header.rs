@@ -60,6 +60,8 @@ impl Flags {
     pub(crate) const MORE: Self = Self(1 << 2);
     /// Blocks are encrypted and go with their tags; `CreateVolume`: all that the volume will ever have.
     pub(crate) const TAGGED: Self = Self(1 << 3);
+    /// What the map says is enough.
+    pub(crate) const STAMPS_ONLY: Self = Self(1 << 4);
 
     pub(crate) const fn when(self, condition: bool) -> Self {
         if condition { self } else { Self::NONE }

@@ -121,7 +121,7 @@ kinds! {
     ChangedReply = 43, fixed CHANGED_REPLY..=CHANGED_REPLY + TAIL_ENTRIES_MAX * TAIL_ENTRY, blocks 0, flags Flags::NONE;
     Fetch = 44, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
     FetchReply = 45, fixed VERSIONS..=FETCH_REPLY_MAX, blocks BLOCKS_MAX, flags Flags::TAGGED;
-    Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::NONE;
+    Verify = 46, fixed exactly(RANGE), blocks 0, flags Flags::STAMPS_ONLY;
     VerifyReply = 47, fixed VERSIONS..=VERIFY_REPLY_MAX, blocks 0, flags Flags::NONE;
     Pull = 48, fixed PULL + 1..=PULL + ADDRESS_BYTES_MAX, blocks 0, flags Flags::NONE;
     PullStatus = 49, fixed exactly(STAMP), blocks 0, flags Flags::NONE;
@@ -192,6 +192,7 @@ impl Message {
             }
             Self::Open { writable, .. } => Flags::WRITABLE.when(*writable),
             Self::TailReply { more, .. } => Flags::MORE.when(*more),
+            Self::Verify { stamps_only, .. } => Flags::STAMPS_ONLY.when(*stamps_only),
             Self::CreateVolume { tagged, .. } => Flags::TAGGED.when(*tagged),
             _ => Flags::NONE,
         };

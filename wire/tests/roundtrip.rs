@@ -200,7 +200,8 @@ fn sync_messages() -> impl Strategy<Value = Message> {
             next,
         }),
         ranges(IO_BLOCKS_MAX).prop_map(|range| Message::Fetch { range }),
-        ranges(IO_BLOCKS_MAX).prop_map(|range| Message::Verify { range }),
+        (ranges(IO_BLOCKS_MAX), any::<bool>())
+            .prop_map(|(range, stamps_only)| Message::Verify { range, stamps_only }),
         versions().prop_flat_map(|(versions, blocks)| {
             data(blocks).prop_map(move |data| Message::FetchReply { versions: versions.clone(), data })
         }),

@@ -204,7 +204,7 @@ struct NameArgs {
 #[derive(Args, Debug)]
 #[command(group(
     clap::ArgGroup::new("what")
-        .args(["durability", "iops_limit", "bandwidth_limit", "snapshot_limit", "copies"])
+        .args(["durability", "iops_limit", "bandwidth_limit", "snapshot_limit", "verified_reads", "copies"])
         .required(true)
         .multiple(true)
 ))]

@@ -30,6 +30,17 @@ pub(super) struct SettingsArgs {
     /// How many snapshots it may have; those that it has stay [default: 1000, and no more]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SNAPSHOT_LIMIT_DEFAULT)))]
     snapshot_limit: Option<u32>,
+    /// Of an encrypted volume: hold what one copy answers to a read against the stamps that another has, so that
+    /// one that gives back an older version of a block is found out. Each read waits for two copies
+    /// [default: off]
+    #[arg(long, value_name = "on|off")]
+    verified_reads: Option<Switch>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// A limit to be set, or taken away.
@@ -58,6 +69,7 @@ impl SettingsArgs {
             iops_limit: self.iops_limit.map(Limit::to_wire),
             bandwidth_limit: self.bandwidth_limit.map(Limit::to_wire),
             snapshot_limit: self.snapshot_limit.unwrap_or(0),
+            verified_reads: self.verified_reads == Some(Switch::On),
         }
     }
 }
@@ -85,6 +97,7 @@ pub(super) async fn run(arguments: &SetArgs) -> Result<(), Failure> {
         bandwidth_limit: settings.bandwidth_limit.map(Limit::to_wire),
         copies: arguments.copies.unwrap_or(0),
         snapshot_limit: settings.snapshot_limit.unwrap_or(0),
+        verified_reads: settings.verified_reads.map(|wanted| wanted == Switch::On),
     };
     let volume = view::volume(client.set_volume(request).await.map_err(failed)?)?;
     announce(arguments.output, &volume, &in_words(&volume));
@@ -108,6 +121,9 @@ fn in_words(volume: &VolumeView) -> String {
     let settings = &volume.settings;
     let limits = settings.limits().map_or("no limits".to_owned(), |limits| format!("at most {limits}"));
     let mut line = format!("{}: {}, {limits}", volume.name, settings.durability);
+    if settings.verified_reads {
+        line += ", reads verified";
+    }
     match usize::try_from(volume.copies).unwrap_or(usize::MAX).cmp(&volume.members.len()) {
         _ if volume.copies == 0 => {}
         Ordering::Equal => line += &format!(", {} copies", volume.copies),

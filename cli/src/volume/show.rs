@@ -116,6 +116,7 @@ fn as_text(volume: &VolumeView) -> String {
         ("epoch", volume.epoch.to_string()),
     ];
     facts.extend(volume.settings.limits().map(|limits| ("limits", limits)));
+    facts.extend(volume.settings.verified_reads.then(|| ("reads", "verified".to_owned())));
     let optional = [("uri", volume.uri.clone()), ("tcp uri", volume.tcp_uri.clone())];
     facts.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
     if !volume.trouble.is_empty() {

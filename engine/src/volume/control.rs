@@ -135,6 +135,16 @@ impl VolumeCore {
                 self.survey_refused(now, (member, question), &detail);
                 Ok(())
             }
+            (
+                Control::Witness { operation, range },
+                answer @ (Message::VerifyReply { .. }
+                | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
+            ) => self.witnessed(now, member, (operation, range), answer),
+            (
+                Control::Hearing { operation, block },
+                answer @ (Message::ReadReply { .. }
+                | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
+            ) => self.heard(now, member, (operation, block), answer),
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {

@@ -17,7 +17,7 @@
 
 use super::slow::Latency;
 use super::sync::Attempt;
-use super::{MemberIndex, MemberSet, VolumeCore};
+use super::{MemberIndex, MemberSet, OperationId, VolumeCore};
 use std::time::Duration;
 use trivet_model::{BlockRange, BootId, PoolId, SnapshotId, Stamp};
 use trivet_wire::ErrorCode;
@@ -144,6 +144,16 @@ pub(super) enum Control {
     Repair,
     /// What it has, for a scrub.
     Verify,
+    /// Its stamps, to hold another's answer to a read against them.
+    Witness {
+        operation: OperationId,
+        range: BlockRange,
+    },
+    /// What it has of a block of which two have said different things.
+    Hearing {
+        operation: OperationId,
+        block: u64,
+    },
     /// To keep a snapshot, and to let one go.
     CreateSnapshot {
         id: SnapshotId,

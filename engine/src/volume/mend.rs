@@ -1,4 +1,4 @@
-//! Blocks that a member gives back otherwise than they were encrypted.
+//! Blocks that a member gives back otherwise than they were encrypted, or as they were before (`witness.rs`).
 //!
 //! Its checksum is right, so no medium did it: it was tampered with, or the member's software is wrong. Another
 //! member answers the read. The block is then written anew to everyone, in its place among other I/O, under a
@@ -34,7 +34,11 @@ impl VolumeCore {
             "blocks are not as they were encrypted, though their checksums are right");
     }
 
-    /// Another member has what one had forged.
+    pub(super) fn is_mending(&self, block: u64) -> bool {
+        self.mending.0.contains_key(&block)
+    }
+
+    /// Another member has what one had forged, or had an older version of.
     pub(super) fn mend(&mut self, now: Duration, blocks: Vec<u64>) {
         if self.options.read_only || self.state != VolumeState::Open {
             return;

@@ -52,6 +52,7 @@ mod status;
 mod sync;
 mod throttle;
 mod view;
+mod witness;
 mod write;
 
 pub use member::MemberFault;

@@ -321,7 +321,10 @@ impl VolumeCore {
         self.renewing = false;
         self.options.session = self.options.session.wrapping_add(1);
         let ready = self.ready_members().into_iter();
-        let asked: Vec<_> = ready.flat_map(|member| self.asked_of(member)).collect();
+        let mut asked: Vec<_> = ready.flat_map(|member| self.asked_of(member)).collect();
+        // One may have been asked of several.
+        asked.sort_unstable();
+        asked.dedup();
         self.disconnect_all(now, &MemberFault::Restarted);
         self.transition(now, VolumeState::Claiming);
         for id in asked {

@@ -316,7 +316,10 @@ impl VolumeCore {
     /// The operations that wait for an answer of `member` and can as well ask another.
     pub(super) fn asked_of(&self, member: super::MemberIndex) -> Vec<OperationId> {
         let asked = |phase: &Phase| match phase {
-            Phase::Reading(reading) => reading.from == Some(member) || reading.hedge == Some(member),
+            Phase::Reading(reading) => {
+                let answers = [reading.from, reading.hedge].contains(&Some(member));
+                answers || reading.verifying.as_ref().is_some_and(|verifying| verifying.awaits(member))
+            }
             Phase::Querying(querying) => querying.from == Some(member),
             Phase::Blocked(_) | Phase::Writing(_) | Phase::Scrubbing => false,
         };

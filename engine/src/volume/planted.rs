@@ -77,6 +77,8 @@ pub enum PlantedFault {
     SealWithoutPlace,
     /// A clone's blocks are sealed under its parent's key.
     SealUnderParentsKey,
+    /// A verified read is answered by what the first member says, whatever the witness does.
+    TrustFirstAnswer,
 }
 
 impl VolumeCore {

@@ -13,6 +13,7 @@ use super::operation::{Operation, Outcome, Phase};
 use super::planted::PlantedFault as Planted;
 use super::seal::{self, Unopened};
 use super::segments::{SegmentCursor, patched, push_zeros, trim};
+use super::witness::{Answer, Verifying, stamps_of};
 use super::write::Writing;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use crate::request::IoError;
@@ -42,15 +43,17 @@ pub(super) struct Reading {
     /// Who holds what is wanted.
     among: MemberSet,
     /// As which snapshot shows it; as the volume is looked at without one.
-    at: Option<SnapshotId>,
+    pub(super) at: Option<SnapshotId>,
     tried: MemberSet,
     pub(super) from: Option<MemberIndex>,
     /// When.
     pub(super) asked: Option<Duration>,
     /// Who was asked as well, because that takes long.
     pub(super) hedge: Option<MemberIndex>,
-    then: Then,
-    cause: String,
+    pub(super) then: Then,
+    pub(super) cause: String,
+    /// Of a verified read.
+    pub(super) verifying: Option<Box<Verifying>>,
 }
 
 /// What the blocks are read for.
@@ -72,9 +75,9 @@ pub(super) enum Then {
 
 /// A run of blocks that were read, all present or all holes.
 #[derive(Debug)]
-struct Run {
-    count: u32,
-    data: Option<Vec<Bytes>>,
+pub(super) struct Run {
+    pub(super) count: u32,
+    pub(super) data: Option<Vec<Bytes>>,
 }
 
 /// What a member has sent of blocks that were read.
@@ -100,6 +103,7 @@ impl Reading {
             hedge: None,
             then,
             cause: String::new(),
+            verifying: None,
         }
     }
 }
@@ -128,8 +132,12 @@ impl VolumeCore {
                 self.look(now, member, at);
                 self.members[member.0].reads_in_flight += 1;
                 self.send(now, MemberSet::of(member), id.0, Message::Read { range });
+                self.call_witness(now, id, member);
             }
-            None => self.held_reads.push_back(id),
+            None => {
+                reading_mut(&mut self.operations, id).verifying = None;
+                self.held_reads.push_back(id);
+            }
         }
     }
 
@@ -142,11 +150,15 @@ impl VolumeCore {
     /// Asks another member what `from` takes long to answer.
     pub(super) fn hedge_read(&mut self, now: Duration, id: OperationId) {
         let reading = reading_mut(&mut self.operations, id);
-        let Some(from) = reading.from else { return };
+        let Some(from) = reading.from else { return self.call_another_witness(now, id) };
         let (range, among) =
             (reading.range, reading.among.without(reading.tried).without(MemberSet::of(from)));
+        let witnesses =
+            reading.verifying.as_ref().map_or(MemberSet::EMPTY, |verifying| verifying.witnesses());
         let among = among.intersection(self.readable()).without(self.late_with(id));
-        if let Some(member) = self.nearest(among, range.start) {
+        // A witness answers itself only where there is nobody else.
+        let other = self.nearest(among.without(witnesses), range.start);
+        if let Some(member) = other.or_else(|| self.nearest(among, range.start)) {
             let reading = reading_mut(&mut self.operations, id);
             reading.hedge = Some(member);
             let at = reading.at;
@@ -203,7 +215,8 @@ impl VolumeCore {
             return Err(MemberFault::Protocol("a read's answer does not have the blocks asked for"));
         }
         let range = reading.range;
-        let opened = match &mut self.ciphers {
+        let versions = reading.verifying.is_some().then(|| stamps_of(present, stamps, range.count));
+        let opened = match &self.ciphers {
             None if is_intact(&data) => Ok(data.segments),
             None => Err(Unopened::Damaged),
             Some(ciphers) => {
@@ -229,7 +242,17 @@ impl VolumeCore {
             self.members[other.0].unwanted.push((id.0, asked));
             self.members[other.0].reads_in_flight -= 1;
         }
+        match versions {
+            Some(stamps) => self.hold_for_witness(now, id, Answer { member, runs, stamps }),
+            None => self.range_read(now, id, runs, member),
+        }
+        Ok(())
+    }
+
+    /// What is asked for now is there.
+    pub(super) fn range_read(&mut self, now: Duration, id: OperationId, runs: Vec<Run>, member: MemberIndex) {
         let reading = reading_mut(&mut self.operations, id);
+        let range = reading.range;
         let (mut bad, mut forged) = (std::mem::take(&mut reading.bad), std::mem::take(&mut reading.forged));
         if reading.at.is_some() {
             // What is repaired is what the volume is now.
@@ -249,7 +272,6 @@ impl VolumeCore {
         if !forged.is_empty() {
             self.mend(now, forged);
         }
-        Ok(())
     }
 
     /// What a member has sent is not what was written.
@@ -308,16 +330,18 @@ impl VolumeCore {
         }
     }
 
-    /// The member that was asked is gone: asks again, with a clean sheet for those that are there.
+    /// A member that was asked is gone: asks again, with a clean sheet for those that are there.
     pub(super) fn ask_again(&mut self, now: Duration, id: OperationId) {
         match &mut self.operations.get_mut(&id).expect("just listed").phase {
             Phase::Reading(reading) => {
-                // Of two that were asked, the one that is left goes on.
+                reading.verifying = None;
+                // Of two that were asked, those that are left go on.
                 let asked = [reading.from.take(), reading.hedge.take()].into_iter().flatten();
-                let left = asked.into_iter().find(|&member| self.members[member.0].is_ready());
-                reading.from = left;
-                if left.is_none() {
-                    self.send_read(now, id);
+                let mut left = asked.filter(|&member| self.members[member.0].is_ready());
+                (reading.from, reading.hedge) = (left.next(), left.next());
+                match reading.from {
+                    Some(member) => self.call_witness(now, id, member),
+                    None => self.send_read(now, id),
                 }
             }
             Phase::Querying(querying) => {
@@ -338,15 +362,16 @@ impl VolumeCore {
     }
 
     /// Goes on with one block of a range.
-    fn read_block(&mut self, now: Duration, id: OperationId, block: u64) {
+    pub(super) fn read_block(&mut self, now: Duration, id: OperationId, block: u64) {
         let reading = reading_mut(&mut self.operations, id);
         reading.range = BlockRange::new(block, 1);
         (reading.tried, reading.bad) = (MemberSet::EMPTY, MemberSet::EMPTY);
         reading.forged.clear();
+        reading.verifying = None;
         self.send_read(now, id);
     }
 
-    fn nobody_can_answer(&mut self, now: Duration, id: OperationId) {
+    pub(super) fn nobody_can_answer(&mut self, now: Duration, id: OperationId) {
         let reading = reading_mut(&mut self.operations, id);
         if reading.range.count > 1 {
             let first = reading.range.start;
@@ -467,12 +492,12 @@ fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: 
     }
 }
 
-fn is_present(present: &[u8], block: u32) -> bool {
+pub(super) fn is_present(present: &[u8], block: u32) -> bool {
     present[block as usize / 8] & (1 << (block % 8)) != 0
 }
 
 /// Whether an answer has the form of one about `count` blocks.
-fn fits(present: &[u8], data: &BlockData, count: u32) -> bool {
+pub(super) fn fits(present: &[u8], data: &BlockData, count: u32) -> bool {
     if present.len() != (count as usize).div_ceil(8) {
         return false;
     }

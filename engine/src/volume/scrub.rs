@@ -33,7 +33,8 @@ use super::member::Control;
 use super::operation::Outcome;
 use super::planted::PlantedFault as Planted;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
-use judge::{Found, Verdict, expand, judge};
+pub(super) use judge::{Found, expand};
+use judge::{Verdict, judge};
 use pace::Pace;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -248,7 +249,7 @@ impl VolumeCore {
         let members = window.members;
         window.comparison = Some(Comparison { range, awaiting: members, answers: Vec::new() });
         for member in members {
-            self.ask(now, member, Control::Verify, Message::Verify { range });
+            self.ask(now, member, Control::Verify, Message::Verify { range, stamps_only: false });
         }
     }
 

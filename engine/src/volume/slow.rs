@@ -4,11 +4,13 @@
 //!   else it says: it is dropped. When nobody answers, nobody is dropped.
 //! - One that takes many times as long as its fastest peer, on the average or in its worst answer of every
 //!   second, for [`OUTLIER_MAX`], is an *outlier*: it is dropped, and is not let in again while it is one.
-//! - A read that takes too long is asked of another member too; the first answer counts.
+//! - A read that takes too long is asked of another member too; the first answer counts. So it is with a witness
+//!   (`witness.rs`).
 
 use super::control::IDLE;
 use super::member::Role;
 use super::operation::{Operation, Phase};
+use super::read::Reading;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ const OUTLIER_ABOVE: Duration = Duration::from_millis(20);
 /// and for how long it may be.
 const OUTLIER_MAX: Duration = Duration::from_secs(5);
 /// How long a read may take before another member is asked as well.
-const HEDGE_AFTER: Duration = Duration::from_millis(50);
+pub(super) const HEDGE_AFTER: Duration = Duration::from_millis(50);
 /// Acknowledged writes that a member being brought back may be behind.
 const STRAGGLERS_MAX: usize = 256;
 
@@ -146,6 +148,13 @@ impl VolumeCore {
         }
         if let Some((sent, awaiting)) = self.flushing.awaits() {
             judge(sent, awaiting);
+        }
+        for operation in self.operations.values() {
+            if let Phase::Reading(Reading { verifying: Some(verifying), .. }) = &operation.phase
+                && let Some((asked, awaiting)) = verifying.owed()
+            {
+                judge(asked, awaiting);
+            }
         }
         let owes = |member: &MemberIndex| {
             let asked = self.members[member.0].unwanted.first().map(|&(_, asked)| asked);

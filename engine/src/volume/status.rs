@@ -68,6 +68,8 @@ pub struct Counters {
     pub blocks_rewritten: u64,
     /// Blocks of an encrypted volume that a member gave back otherwise than they were written.
     pub blocks_forged: u64,
+    /// Blocks of which verified reads have found that a member has another version than stands.
+    pub blocks_stale: u64,
     /// In-sync members that were dropped.
     pub members_dropped: u64,
     /// How often a limit held up what came next; what waited behind it is not counted.
@@ -198,6 +200,12 @@ impl VolumeCore {
             scrub: self.scrub_status(now),
             revert: self.revert_status(now),
         }
+    }
+
+    /// What has happened since the opening.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether the volume serves, in one word.

@@ -383,6 +383,12 @@ pub enum Refusal {
     /// A key, and nothing to use it for.
     #[error("volume '{0}' is not encrypted")]
     NotEncrypted(String),
+    /// Nothing tells which copy of a block is right.
+    #[error(
+        "reads of volume '{0}' cannot be verified: it is not encrypted, so nothing would tell which copy is right. \
+         Make a volume with --encrypt for that"
+    )]
+    NothingToVerify(String),
     /// Its deletion has begun.
     #[error("the key of volume '{0}' has been destroyed: nobody can read it any more")]
     KeyDestroyed(String),
@@ -451,6 +457,7 @@ impl Refusal {
             | Self::NotUnlocked(_)
             | Self::WrongKey(_)
             | Self::NotEncrypted(_)
+            | Self::NothingToVerify(_)
             | Self::KeyDestroyed(_) => FailureKind::Invalid,
             Self::Attached(_)
             | Self::AttachedOtherwise(_)

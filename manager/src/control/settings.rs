@@ -15,6 +15,9 @@ impl Control {
         let iops = wanted_limit(Limited::Iops, request.iops_limit)?;
         let bandwidth = wanted_limit(Limited::Bandwidth, request.bandwidth_limit)?;
         let snapshots = wanted_snapshots(request.snapshot_limit)?;
+        if request.verified_reads == Some(true) && found.key.is_none() {
+            return Err(Refusal::NothingToVerify(found.name));
+        }
         let known = records::list::<ReplicaRecord>(self.store.as_ref())?.len();
         if usize::try_from(request.copies).unwrap_or(usize::MAX) > known {
             return Err(Refusal::TooFewReplicas { asked: request.copies, running: known, known });
@@ -32,6 +35,9 @@ impl Control {
             }
             if request.snapshot_limit > 0 {
                 settings.snapshot_limit = snapshots;
+            }
+            if let Some(verified) = request.verified_reads {
+                settings.verified_reads = verified;
             }
             if request.copies > 0 {
                 record.copies = request.copies;
@@ -85,5 +91,6 @@ pub(super) fn of_new_volume(request: &v1::CreateVolumeRequest) -> Result<VolumeS
         iops_limit: wanted_limit(Limited::Iops, asked.iops_limit)?.flatten(),
         bandwidth_limit: wanted_limit(Limited::Bandwidth, asked.bandwidth_limit)?.flatten(),
         snapshot_limit: wanted_snapshots(asked.snapshot_limit)?,
+        verified_reads: asked.verified_reads,
     })
 }

@@ -55,6 +55,9 @@ impl Control {
             return Err(Refusal::VolumeExists(name.clone()));
         }
         let settings = settings::of_new_volume(request)?;
+        if settings.verified_reads && encryption.is_none() {
+            return Err(Refusal::NothingToVerify(name.clone()));
+        }
         let chosen = self.choose(request.copies).await?;
         let id = random_volume_id()?;
         let deletion = DeletionRecord { volume: id, pools: chosen.iter().map(|&(pool, _)| pool).collect() };

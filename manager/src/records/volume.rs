@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 6;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -76,6 +76,7 @@ mod tests {
                 iops_limit: Some(RateLimit { per_second: 1000, burst: 2000 }),
                 bandwidth_limit: None,
                 snapshot_limit: 70,
+                verified_reads: true,
             },
             copies: 3,
             key: Some(KeyId::from_bytes([4; 16])),
@@ -89,7 +90,7 @@ mod tests {
         assert_layout(
             &record,
             concat!(
-                r#"{"version":4,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#"{"version":6,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
                 r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}],"#,
@@ -99,7 +100,7 @@ mod tests {
                 r#""snapshot":"05050505-0505-0505-0505-050505050505","snapshot_name":"v1","cut":7}],"#,
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
                 r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null,"#,
-                r#""snapshot_limit":70},"copies":3,"#,
+                r#""snapshot_limit":70,"verified_reads":true},"copies":3,"#,
                 r#""key":"04040404-0404-0404-0404-040404040404","reverting":{"#,
                 r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6}}"#
             ),

@@ -337,10 +337,10 @@ impl Sessions {
                 answer: Answer::Fetched,
                 bytes: payload_bytes(range),
             },
-            Message::Verify { range } => Asked {
-                request: Request::Verify { volume, at, range },
+            Message::Verify { range, stamps_only } => Asked {
+                request: Request::Verify { volume, at, range, stamps_only },
                 answer: Answer::Verified,
-                bytes: payload_bytes(range),
+                bytes: if stamps_only { 0 } else { payload_bytes(range) },
             },
             Message::Progress(_) => {
                 self.answer(from, Message::Done, out);

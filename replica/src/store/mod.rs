@@ -270,7 +270,10 @@ impl Store {
             }
             Request::Read { volume, at, range } => self.read(id, volume, at, range, Purpose::Read)?,
             Request::Fetch { volume, at, range } => self.read(id, volume, at, range, Purpose::Fetch)?,
-            Request::Verify { volume, at, range } => self.read(id, volume, at, range, Purpose::Verify)?,
+            Request::Verify { volume, at, range, stamps_only } => {
+                let purpose = if stamps_only { Purpose::Stamps } else { Purpose::Verify };
+                self.read(id, volume, at, range, purpose)?;
+            }
             Request::Inherit { volume, range } => {
                 let slot = self.find_range(volume, range, IO_BLOCKS_MAX)?;
                 self.inherit(id, slot, range);

@@ -24,6 +24,7 @@ use super::lineage::Tie;
 use super::record::Slot;
 use super::request::{
     Action, AllocationExtent, FetchedBlocks, ReadBlocks, Reply, RequestError, RequestId, TailExtent,
+    VerifiedBlocks,
 };
 use super::token::{Kind, token};
 use super::verified::verified;
@@ -39,6 +40,8 @@ pub(super) enum Purpose {
     Allocation,
     Fetch,
     Verify,
+    /// As `Verify`, by the map alone.
+    Stamps,
     /// As `Fetch`, of what only ancestors have.
     Inherit,
 }
@@ -239,7 +242,7 @@ impl Store {
 
     fn looked_up(&mut self, lookup: PendingLookup, cut: Stamp, lineage: &[Tie], entries: Vec<Option<Entry>>) {
         let mut versions = Vec::new();
-        if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify | Purpose::Inherit) {
+        if matches!(lookup.purpose, Purpose::Fetch | Purpose::Verify | Purpose::Stamps | Purpose::Inherit) {
             for (block, entry) in lookup.range.blocks().zip(&entries) {
                 if let Some(entry) = entry {
                     append(&mut versions, block, entry.stamp, entry.is_tombstone());
@@ -252,6 +255,11 @@ impl Store {
             let extents = extents_of(&entries);
             self.complete(lookup.id, Ok(Reply::Allocation(extents)));
             return;
+        }
+        if lookup.purpose == Purpose::Stamps {
+            let crcs = entries.iter().flatten().map(|entry| entry.crc).collect();
+            let found = VerifiedBlocks { versions, crcs, failed: Vec::new() };
+            return self.complete(lookup.id, Ok(Reply::Verified(found)));
         }
         let (id, purpose, start) = (lookup.id, lookup.purpose, lookup.range.start);
         let tagged = self.volumes.get(lookup.slot).is_some_and(|volume| volume.tagged);
@@ -419,7 +427,7 @@ fn verify(read: ReadInFlight) -> Result<Reply, RequestError> {
         Purpose::Fetch | Purpose::Inherit => {
             Reply::Fetched(FetchedBlocks { versions, crcs: crcs.flatten().collect(), tags, segments })
         }
-        Purpose::Read | Purpose::Allocation | Purpose::Verify => {
+        Purpose::Read | Purpose::Allocation | Purpose::Verify | Purpose::Stamps => {
             let of_tagged = read.entries.iter().flatten().take(tags.len());
             let stamps = of_tagged.map(|entry| entry.stamp).collect();
             Reply::Blocks(ReadBlocks { crcs: crcs.collect(), stamps, tags, segments })

@@ -114,6 +114,8 @@ pub enum Request {
         at: Option<SnapshotId>,
         /// The blocks.
         range: BlockRange,
+        /// Read nothing from the medium.
+        stamps_only: bool,
     },
     /// Take versions that another member holds. Between two versions of a block the higher stamp
     /// stands. While places of older versions may come, [`Store::begin_pull`] holds.

@@ -118,7 +118,8 @@ pub(crate) fn frames() -> Vec<Frame> {
         Message::Fetch { range: BlockRange::new(5, 256) },
         Message::FetchReply { versions: versions.clone(), data: blocks(&[1, 2]) },
         Message::FetchReply { versions: versions.clone(), data: tagged(blocks(&[1, 2])) },
-        Message::Verify { range: BlockRange::new(5, 256) },
+        Message::Verify { range: BlockRange::new(5, 256), stamps_only: false },
+        Message::Verify { range: BlockRange::new(5, 256), stamps_only: true },
         Message::VerifyReply {
             versions,
             crcs: vec![BlockCrc(3), BlockCrc(4)],

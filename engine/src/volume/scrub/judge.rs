@@ -9,11 +9,11 @@ use trivet_wire::TailEntry;
 
 /// A block as one member has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Found {
+pub(in crate::volume) struct Found {
     /// Zero where the member knows nothing of the block.
-    pub(super) stamp: Stamp,
+    pub(in crate::volume) stamp: Stamp,
     /// The checksum that was stored with it; `None` for a hole.
-    pub(super) crc: Option<BlockCrc>,
+    pub(in crate::volume) crc: Option<BlockCrc>,
     /// Its bytes cannot be read, or do not match the checksum.
     pub(super) failed: bool,
 }
@@ -32,7 +32,7 @@ pub(super) enum Verdict {
 }
 
 /// A member's answer, block by block.
-pub(super) fn expand(
+pub(in crate::volume) fn expand(
     range: BlockRange,
     versions: &[TailEntry],
     crcs: &[BlockCrc],

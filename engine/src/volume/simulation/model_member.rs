@@ -4,18 +4,19 @@ use super::Random;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use trivet_model::checksum::block_crc;
-use trivet_model::{BlockRange, BootId, Generation, PoolId, SnapshotId, Stamp};
+use trivet_model::{BlockRange, BlockTag, BootId, Generation, PoolId, SnapshotId, Stamp};
 use trivet_wire::frame::Progress;
 use trivet_wire::{
     BlockData, ErrorCode, Extent, FlushReply, Frame, HelloReply, Message, OpenReply, PROTOCOL_VERSION,
     PullReport, PullState, SnapshotEntry, TailEntry,
 };
 
-/// A block's version; no data for a tombstone.
+/// A block's version; no data for a tombstone, and a tag with that of an encrypted volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Version {
     pub(super) stamp: Stamp,
     pub(super) data: Option<Bytes>,
+    pub(super) tag: Option<BlockTag>,
 }
 
 /// A walk over the source's and the own versions.
@@ -136,7 +137,7 @@ impl ModelMember {
             pull.diverged.push(BlockRange::new(block, 1));
         }
         if let Some(version) = version {
-            self.put(block, version.stamp, version.data, false);
+            self.put(block, version, false);
         }
     }
 
@@ -200,15 +201,18 @@ impl ModelMember {
                 self.note(progress);
                 let blocks =
                     data.segments.iter().flat_map(|s| s.chunks_exact(4096).map(Bytes::copy_from_slice));
+                let mut tags = data.tags.iter().copied();
                 for (i, block) in (0..).zip(blocks) {
-                    self.put(start + i, stamp.plus(i), Some(block), force_unit_access);
+                    let version = Version { stamp: stamp.plus(i), data: Some(block), tag: tags.next() };
+                    self.put(start + i, version, force_unit_access);
                 }
                 Message::Done
             }
             Message::Discard { range, stamp, progress, force_unit_access } => {
                 self.note(progress);
                 for (i, block) in (0..).zip(range.blocks()) {
-                    self.put(block, stamp.plus(i), None, force_unit_access);
+                    let version = Version { stamp: stamp.plus(i), data: None, tag: None };
+                    self.put(block, version, force_unit_access);
                 }
                 Message::Done
             }
@@ -250,7 +254,7 @@ impl ModelMember {
                 self.repair = Some((source, range));
                 Message::Done
             }
-            Message::Verify { range } => self.verify(range),
+            Message::Verify { range, .. } => self.verify(range),
             Message::Tail { since, skip } => self.tail(since, skip as usize),
             other => panic!("the engine does not send {other:?}"),
         }
@@ -314,12 +318,11 @@ impl ModelMember {
         }
     }
 
-    fn put(&mut self, block: u64, stamp: Stamp, data: Option<Bytes>, stable: bool) {
-        self.last = self.last.max(stamp);
-        if self.blocks.get(&block).is_some_and(|version| version.stamp >= stamp) {
+    fn put(&mut self, block: u64, version: Version, stable: bool) {
+        self.last = self.last.max(version.stamp);
+        if self.blocks.get(&block).is_some_and(|known| known.stamp >= version.stamp) {
             return;
         }
-        let version = Version { stamp, data };
         if stable {
             self.stable.insert(block, version.clone());
         }
@@ -377,21 +380,24 @@ impl ModelMember {
             return Message::Error { code: ErrorCode::ChecksumOnMedium, detail: "changed".to_owned() };
         }
         let mut present = vec![0; (count as usize).div_ceil(8)];
-        let mut segments = Vec::new();
+        let (mut segments, mut stamps, mut tags) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..count as usize {
-            if let Some(data) = self.blocks.get(&(start + i as u64)).and_then(|version| version.data.clone())
+            if let Some(version) = self.blocks.get(&(start + i as u64))
+                && let Some(data) = version.data.clone()
             {
                 present[i / 8] |= 1 << (i % 8);
                 segments.push(data);
+                stamps.extend(version.tag.map(|_| version.stamp));
+                tags.extend(version.tag);
             }
         }
-        let mut data = BlockData::checksummed(segments);
+        let mut data = BlockData { tags, ..BlockData::checksummed(segments) };
         if fails && let Some(segment) = data.segments.first_mut() {
             let mut changed = segment.to_vec();
             changed[77] ^= 4;
             *segment = changed.into();
         }
-        Message::ReadReply { present: present.into(), stamps: Vec::new(), data }
+        Message::ReadReply { present: present.into(), stamps, data }
     }
 
     fn tail(&self, since: Stamp, skip: usize) -> Message {

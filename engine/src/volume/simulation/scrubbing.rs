@@ -127,7 +127,7 @@ fn the_newest_version_is_written_to_everyone() {
         if newer_is_hole {
             // One member has a discard that the others missed.
             let stamp = newest.stamp.plus(1);
-            world.members[2].blocks.insert(block, Version { stamp, data: None });
+            world.members[2].blocks.insert(block, Version { stamp, data: None, tag: None });
         } else {
             world.members[1].blocks.remove(&block);
         }

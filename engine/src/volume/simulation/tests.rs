@@ -19,10 +19,12 @@ fn run(seed: u64, steps: u32, faults: Faults) -> Result<u64, String> {
     world.read_all();
     world.client.check()?;
     world.members_are_identical()?;
+    world.nothing_is_stale()?;
     world.open();
     world.read_all();
     world.client.check()?;
     world.members_are_identical()?;
+    world.nothing_is_stale()?;
     assert!(world.client.answered > 0);
     Ok(world.trace())
 }
@@ -112,8 +114,10 @@ fn everything_at_once() {
         rot: 0,
         scrub: 150,
         planted: None,
+        verified: false,
     };
     run_seeds(0..1000, 2500, faults);
+    run_seeds(1000..1300, 2500, Faults { verified: true, ..faults });
 }
 
 fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
@@ -266,16 +270,9 @@ fn reads_go_home_unless_that_is_busy() {
 fn a_write_waits_for_late_answers_to_its_read_which_went_by_the_same_number() {
     let mut world = World::new(1, Faults::default());
     world.settle();
-    let writes = |world: &World| {
-        let sent = (0..3).flat_map(|member| world.asked_of(member));
-        sent.filter(|message| matches!(message, Message::Discard { .. } | Message::Write { .. })).count()
-    };
-    let reads = |world: &World, member: usize| {
-        world.asked_of(member).iter().any(|message| matches!(message, Message::Read { .. }))
-    };
     world.patch();
     world.pass(Duration::from_millis(100));
-    let asked: Vec<usize> = (0..3).filter(|&member| reads(&world, member)).collect();
+    let (asked, _) = reads_and_verifies(&world);
     let [first, other] = asked[..] else {
         panic!("what is not answered is asked of one more, not of {asked:?}")
     };
@@ -285,4 +282,88 @@ fn a_write_waits_for_late_answers_to_its_read_which_went_by_the_same_number() {
     assert_eq!(writes(&world), 3);
     world.settle();
     world.members_are_identical().unwrap();
+}
+
+fn verified() -> Faults {
+    Faults { verified: true, ..Faults::default() }
+}
+
+#[test]
+fn verified_reads_while_members_come_and_go_and_fail() {
+    run_seeds(0..300, 1500, Faults { disconnect: 60, kill_member: 200, bad_read: 60, ..verified() });
+    run_seeds(0..300, 2000, Faults { isolate: 200, disconnect: 300, crash_engine: 400, ..verified() });
+}
+
+fn reads_and_verifies(world: &World) -> (Vec<usize>, Vec<usize>) {
+    let asked = |wanted: fn(&Message) -> bool| {
+        (0..3).filter(|&member| world.asked_of(member).into_iter().any(wanted)).collect()
+    };
+    let verifies = |message: &Message| matches!(message, Message::Verify { stamps_only: true, .. });
+    (asked(|message| matches!(message, Message::Read { .. })), asked(verifies))
+}
+
+fn writes(world: &World) -> usize {
+    let sent = (0..3).flat_map(|member| world.asked_of(member));
+    sent.filter(|message| matches!(message, Message::Discard { .. } | Message::Write { .. })).count()
+}
+
+#[test]
+fn a_witness_that_takes_long_is_passed_over_and_one_that_hangs_is_dropped() {
+    let mut world = World::new(1, verified());
+    world.settle();
+    world.patch();
+    let (reader, witness) = match reads_and_verifies(&world) {
+        (readers, witnesses) if (readers.len(), witnesses.len()) == (1, 1) => (readers[0], witnesses[0]),
+        asked => panic!("one is asked for the block and one for its stamp, not {asked:?}"),
+    };
+    let third = 3 - reader - witness;
+    assert_ne!(reader, witness);
+    world.answer(reader);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(reads_and_verifies(&world), (vec![], vec![witness.min(third), witness.max(third)]));
+    let mut hanging = [witness, third];
+    hanging.sort_unstable();
+    world.pass(Duration::from_millis(2100));
+    let expelled: Vec<usize> = (0..3).filter(|&m| world.core.members[m].expelled.is_some()).collect();
+    assert_eq!((writes(&world), expelled), (0, hanging.to_vec()));
+    world.answer(third);
+    assert!(writes(&world) > 0, "what {reader} says and {third} confirms is enough");
+    world.settle();
+    world.members_are_identical().unwrap();
+}
+
+#[test]
+fn two_that_were_asked_go_on_when_the_witness_is_gone() {
+    let mut world = World::new(1, verified());
+    world.settle();
+    world.patch();
+    let (_, witnesses) = reads_and_verifies(&world);
+    world.pass(Duration::from_millis(100));
+    let (readers, _) = reads_and_verifies(&world);
+    assert_eq!((readers.len(), witnesses.len()), (2, 1));
+    world.break_link(witnesses[0]);
+    readers.iter().for_each(|&reader| world.answer(reader));
+    assert!(readers.iter().all(|&reader| world.core.members[reader].is_ready()));
+    world.settle();
+    world.members_are_identical().unwrap();
+    world.nothing_is_stale().unwrap();
+}
+
+#[test]
+fn with_two_copies_the_witness_answers_where_the_other_takes_long_and_is_held_against_it() {
+    let mut world = World::new(1, verified());
+    world.settle();
+    world.cut_off(2);
+    world.wait_until_dropped(2);
+    world.patch();
+    let (readers, witnesses) = reads_and_verifies(&world);
+    assert_eq!((readers.len(), witnesses.len()), (1, 1));
+    let (reader, witness) = (readers[0], witnesses[0]);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(reads_and_verifies(&world).0, [0, 1]);
+    world.answer(witness);
+    assert_eq!(writes(&world), 0);
+    assert_eq!(reads_and_verifies(&world), (vec![reader], vec![reader]));
+    world.answer(reader);
+    assert_eq!(writes(&world), 2);
 }

@@ -10,6 +10,7 @@ use crate::volume::{
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{
     AuthorityError, BlockRange, Epoch, Generation, Member, MemberState, PoolId, Revision, VolumeId,
     VolumeRecord, VolumeSettings,
@@ -38,6 +39,8 @@ pub(super) struct Faults {
     /// A scrub is begun.
     pub(super) scrub: u32,
     pub(super) planted: Option<PlantedFault>,
+    /// The volume is encrypted, and its reads are verified.
+    pub(super) verified: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,16 +100,16 @@ impl World {
             lineage: Vec::new(),
             sharing: trivet_model::Sharing::Nothing,
             is_image: false,
-            settings: VolumeSettings::default(),
+            settings: VolumeSettings { verified_reads: faults.verified, ..VolumeSettings::default() },
             copies: 0,
-            key: None,
+            key: faults.verified.then(|| data_key().id()),
             reverting: None,
         };
         let mut world = Self {
             random: Random(seed),
             faults,
             time: 0,
-            core: VolumeCore::new(options(0), Duration::ZERO),
+            core: VolumeCore::new(options(0, faults.verified), Duration::ZERO),
             members,
             links: (0..MEMBERS).map(|_| Link::default()).collect(),
             record: (record, Revision(1)),
@@ -134,7 +137,7 @@ impl World {
         self.client.forget();
         self.image_tag = None;
         self.openings += 1;
-        self.core = VolumeCore::new(options(self.openings), self.now());
+        self.core = VolumeCore::new(options(self.openings, self.faults.verified), self.now());
         self.core.plant(self.faults.planted);
         self.perform();
     }
@@ -279,7 +282,7 @@ impl World {
         })
     }
 
-    fn break_link(&mut self, member: usize) {
+    pub(super) fn break_link(&mut self, member: usize) {
         let link = &mut self.links[member];
         if std::mem::take(&mut link.up) {
             link.to_member.clear();
@@ -415,16 +418,15 @@ impl World {
 
     /// No more faults: everything asked is answered, and members are at rest.
     pub(super) fn settle(&mut self) {
-        self.faults = Faults { planted: self.faults.planted, ..Faults::default() };
+        let Faults { planted, verified, .. } = self.faults;
+        self.faults = Faults { planted, verified, ..Faults::default() };
         for member in &mut self.members {
             (member.full, member.bad_read) = (false, 0);
         }
         for _ in 0..200_000 {
             self.step(0);
             let open = self.core.state() == VolumeState::Open && self.core.standing() == Standing::Open;
-            let links = self.links.iter().all(|link| link.to_member.is_empty() && link.to_engine.is_empty());
-            let busy = self.members.iter().any(ModelMember::is_busy);
-            if open && links && !busy && self.client.in_flight() == 0 && self.core.is_idle() {
+            if open && self.is_quiet() {
                 return;
             }
         }
@@ -434,6 +436,24 @@ impl World {
             self.client.in_flight(),
             self.core
         );
+    }
+
+    /// Whether nothing is asked or on its way.
+    fn is_quiet(&self) -> bool {
+        let links = self.links.iter().all(|link| link.to_member.is_empty() && link.to_engine.is_empty());
+        let busy = self.members.iter().any(ModelMember::is_busy);
+        links && !busy && self.client.in_flight() == 0 && self.core.is_idle()
+    }
+
+    /// Until a member that was cut off is in sync no more, and nothing is on its way.
+    pub(super) fn wait_until_dropped(&mut self, member: usize) {
+        for _ in 0..200_000 {
+            self.step(0);
+            if !self.core.in_sync().contains(MemberIndex(member)) && self.is_quiet() {
+                return;
+            }
+        }
+        panic!("it is not dropped: {:?}", self.core.status(self.now()));
     }
 
     pub(super) fn read_all(&mut self) -> Vec<u8> {
@@ -551,6 +571,14 @@ impl World {
         }
     }
 
+    /// Whether no verified read of this opening has found that members differ.
+    pub(super) fn nothing_is_stale(&self) -> Result<(), String> {
+        match self.core.counters().blocks_stale {
+            0 => Ok(()),
+            blocks => Err(format!("verified reads found {blocks} blocks in which members differed")),
+        }
+    }
+
     pub(super) fn members_are_identical(&self) -> Result<(), String> {
         let mut in_sync = self.in_sync();
         let first = &in_sync.next().expect("one is always in sync").blocks;
@@ -567,13 +595,17 @@ impl World {
     }
 }
 
-fn options(session: u64) -> CoreOptions {
+fn data_key() -> DataKey {
+    DataKey::take(&mut [5; 32])
+}
+
+fn options(session: u64, encrypted: bool) -> CoreOptions {
     CoreOptions {
         volume: VolumeId::from_bytes([9; 16]),
         owner: "test".to_owned(),
         session,
         read_only: false,
         snapshot: None,
-        key: None,
+        key: encrypted.then(data_key),
     }
 }

@@ -94,7 +94,7 @@ fn versions_may_be_asked_for_by_those_who_only_look_but_nothing_ordered() {
     let id = server.submitted.pop().unwrap().0;
     server.complete(id, Ok(Reply::Fetched(fetched)));
     assert_eq!(server.answer(), Message::FetchReply { versions: versions.clone(), data: block(9) });
-    server.say(connection, 5, 0, Message::Verify { range });
+    server.say(connection, 5, 0, Message::Verify { range, stamps_only: false });
     let id = server.submitted.pop().unwrap().0;
     let failed = vec![BlockRange::new(1, 1)];
     let verified = VerifiedBlocks { versions: vec![extent], crcs: block(9).crcs, failed: failed.clone() };
