@@ -39,7 +39,7 @@ SECONDS ?= 3600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-build deps-test deps-fuzz deps-deny check-tools build run test lint clippy fmt deny advisories \
-	doc bench resync-bench snapshot-bench group-bench clone-bench encryption-bench soak faults memory fuzz fuzz-replay \
+	doc bench compare resync-bench snapshot-bench group-bench clone-bench encryption-bench soak faults memory fuzz fuzz-replay \
 	sim sim-long sim-planted protocol-model
 
 help: ## list what there is
@@ -103,6 +103,9 @@ doc: ## build the documentation of the code, with every warning an error
 
 bench: build ## measure a volume against raw files and keep the table in docs/performance.md
 	$(TARGET)/release/xtask bench --write docs/performance.md $(BENCH)
+
+compare: build ## measure volumes of BEFORE=path/to/trivet and of this build by turns, and keep the table in docs/performance.md
+	$(TARGET)/release/xtask compare --write docs/performance.md --before $(BEFORE) $(BENCH)
 
 resync-bench: build ## measure how fast members come back, and keep the tables in docs/performance.md
 	$(TARGET)/release/xtask resync --write docs/performance.md $(BENCH)

@@ -279,11 +279,12 @@ fn draw_faults(random: &mut Random) -> BTreeSet<Fault> {
 }
 
 /// What an engine may do that does not know yet that it has been passed over; what a member that is brought
-/// back may lack while its device is slow; and what it may lose again. Drawn apart from the others, and quick
-/// to run.
+/// back may lack while its device is slow, and what it may lose again; what small pools write over. Drawn
+/// apart from the others, and quick to run.
 const ISOLATED: &[Fault] = &[Fault::Isolation, Fault::Contention, Fault::RecordLoss];
 const RETURNING: &[Fault] = &[Fault::KillReplica, Fault::SlowDisk, Fault::BreakLink];
 const LOSING: &[Fault] = &[Fault::KillReplica, Fault::ReplicaPower, Fault::BreakLink];
+const REUSING: &[Fault] = &[Fault::ReplicaPower, Fault::TotalPower, Fault::CrowdedPool];
 
 /// What may be beside a copy that tells of the past.
 const TELLING: &[Fault] = &[Fault::Cloned, Fault::Settings, Fault::Snapshot];
@@ -307,7 +308,7 @@ impl Profile {
         }
         let snapshots = Random::stream(seed, 13).one_in(2);
         let mut apart = Random::stream(seed, 11);
-        let theme = [ISOLATED, RETURNING, RETURNING, LOSING].get(apart.index(10));
+        let theme = [ISOLATED, RETURNING, RETURNING, LOSING, RETURNING, REUSING].get(apart.index(10));
         if let Some(theme) = theme {
             faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
         }

@@ -5,7 +5,7 @@
 //! load for both, with O_DIRECT on the files and over the volume's unix socket.
 
 pub(crate) mod fio;
-mod options;
+pub(crate) mod options;
 mod report;
 pub(crate) mod target;
 pub(crate) mod workload;
@@ -59,7 +59,7 @@ fn measure(
         let measured = fio::run(&volume.fio_target(), &workload.against_volume(), options.runtime)?;
         let cpu = volume.cpu_seconds()? - before;
         let result = match workload.metric {
-            Metric::CpuPerOperation => (cpu + measured.cpu_seconds) * 1e6 / measured.operations,
+            Metric::CpuPerOperation => cpu_per_operation(&measured, cpu),
             Metric::Rate => measured.rate(1),
         };
         eprintln!(
@@ -71,6 +71,11 @@ fn measure(
         volume_results.push(result);
     }
     Ok(Row { workload, raw: median(raw_results), volume: median(volume_results).ok_or("no round was run")? })
+}
+
+/// Microseconds of processor time of one operation: fio's, and what those who serve it have used.
+pub(crate) fn cpu_per_operation(measured: &Measured, served_by: f64) -> f64 {
+    (served_by + measured.cpu_seconds) * 1e6 / measured.operations
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -85,7 +90,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
 
 impl Measured {
     /// Operations a second, of each of `shares` equal parts.
-    fn rate(&self, shares: u32) -> f64 {
+    pub(crate) fn rate(&self, shares: u32) -> f64 {
         self.operations / self.seconds / f64::from(shares)
     }
 }

@@ -1,10 +1,10 @@
 //! `xtask encryption`: what encryption costs. An encrypted volume and a plain one on the same replicas, measured by
 //! turns, so that both see the machine in the same mood; the medians and their ratio are what counts.
 
-use crate::bench::fio::{self, Measured, Target};
-use crate::bench::median;
+use crate::bench::fio::{self, Target};
 use crate::bench::target::cpu_seconds_of;
 use crate::bench::workload::{Job, Size};
+use crate::bench::{cpu_per_operation, median};
 use crate::document::{Marks, machine};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -139,11 +139,10 @@ impl Bench {
             for which in [round % 2, (round + 1) % 2] {
                 let target = [plain, encrypted][which];
                 let before = self.cpu_seconds()?;
-                let Measured { operations, seconds, cpu_seconds } =
-                    fio::run(target, &workload.job, self.runtime)?;
-                let cpu = self.cpu_seconds()? - before + cpu_seconds;
-                results[which].rates.push(operations / seconds);
-                results[which].cpu.push(cpu * 1e6 / operations);
+                let measured = fio::run(target, &workload.job, self.runtime)?;
+                let cpu = self.cpu_seconds()? - before;
+                results[which].rates.push(measured.rate(1));
+                results[which].cpu.push(cpu_per_operation(&measured, cpu));
             }
             let latest = results.each_ref().map(|of| of.rates.last().copied().unwrap_or_default());
             let [plain, encrypted] = latest;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod clones;
+mod compare;
 mod document;
 mod encryption;
 mod faults;
@@ -13,6 +14,7 @@ mod snapshots;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: xtask bench [options]   (make bench)
+       xtask compare --before PATH [options]
        xtask faults [ROW ...]  (make faults)
        xtask resync [options]  (make resync-bench)
        xtask snapshots [options]  (make snapshot-bench)
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next().as_deref() {
         Some("bench") => bench::run(arguments),
+        Some("compare") => compare::run(arguments),
         Some("resync") => resync::run(arguments),
         Some("snapshots") => snapshots::run(arguments),
         Some("groups") => groups::run(arguments),

@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) binary: PathBuf,
     pub(crate) write: Option<PathBuf>,
     pub(crate) server: Option<(String, Vec<u32>)>,
+    /// The name of the cluster's folder.
+    pub(crate) folder: &'static str,
 }
 
 impl Options {
@@ -37,6 +39,7 @@ impl Options {
             binary: me.with_file_name("trivet"),
             write: None,
             server: None,
+            folder: "cluster",
         };
         let (mut uri, mut pids) = (None, Vec::new());
         while let Some(name) = arguments.next() {
@@ -72,7 +75,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -
     text.parse().map_err(|e| format!("{name} {text}: {e}\n{USAGE}"))
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K') => (&text[..text.len() - 1], 10),
         Some(b'M') => (&text[..text.len() - 1], 20),

@@ -85,7 +85,7 @@ impl Volume {
         let binary = options.binary.canonicalize();
         let binary =
             binary.map_err(|e| format!("{}: {e} (make build makes it)", options.binary.display()))?;
-        let folder = Folder::create(&options.directory, "cluster")?;
+        let folder = Folder::create(&options.directory, options.folder)?;
         let cluster = LocalCluster { binary, folder };
         let said = cluster.trivet(&["up", "--replicas", "3", "--size", &size_bytes.to_string()])?;
         let uri = said.split_whitespace().find(|word| word.starts_with("nbd+unix://"));
