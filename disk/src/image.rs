@@ -1,6 +1,6 @@
 //! A device's contents in memory: sparse, cheap to clone, comparable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64};
@@ -101,6 +101,19 @@ impl DiskImage {
         numbers.into_iter().filter(|n| *n < shorter && differs(n)).chain(shorter..longer).collect()
     }
 
+    /// Keeps equal blocks in memory once, until they are written.
+    pub fn share_equal_blocks(&mut self) {
+        let mut kept: HashSet<Arc<Block>> = HashSet::new();
+        for block in self.blocks.values_mut() {
+            match kept.get(block) {
+                Some(equal) => *block = Arc::clone(equal),
+                None => {
+                    kept.insert(Arc::clone(block));
+                }
+            }
+        }
+    }
+
     /// Cuts a byte range at block boundaries.
     fn parts(&self, offset: u64, length: usize) -> impl Iterator<Item = Part> + use<> {
         let end = offset.checked_add(length as u64).filter(|end| *end <= self.length);
@@ -138,6 +151,18 @@ struct Part {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn equal_blocks_are_kept_once_until_they_are_written() {
+        let mut image = DiskImage::new(4 * BLOCK_SIZE_U64);
+        image.write(0, &[7; 3 * BLOCK_SIZE]);
+        let before = image.clone();
+        image.share_equal_blocks();
+        assert_eq!(image, before);
+        assert!(Arc::ptr_eq(&image.blocks[&0], &image.blocks[&2]));
+        image.write(0, &[8]);
+        assert_eq!(image.differing_blocks(&before), [0]);
+    }
 
     const LENGTH: usize = 4 * BLOCK_SIZE;
 

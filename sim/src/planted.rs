@@ -196,7 +196,6 @@ impl Planted {
                 | Self::KeepReaders
                 | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
-                | Self::PromoteBeforeDrain
                 | Self::DropUnwitnessed
         )
     }

@@ -102,7 +102,9 @@ fn make(Template { index, fill, worn, blocks, cloned, encrypted }: Template) -> 
     }
     store.request_checkpoint();
     run(&mut store, &mut disk, &meta, Request::Flush { volume: VOLUME });
-    (disk.into_image(), meta)
+    let mut image = disk.into_image();
+    image.share_equal_blocks();
+    (image, meta)
 }
 
 /// Carries out one request and all that the store does besides.
