@@ -95,11 +95,11 @@ fn a_snapshot_of_several_volumes_is_of_one_moment() {
 }
 
 /// A program that stands in for `fsfreeze`, and writes down what it is told. It cannot freeze `/none`, and not
-/// thaw `/stuck`.
+/// thaw `/stuck`; freezing `/slow` takes an hour.
 fn put_fsfreeze(folder: &std::path::Path, log: &std::path::Path) {
     std::fs::create_dir_all(folder).expect("a folder");
     let program = folder.join("fsfreeze");
-    let refuses = "case \"$*\" in '--freeze /none' | '--unfreeze /stuck') exit 1 ;; esac";
+    let refuses = "case \"$*\" in '--freeze /none' | '--unfreeze /stuck') exit 1 ;; '--freeze /slow') exec sleep 3600 ;; esac";
     let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\n{refuses}\n", log.display());
     std::fs::write(&program, script).expect("a file");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
@@ -159,6 +159,19 @@ fn what_is_frozen_is_thawed_whatever_happens() {
     killed.wait().expect("it ends");
     patience::wait_for("both to be thawed", patience::SOON, || (said() == in_order).then_some(()));
     process::pause(&replicas, false);
+
+    // Killed while a file system takes long to freeze, which may be frozen by then.
+    std::fs::remove_file(&log).expect("it is there");
+    let mut killed = trivet(&["snapshot", "create", "disk0", "four", "--freeze", "/a", "--freeze", "/slow"])
+        .spawn()
+        .expect("it runs");
+    let frozen = ["--freeze /a", "--freeze /slow"];
+    patience::wait_for("both to be told", patience::SOON, || (said() == frozen).then_some(()));
+    killed.kill().expect("it is there");
+    killed.wait().expect("it ends");
+    let thawed = [&frozen[..], &["--unfreeze /a", "--unfreeze /slow"]].concat();
+    patience::wait_for("both to be thawed", patience::SOON, || (said() == thawed).then_some(()));
+    assert!(!names(&cluster, "disk0").contains(&"four".to_owned()));
 }
 
 #[test]

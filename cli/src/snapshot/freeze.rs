@@ -3,7 +3,7 @@
 //! A guard of its own, which Ctrl-C does not reach, freezes the file systems when this process says so, and
 //! holds a pipe from it. When the pipe ends, by the word of this process or because it is gone, or when that
 //! takes too long, the guard thaws what it has frozen, nothing else, and runs what is to be run afterwards.
-//! There is no other way in which these happen.
+//! There is no other way in which these happen. One that takes too long to freeze holds up no others.
 
 use super::{CreateArgs, GuardArgs};
 use crate::failure::{Exit, Failure};
@@ -11,12 +11,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// For how long file systems are frozen at most: whoever writes to one stands still meanwhile.
 const FROZEN_MAX: Duration = Duration::from_secs(30);
+/// For how long the guard tries to thaw one of which it cannot tell whether it is frozen.
+const DOUBTFUL_MAX: Duration = Duration::from_secs(5);
+/// Between looks at whether a program has ended.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What the guard is told: to freeze.
 const FREEZE: &str = "freeze";
@@ -133,17 +137,18 @@ pub(super) fn guard(arguments: &GuardArgs) -> Result<(), Failure> {
         let mut lines = std::io::stdin().lines().map_while(Result::ok);
         while lines.next().is_some_and(|line| said.send(line).is_ok()) {}
     });
-    let mut frozen: &[PathBuf] = &[];
+    let mut done = Freezing::default();
     // Until it is told to freeze it waits for ever: what is run before takes as long as it takes.
     let mut patience = Duration::MAX;
     loop {
         match words.recv_timeout(patience) {
             Ok(word) if word == FREEZE => {
-                let began = Instant::now();
-                let (done, refused) = freeze(&arguments.paths);
-                frozen = done;
-                tell(&refused.map_or_else(|| FROZEN.to_owned(), |why| format!("{REFUSED}{why}")));
-                patience = FROZEN_MAX.saturating_sub(began.elapsed());
+                let until = Instant::now() + FROZEN_MAX;
+                done = freeze(&arguments.paths, until, &words);
+                tell(
+                    &done.refused.as_ref().map_or_else(|| FROZEN.to_owned(), |why| format!("{REFUSED}{why}")),
+                );
+                patience = until.saturating_duration_since(Instant::now());
             }
             Ok(_) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -154,24 +159,67 @@ pub(super) fn guard(arguments: &GuardArgs) -> Result<(), Failure> {
         }
     }
     let thaw = |path: &PathBuf| run("thawing", fsfreeze("--unfreeze", path));
-    let thawed: Vec<Result<(), Failure>> = frozen.iter().rev().map(thaw).collect();
+    let thawed: Vec<Result<(), Failure>> = done.frozen.iter().rev().map(thaw).collect();
+    if let Some(path) = done.doubtful {
+        thaw_if_frozen(path);
+    }
     let after = arguments.post.as_ref().map_or(Ok(()), |post| run("--post", shell(post)));
     thawed.into_iter().collect::<Result<(), Failure>>().and(after)
 }
 
-/// Freezes one after the other, until one cannot be: those that are frozen now, and why not all.
-fn freeze(paths: &[PathBuf]) -> (&[PathBuf], Option<String>) {
+/// What has become of freezing.
+#[derive(Default, Debug)]
+struct Freezing<'a> {
+    frozen: &'a [PathBuf],
+    /// It was not frozen in time; it may become so.
+    doubtful: Option<&'a PathBuf>,
+    /// Why not all are frozen.
+    refused: Option<String>,
+}
+
+/// Freezes one after the other, until one cannot be, there is no time left, or nobody waits for it any more: the
+/// others stand still meanwhile.
+fn freeze<'a>(paths: &'a [PathBuf], until: Instant, words: &Receiver<String>) -> Freezing<'a> {
     for (at, path) in paths.iter().enumerate() {
         let mut command = fsfreeze("--freeze", path);
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-        let why = match status {
-            Ok(status) if status.success() => continue,
-            Ok(status) => format!("{command:?} ended with {status}"),
-            Err(error) => format!("{command:?}: {error}"),
+        let (doubtful, why) = match ends(&mut command, until, words) {
+            Ok(Some(status)) if status.success() => continue,
+            Ok(Some(status)) => (None, format!("{command:?} ended with {status}")),
+            Ok(None) => (Some(path), format!("{command:?} has not ended within {} s", FROZEN_MAX.as_secs())),
+            Err(error) => (None, format!("{command:?}: {error}")),
         };
-        return (&paths[..at], Some(why));
+        return Freezing { frozen: &paths[..at], doubtful, refused: Some(why) };
     }
-    (paths, None)
+    Freezing { frozen: paths, doubtful: None, refused: None }
+}
+
+/// Nothing is said of what comes of it: most likely it is not frozen, and refuses.
+fn thaw_if_frozen(path: &Path) {
+    let until = Instant::now() + DOUBTFUL_MAX;
+    let mut command = fsfreeze("--unfreeze", path);
+    let (_open, silence) = mpsc::channel();
+    let status = ends(command.stderr(Stdio::null()), until, &silence);
+    tracing::debug!(?status, ?path, "thawed in case it was frozen");
+}
+
+/// Runs a program until then at most, and as long as somebody may say something. None if it had to be killed; then
+/// it may go on all the same, where the kernel does not let it go.
+fn ends(
+    command: &mut Command,
+    until: Instant,
+    words: &Receiver<String>,
+) -> std::io::Result<Option<ExitStatus>> {
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Ok(Some(status));
+        }
+        let alone = words.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected);
+        if alone || Instant::now() >= until {
+            process.kill()?;
+            return Ok(None);
+        }
+    }
 }
 
 /// To whoever started the guard, who may be gone.
