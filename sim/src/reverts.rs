@@ -36,16 +36,16 @@ impl World {
     /// The record says that a revert is done: what the snapshot showed is there, and stays.
     pub(crate) fn reverted(&mut self, to: SnapshotId) {
         self.note(Happening::Note("a revert is done"));
-        let cut = self.records.record.snapshots.iter().find(|known| known.id == to).map(|known| known.cut);
-        let (Some(cut), Ok(found)) = (cut, self.shown(Stamp::MAX)) else {
-            return self.fail(Check::Reverted, format!("members differ after a revert to {to}"));
-        };
-        let wanted = match self.snapshots.get(&to).filter(|taken| !taken.is_empty()) {
-            Some(taken) => taken.clone(),
-            None => match self.shown(cut) {
-                Ok(shown) => shown,
-                Err(why) => return self.fail(Check::Snapshots, format!("snapshot {to}: {why}")),
-            },
+        let now = self.now;
+        self.unseen_revert = Some((to, now));
+        let known = self.snapshots.get(&to).is_some_and(|taken| !taken.is_empty());
+        if !known && self.records.in_sync().iter().all(|host| self.hosts[*host].process.is_none()) {
+            return self.oracle.forget();
+        }
+        let (found, wanted) = match (self.shown(Stamp::MAX), self.shown_by(to)) {
+            (Ok(found), Ok(wanted)) => (found, wanted),
+            (Err(why), _) => return self.fail(Check::Reverted, format!("after a revert to {to}: {why}")),
+            (_, Err(why)) => return self.fail(Check::Snapshots, format!("snapshot {to}: {why}")),
         };
         let was = |sector: &usize| wanted.get(sector).copied().unwrap_or(0);
         if let Some((sector, value)) = found.iter().find(|(sector, value)| was(sector) != **value) {
@@ -55,8 +55,29 @@ impl World {
             );
             return self.fail(Check::Reverted, detail);
         }
-        let values: BTreeMap<usize, u64> = (0..self.oracle.sectors()).map(|at| (at, was(&at))).collect();
-        self.oracle.reverted(&values, self.now);
+        self.see_revert();
+    }
+
+    /// What the snapshot of the last revert shows is known now.
+    pub(crate) fn see_revert(&mut self) {
+        let Some((to, done)) = self.unseen_revert.take() else { return };
+        match self.shown_by(to) {
+            Ok(shown) => {
+                let was = |sector: usize| (sector, shown.get(&sector).copied().unwrap_or(0));
+                let values: BTreeMap<usize, u64> = (0..self.oracle.sectors()).map(was).collect();
+                self.oracle.reverted(&values, done);
+            }
+            Err(why) => self.fail(Check::Snapshots, format!("snapshot {to}: {why}")),
+        }
+    }
+
+    /// What a snapshot showed when it was taken, or shows now.
+    fn shown_by(&self, snapshot: SnapshotId) -> Result<BTreeMap<usize, u64>, String> {
+        if let Some(taken) = self.snapshots.get(&snapshot).filter(|taken| !taken.is_empty()) {
+            return Ok(taken.clone());
+        }
+        let recorded = self.records.record.snapshots.iter().find(|known| known.id == snapshot);
+        self.shown(recorded.ok_or("it is not recorded any more")?.cut)
     }
 }
 

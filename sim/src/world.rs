@@ -218,6 +218,8 @@ pub(crate) struct World {
     /// What each snapshot showed when it was taken.
     pub(crate) snapshots:
         std::collections::BTreeMap<trivet_model::SnapshotId, std::collections::BTreeMap<usize, u64>>,
+    /// A revert that was done while nobody could be asked what its snapshot shows, and when.
+    pub(crate) unseen_revert: Option<(trivet_model::SnapshotId, Duration)>,
     pub(crate) oracle: Oracle,
     pub(crate) clients: Clients,
     pub(crate) trace: Trace,
@@ -266,6 +268,7 @@ impl World {
             write_through,
             limits_change: false,
             snapshots: Default::default(),
+            unseen_revert: None,
             oracle: Oracle::new(profile.blocks, |block| profile.begins_with_data(block)),
             clients: Clients::default(),
             trace: Trace::new(print),

@@ -139,6 +139,12 @@ fn a_member_brought_back_has_what_a_snapshot_shows_that_was_taken_meanwhile() {
     holds(17622, "kill-replica,slow-disk,snapshot", 5.571);
 }
 
+/// The simulator: a revert was recorded while all hosts were off, and what its snapshot shows was taken for zeros.
+#[test]
+fn a_revert_is_judged_by_what_its_snapshot_shows_even_if_nobody_can_be_asked_when_it_is_done() {
+    holds(11650, "total-power,snapshot,revert", 67.806);
+}
+
 /// The replica: a clone let go of its parent before what it had copied from there was stable.
 #[test]
 fn a_clone_has_what_it_read_before_its_parent_goes() {

@@ -166,6 +166,7 @@ impl World {
 
     /// A volume has just been opened: the members in sync are alike, and hold what they must.
     pub(crate) fn volume_opened(&mut self, opening: OpeningId, generation: Generation) {
+        self.see_revert();
         self.oracle.opened(opening, generation, self.now);
         let promised = |host: &usize| {
             let process = self.hosts[*host].process.as_ref();

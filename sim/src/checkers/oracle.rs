@@ -85,6 +85,8 @@ pub(crate) struct Oracle {
     writes: Vec<Write>,
     sectors: Vec<SectorHistory>,
     volatile: Vec<WriteId>,
+    /// What the volume is cannot be known.
+    forgotten: bool,
     /// Blocks that anything was ever asked of.
     pub(crate) touched: BTreeSet<u64>,
 }
@@ -124,6 +126,7 @@ impl Oracle {
             writes: vec![begin],
             sectors: (0..sectors).map(beginning).collect(),
             volatile: Vec::new(),
+            forgotten: false,
             touched,
         }
     }
@@ -235,6 +238,9 @@ impl Oracle {
         holders: u64,
     ) -> Result<(), String> {
         self.touch(&(sector..sector + 1));
+        if self.forgotten {
+            return Ok(());
+        }
         if self.sectors[sector].unknown {
             return self.resolve(sector, value, during.end);
         }
@@ -271,20 +277,27 @@ impl Oracle {
         Ok(())
     }
 
-    /// The volume has become this, for good. What was asked for meanwhile may still come.
-    pub(crate) fn reverted(&mut self, values: &BTreeMap<usize, u64>, now: Duration) {
+    /// The volume has become what nobody can be asked for now: until that is known, anything may be read.
+    pub(crate) const fn forget(&mut self) {
+        self.forgotten = true;
+    }
+
+    /// The volume became this then, for good. What had been asked for before may still come, and what was
+    /// written since stands.
+    pub(crate) fn reverted(&mut self, values: &BTreeMap<usize, u64>, then: Duration) {
+        self.forgotten = false;
         let (openings, writes) = (&self.openings, &self.writes);
         let id = WriteId(writes.len());
         let keep = |id: WriteId| {
             let write = &writes[id.0];
             let present = write.opening.is_some_and(|opening| openings[opening.0].superseded.is_none());
-            present && write.acknowledged.is_none()
+            write.begin >= then || (present && write.acknowledged.is_none())
         };
         for (sector, value) in values {
             self.sectors[*sector].begin_with(*value, id, keep);
         }
-        self.volatile.clear();
-        self.writes.push(Write::known(now));
+        self.volatile.retain(|id| writes[id.0].begin >= then);
+        self.writes.push(Write::known(then));
     }
 
     /// A volume is open in a new generation. What older openings wrote has become what it is.
