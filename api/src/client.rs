@@ -98,6 +98,8 @@ calls! {
     create_volume(CreateVolumeRequest) -> VolumeStatus;
     clone_volume(CloneVolumeRequest) -> VolumeStatus;
     flatten_volume(FlattenVolumeRequest) -> VolumeStatus;
+    /// Has a new volume filled from a source while it is used.
+    import_volume(ImportVolumeRequest) -> VolumeStatus;
     set_image(SetImageRequest) -> VolumeStatus;
     /// Deletes a volume, or says what that would lose.
     delete_volume(DeleteVolumeRequest) -> DeleteVolumeReply;

@@ -2,8 +2,9 @@
 
 use crate::v1;
 use trivet_model::{
-    Ancestor, Durability, Epoch, Generation, KeyId, LINEAGE_MAX, Member, MemberState, PoolId, RateLimit,
-    Reverting, Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord, VolumeSettings,
+    Ancestor, Durability, Epoch, Generation, InstantImport, KeyId, LINEAGE_MAX, Member, MemberState, PoolId,
+    RateLimit, Reverting, Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord,
+    VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -52,7 +53,25 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         copies: record.copies,
         key: record.key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
         reverting: record.reverting.as_ref().map(reverting_to_wire),
+        import: record.import.as_ref().map(import_to_wire),
     }
+}
+
+fn import_to_wire(import: &InstantImport) -> v1::InstantImport {
+    let InstantImport { source, bytes, fingerprint, hydrated } = import;
+    v1::InstantImport {
+        source: source.clone(),
+        bytes: *bytes,
+        fingerprint: *fingerprint,
+        hydrated: *hydrated,
+    }
+}
+
+/// What a volume is filled from, as the wire has it.
+#[must_use]
+pub fn import_from_wire(import: v1::InstantImport) -> InstantImport {
+    let v1::InstantImport { source, bytes, fingerprint, hydrated } = import;
+    InstantImport { source, bytes, fingerprint, hydrated }
 }
 
 fn ancestor_to_wire(of: &Ancestor) -> v1::Ancestor {
@@ -202,6 +221,7 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         copies: record.copies,
         key: if record.key.is_empty() { None } else { Some(key_id(&record.key)?) },
         reverting: record.reverting.map(reverting_from_wire).transpose()?,
+        import: record.import.map(import_from_wire),
     })
 }
 
@@ -312,6 +332,17 @@ mod tests {
     }
 
     prop_compose! {
+        fn import()(
+            source in ".{0,20}",
+            bytes in any::<u64>(),
+            fingerprint in any::<u32>(),
+            hydrated in any::<u64>(),
+        ) -> InstantImport {
+            InstantImport { source, bytes, fingerprint, hydrated }
+        }
+    }
+
+    prop_compose! {
         fn reverting()(
             to in any::<[u8; 16]>(),
             safety in proptest::option::of(snapshot()),
@@ -338,6 +369,7 @@ mod tests {
             settings in settings(),
             (copies, reverting, key) in
                 (any::<u32>(), proptest::option::of(reverting()), proptest::option::of(any::<[u8; 16]>())),
+            import in proptest::option::of(import()),
         ) -> VolumeRecord {
             VolumeRecord {
                 id: VolumeId::from_bytes(id),
@@ -359,6 +391,7 @@ mod tests {
                 copies,
                 key: key.map(KeyId::from_bytes),
                 reverting,
+                import,
             }
         }
     }
@@ -389,6 +422,12 @@ mod tests {
             copies: 0,
             key: None,
             reverting: None,
+            import: Some(InstantImport {
+                source: "nbd://host/x".to_owned(),
+                bytes: 5000,
+                fingerprint: 77,
+                hydrated: 1,
+            }),
         };
         let mut wire = record_to_wire(&good);
         wire.generation = u32::MAX;

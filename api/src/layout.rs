@@ -233,6 +233,14 @@ impl Layout {
         self.socket(self.dir.join("run").join(format!("export-{export}.key")))
     }
 
+    /// The NBD socket of an image that is imported into a volume while that is used.
+    ///
+    /// # Errors
+    /// [`LayoutError::Io`] when a short folder is needed and cannot be had.
+    pub fn import_socket(&self, volume: &str) -> Result<PathBuf, LayoutError> {
+        self.socket(self.dir.join("run").join(format!("import-{volume}.sock")))
+    }
+
     /// The status socket of a volume's engine.
     ///
     /// # Errors

@@ -111,6 +111,21 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
             "end that first: trivet snapshot unexport NAME SNAPSHOT; see them: trivet volume show NAME",
             Exit::Conflict,
         ),
+        FailureKind::InUse if message.contains("this is another source") => (
+            "name one with the same content, wherever it is now; or another volume; or delete this one, with all that \
+                 was written to it: trivet volume delete NAME",
+            Exit::Conflict,
+        ),
+        FailureKind::InUse if message.contains("is still being imported") => {
+            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("was still being imported") => (
+            "delete it and import it again: its source has all but what was written since: trivet volume delete NAME",
+            Exit::Conflict,
+        ),
+        FailureKind::InUse if message.contains("only a new one can be imported at once") => {
+            ("name a volume that does not exist yet, or leave --instant away", Exit::Conflict)
+        }
         FailureKind::InUse if message.contains("is attached already") => {
             ("detach it first (trivet volume detach NAME), then attach it anew", Exit::Conflict)
         }

@@ -33,6 +33,8 @@ const MANAGER_PATIENCE: Duration = Duration::from_secs(30);
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 /// A process that has died this often without ever being ready will not come up by waiting.
 const DEATHS_HOPELESS: u32 = 3;
+/// It is looked again after an eighth of the time that was waited, within these.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Start a local cluster with a volume served as a disk
@@ -171,8 +173,9 @@ async fn wait_for(
     step: &mut Step,
     missing: impl Fn(&ClusterView) -> Vec<Missing>,
 ) -> Result<ClusterView, Failure> {
-    let deadline = Instant::now() + READY_PATIENCE;
-    let shown_from = Instant::now() + Duration::from_secs(2);
+    let began = Instant::now();
+    let deadline = began + READY_PATIENCE;
+    let shown_from = began + Duration::from_secs(2);
     // Deaths from before are history: only those that happen while one waits say that it is hopeless.
     let mut deaths_before: HashMap<String, u32> = HashMap::new();
     loop {
@@ -198,7 +201,7 @@ async fn wait_for(
             let names: Vec<&str> = missing.iter().map(|missing| missing.name.as_str()).collect();
             step.tell(format!("waiting for {}", names.join(", ")));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep((began.elapsed() / 8).clamp(LOOK_AGAIN_MIN, LOOK_AGAIN)).await;
     }
 }
 

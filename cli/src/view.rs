@@ -11,7 +11,7 @@ use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_keys::WrappedKey;
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, KeyId, Member, MemberState, Sharing, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, InstantImport, KeyId, Member, MemberState, Sharing, Stamp};
 use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
@@ -98,6 +98,8 @@ pub(crate) struct VolumeView {
     /// Of an encrypted volume.
     pub(crate) encryption: Option<EncryptionView>,
     pub(crate) revert: Option<RevertView>,
+    /// What it is being filled from while it is used.
+    pub(crate) import: Option<ImportView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -174,6 +176,50 @@ pub(crate) struct MemberView {
     pub(crate) trouble: String,
     #[serde(skip)]
     pub(crate) stamps: Stamps,
+}
+
+/// An instant import under way.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub(crate) struct ImportView {
+    pub(crate) source: String,
+    pub(crate) source_bytes: u64,
+    /// How much of the source is in the volume: as its engine says, or at least, by the record.
+    pub(crate) imported_bytes: u64,
+    pub(crate) percent: f64,
+    /// By this engine; absent when none answers.
+    pub(crate) bytes_per_second: Option<u64>,
+    pub(crate) seconds_left: Option<u64>,
+}
+
+impl ImportView {
+    #[allow(clippy::cast_precision_loss, reason = "a percentage for people")]
+    fn new(import: InstantImport, seen: Option<v1::SyncProgress>) -> Self {
+        let blocks = seen.as_ref().map_or(import.hydrated, |seen| seen.position.max(import.hydrated));
+        let imported_bytes = blocks.saturating_mul(BLOCK_SIZE_U64).min(import.bytes);
+        let bytes_per_second = seen.map(|seen| {
+            let copied = u128::from(seen.copied_blocks) * u128::from(BLOCK_SIZE_U64);
+            u64::try_from(copied * 1000 / u128::from(seen.since_ms.max(1))).unwrap_or(u64::MAX)
+        });
+        Self {
+            source: import.source,
+            source_bytes: import.bytes,
+            imported_bytes,
+            percent: imported_bytes as f64 * 100.0 / import.bytes.max(1) as f64,
+            bytes_per_second,
+            seconds_left: bytes_per_second.and_then(|rate| (import.bytes - imported_bytes).checked_div(rate)),
+        }
+    }
+}
+
+impl std::fmt::Display for ImportView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (imported, all) = (ByteSize(self.imported_bytes), ByteSize(self.source_bytes));
+        write!(f, "{:.0} %, {imported} of {all} of {}", self.percent, self.source)?;
+        if let Some(rate) = self.bytes_per_second {
+            write!(f, ", {}/s", ByteSize(rate))?;
+        }
+        self.seconds_left.map_or(Ok(()), |seconds| write!(f, ", {seconds} s left"))
+    }
 }
 
 /// Stamps as they compare.
@@ -340,6 +386,9 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         }
         Some(process) => standing(process, &engine.state, &engine.reason),
     };
+    let import = record.import.clone().map(|import| ImportView::new(import, engine.import));
+    // Served like any other, and more than open.
+    let state = if import.is_some() && state == "open" { "hydrating".to_owned() } else { state };
     let parent = record.parent().map(|of| ParentView {
         volume: of.name.clone(),
         volume_deleted: status.parent_deleted,
@@ -388,6 +437,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         settings: SettingsView::from(&record.settings),
         encryption,
         revert: status.revert.map(|revert| RevertView::new(revert, record.blocks)),
+        import,
         engine: process,
         name: record.name,
     })
@@ -480,6 +530,18 @@ pub(crate) fn copies(volume: &VolumeView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_goes_by_its_engine_and_without_one_by_the_record() {
+        let import =
+            InstantImport { source: "nbd://h/x".into(), bytes: 4 << 20, fingerprint: 0, hydrated: 64 };
+        let seen = v1::SyncProgress { position: 512, copied_blocks: 256, since_ms: 2000 };
+        let view = ImportView::new(import.clone(), Some(seen));
+        assert_eq!(view.to_string(), "50 %, 2 MiB of 4 MiB of nbd://h/x, 512 KiB/s, 4 s left");
+        let begun = ImportView::new(import.clone(), Some(v1::SyncProgress::default()));
+        assert_eq!(begun.to_string(), "6 %, 256 KiB of 4 MiB of nbd://h/x, 0 B/s");
+        assert_eq!(ImportView::new(import, None).to_string(), "6 %, 256 KiB of 4 MiB of nbd://h/x");
+    }
 
     #[test]
     fn progress_has_a_rate_and_an_estimate() {

@@ -235,6 +235,7 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         copies: 0,
         key: None,
         reverting: None,
+        import: None,
     })
 }
 

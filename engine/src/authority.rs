@@ -76,6 +76,7 @@ mod tests {
             copies: 0,
             key: None,
             reverting: None,
+            import: None,
         };
         authority.insert(record.clone());
         let (_, revision) = authority.read(id).unwrap();

@@ -8,6 +8,7 @@
 use crate::errands::{Errand, Errands, Finished};
 use crate::frontend::{Frontend, Port, split_tag};
 use crate::handover::{Handover, Seen, Shared};
+use crate::import_source::{Fetch, Fetched, ImportSource};
 use crate::link::{Link, Thread, member_of};
 use crate::volume::{Action, CoreOptions, MemberIndex, VolumeCore, VolumeState};
 use std::io;
@@ -28,6 +29,8 @@ pub(crate) struct EventLoop {
     core: VolumeCore,
     links: Vec<Link>,
     errands: Errands,
+    /// Where what is not imported yet comes from; started when it is wanted first.
+    import: Option<ImportSource>,
     shared: Arc<Shared>,
     handover: Handover,
     frontends: Vec<Box<dyn Frontend>>,
@@ -54,6 +57,7 @@ impl EventLoop {
             core,
             links: Vec::new(),
             errands,
+            import: None,
             shared,
             handover,
             frontends,
@@ -74,6 +78,7 @@ impl EventLoop {
             let patience = self.patience();
             self.reactor.poll(patience)?;
             self.take_errands();
+            self.take_fetched();
             self.take_frames();
             self.advance_links();
             self.take_requests();
@@ -118,6 +123,41 @@ impl EventLoop {
                     }
                 }
             }
+        }
+    }
+
+    fn take_fetched(&mut self) {
+        while let Some(Fetched { chunk, result }) = self.import.as_mut().and_then(ImportSource::fetched) {
+            self.core.source_fetched(self.reactor.now(), chunk, result);
+        }
+    }
+
+    /// Has a part of the volume's source fetched, from where the record says that it is now.
+    fn fetch(&mut self, fetch: Fetch) {
+        let import = self.core.record().and_then(|record| record.import.as_ref());
+        let started = match import {
+            Some(import) if self.import.as_ref().is_some_and(|source| source.is_of(import)) => Ok(()),
+            Some(import) => {
+                let waker = self.reactor.waker(self.source, ERRAND_DONE);
+                ImportSource::start(import.clone(), waker)
+                    .map(|source| self.replace_import(source))
+                    .map_err(|error| format!("a thread cannot be started: {error}"))
+            }
+            None => Err("its record names no source any more".to_owned()),
+        };
+        match (started, &mut self.import) {
+            (Ok(()), Some(source)) => source.fetch(fetch),
+            (Ok(()), None) => unreachable!("it has been started"),
+            (Err(trouble), _) => self.core.source_fetched(self.reactor.now(), fetch.chunk, Err(trouble)),
+        }
+    }
+
+    /// The source is elsewhere now: what the last one owes is asked of this.
+    fn replace_import(&mut self, source: ImportSource) {
+        let last = self.import.replace(source);
+        let owed = last.into_iter().flat_map(ImportSource::into_unanswered);
+        if let Some(source) = &mut self.import {
+            owed.for_each(|fetch| source.fetch(fetch));
         }
     }
 
@@ -218,7 +258,13 @@ impl EventLoop {
                 Action::SwapRecord { expected, record } => {
                     self.errands.give(Errand::Swap { expected, record });
                 }
+                Action::FetchSource { chunk, offset, length } => {
+                    self.fetch(Fetch { chunk, offset, length });
+                }
                 Action::StateChanged => {
+                    if !self.core.is_hydrating() {
+                        self.import = None;
+                    }
                     self.log_state();
                     self.show();
                 }

@@ -17,6 +17,7 @@ mod errands;
 mod event_loop;
 pub mod frontend;
 mod handover;
+mod import_source;
 mod io_future;
 mod link;
 mod process;

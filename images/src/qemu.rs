@@ -84,6 +84,14 @@ pub fn serving(format: Format, writable: bool) -> Vec<String> {
     arguments
 }
 
+/// The same, to any number of clients, one after the other or beside another, and for ever.
+#[must_use]
+pub fn serving_all(format: Format) -> Vec<String> {
+    let mut arguments = serving(format, false);
+    arguments.extend(["--persistent", "--shared=0"].map(str::to_owned));
+    arguments
+}
+
 /// Makes a new, empty image.
 #[must_use]
 pub fn creation(format: Format, image: &Path, size: u64) -> std::process::Command {

@@ -34,6 +34,9 @@ pub struct VolumeReport {
     /// The revert under way.
     #[serde(default)]
     pub revert: Option<RevertReport>,
+    /// How far the import is that fills the volume while it is used.
+    #[serde(default)]
+    pub import: Option<SyncReport>,
 }
 
 /// How far a revert is.
@@ -91,10 +94,10 @@ pub struct MemberReport {
     pub fault: Option<String>,
 }
 
-/// How far a member has been brought back.
+/// How far a member has been brought back, or an import is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncReport {
-    /// The block that the walk over the volume has reached.
+    /// The block that the walk over the volume has reached; of an import, how many are done.
     pub position: u64,
     /// Blocks copied.
     pub copied_blocks: u64,
@@ -235,7 +238,8 @@ mod tests {
             bytes_per_second: 7,
             waits: None,
         };
-        let volume = VolumeReport { members: vec![member], scrub: Some(scrub), revert: Some(revert) };
+        let volume =
+            VolumeReport { members: vec![member], scrub: Some(scrub), revert: Some(revert), import: None };
         let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();
         let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];

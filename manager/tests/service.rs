@@ -70,6 +70,7 @@ fn volume(name: &str) -> VolumeRecord {
         copies: 0,
         key: None,
         reverting: None,
+        import: None,
     }
 }
 

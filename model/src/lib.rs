@@ -22,7 +22,8 @@ pub use geometry::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE, VOLUME_B
 pub use ids::{BootId, Epoch, Generation, GroupId, KeyId, NodeId, PoolId, ReplicaId, SnapshotId, VolumeId};
 pub use lineage::{Ancestor, LINEAGE_MAX, Sharing};
 pub use record::{
-    GroupStep, Member, MemberState, Reverting, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord, VolumeRecord,
+    GroupStep, InstantImport, Member, MemberState, Reverting, SNAPSHOTS_MAX, SnapshotOrder, SnapshotRecord,
+    VolumeRecord,
 };
 pub use scrub::{ScrubCounts, ScrubOrder};
 pub use settings::{Durability, RateLimit, VolumeSettings};

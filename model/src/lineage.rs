@@ -69,6 +69,8 @@ impl VolumeRecord {
             sharing: Sharing::Parent,
             is_image: false,
             reverting: None,
+            // One that is still imported is not cloned.
+            import: None,
             ..self.clone()
         }
     }
@@ -123,6 +125,7 @@ mod tests {
                 position: 0,
                 changed: 0,
             }),
+            import: None,
         };
         let clone =
             parent.clone_of(&parent.snapshots[0], VolumeId::from_bytes([2; 16]), "new".into(), Vec::new());

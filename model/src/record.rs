@@ -76,6 +76,22 @@ pub struct VolumeRecord {
     pub key: Option<KeyId>,
     /// While it becomes again what a snapshot shows: nobody uses it, and whoever opens it goes on with that.
     pub reverting: Option<Reverting>,
+    /// What it is being filled from while it is used; nothing once all of that is in it.
+    pub import: Option<InstantImport>,
+}
+
+/// A volume's source, and how much of it is in the volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstantImport {
+    /// The NBD URI of the export that it is filled from. Nothing changes there.
+    pub source: String,
+    /// The export's bytes.
+    pub bytes: u64,
+    /// Of how it begins and ends (`nbd/src/fingerprint.rs`): another one under the same name is noticed.
+    pub fingerprint: u32,
+    /// All blocks below are the volume's. Above, a block is the volume's if the volume has it, and else the
+    /// source's (`engine/src/volume/hydration.rs`).
+    pub hydrated: u64,
 }
 
 /// A volume on its way back to a snapshot.

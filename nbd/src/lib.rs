@@ -9,6 +9,7 @@
 mod connection;
 mod error;
 mod expected;
+mod fingerprint;
 mod handshake;
 mod replies;
 mod request;
@@ -17,6 +18,7 @@ mod uri;
 pub use connection::{Connection, Event};
 pub use error::ProtocolError;
 pub use expected::{Extent, Finished};
+pub use fingerprint::{fingerprint, fingerprint_runs};
 pub use handshake::{Export, Wanted};
 pub use request::Request;
 pub use uri::{Server, Uri, unix_uri};

@@ -133,8 +133,8 @@ pub(crate) fn requests(
     requests
 }
 
-/// A block's contents: those of the clone's beginning, or others.
-fn contents(block: u64, begins: bool) -> Vec<u8> {
+/// A block's contents: those of the volume's beginning, or others.
+pub(crate) fn contents(block: u64, begins: bool) -> Vec<u8> {
     let first = usize::try_from(block).unwrap_or(usize::MAX) * SECTORS;
     let value = |sector| if begins { value_of(WriteId::FIRST, sector) } else { u64::MAX };
     let sectors = (first..first + SECTORS).map(|sector| value(sector).to_le_bytes().repeat(SECTOR_SIZE / 8));

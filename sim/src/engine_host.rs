@@ -3,6 +3,7 @@
 
 use crate::checkers::oracle::OpeningId;
 use crate::encryption::data_key;
+use crate::importing::Fetch;
 use crate::network::{Connection, Side};
 use crate::random::Random;
 use crate::record_store::RecordRequest;
@@ -272,6 +273,9 @@ impl World {
                     incarnation,
                     RecordRequest::Swap { expected, record, proposed: self.now },
                 );
+            }
+            Action::FetchSource { chunk, offset, length } => {
+                self.fetch_from_source(index, Fetch { chunk, offset, length });
             }
             Action::Complete { tag, result } => self.completed(index, tag, result),
             Action::StateChanged => self.state_changed(index),

@@ -158,6 +158,7 @@ impl World {
                     self.strike_group(engine, random);
                 }
             }
+            Fault::Imported => self.lose_source(random, hang),
             Fault::TotalPower => self.total_power_loss(random),
             Fault::Scrub => {
                 if self.engines[engine].held.is_none() {
@@ -249,7 +250,7 @@ impl World {
         self.schedule(soon, Event::StartEngine { engine: self.desired });
     }
 
-    fn mend_after(&mut self, after: Duration, what: Mending) {
+    pub(crate) fn mend_after(&mut self, after: Duration, what: Mending) {
         self.schedule(after, Event::Mend { what, mended: self.mended });
     }
 
@@ -264,6 +265,7 @@ impl World {
                     self.records.cut_off.swap_remove(at);
                 }
             }
+            Mending::Source => self.source_away = self.source_away.saturating_sub(1),
             Mending::Record => self.records.away = self.records.away.saturating_sub(1),
         }
     }
@@ -282,6 +284,7 @@ impl World {
                 }
             }
         }
+        self.source_away = 0;
         self.records.away = 0;
         self.records.cut_off.clear();
         for host in 0..self.hosts.len() {

@@ -11,6 +11,7 @@ mod engine_host;
 mod faults;
 mod groups;
 mod host;
+mod importing;
 mod lost_disk;
 mod network;
 mod past;

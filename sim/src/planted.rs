@@ -108,6 +108,16 @@ pub enum Planted {
     ForgetThrottled,
     /// The engine's limits hold nothing back.
     IgnoreLimits,
+    /// The engine lets discards of what may still be the source's leave holes.
+    DiscardWhileHydrating,
+    /// The engine zeroes parts of blocks so that the volume does not have the block any more.
+    ZeroPartsWhileHydrating,
+    /// The engine lets consumers reach what is not imported yet.
+    SkipHydration,
+    /// The engine records how far an import is before that is stable.
+    RecordUnstableHydration,
+    /// The engine writes what the source has over what a consumer wrote.
+    HydrateOverWrites,
     /// The engine seals all blocks of a write under its first stamp: one nonce for several blocks.
     SealUnderFirstStamp,
     /// The engine leaves the block's place out of its seal.
@@ -124,7 +134,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 62] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -176,6 +186,11 @@ impl Planted {
         Self::SkipSwitchFlush,
         Self::ForgetThrottled,
         Self::IgnoreLimits,
+        Self::DiscardWhileHydrating,
+        Self::ZeroPartsWhileHydrating,
+        Self::SkipHydration,
+        Self::RecordUnstableHydration,
+        Self::HydrateOverWrites,
         Self::SealUnderFirstStamp,
         Self::SealWithoutPlace,
         Self::SealUnderParentsKey,
@@ -197,6 +212,7 @@ impl Planted {
                 | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
                 | Self::DropUnwitnessed
+                | Self::RecordUnstableHydration
         )
     }
 
@@ -237,6 +253,11 @@ impl Planted {
             Self::SkipSwitchFlush => Some(PlantedFault::SkipSwitchFlush),
             Self::ForgetThrottled => Some(PlantedFault::ForgetThrottled),
             Self::IgnoreLimits => Some(PlantedFault::IgnoreLimits),
+            Self::DiscardWhileHydrating => Some(PlantedFault::DiscardWhileHydrating),
+            Self::ZeroPartsWhileHydrating => Some(PlantedFault::ZeroPartsWhileHydrating),
+            Self::SkipHydration => Some(PlantedFault::SkipHydration),
+            Self::RecordUnstableHydration => Some(PlantedFault::RecordUnstableHydration),
+            Self::HydrateOverWrites => Some(PlantedFault::HydrateOverWrites),
             Self::SealUnderFirstStamp => Some(PlantedFault::SealUnderFirstStamp),
             Self::SealWithoutPlace => Some(PlantedFault::SealWithoutPlace),
             Self::SealUnderParentsKey => Some(PlantedFault::SealUnderParentsKey),

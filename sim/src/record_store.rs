@@ -69,8 +69,13 @@ impl RecordStore {
             copies: 0,
             key: profile.encrypted.then(|| data_key().id()),
             reverting: None,
+            import: None,
         };
-        let record = if profile.has(Fault::Cloned) { crate::cloning::record(record) } else { record };
+        let record = match profile {
+            _ if profile.has(Fault::Cloned) => crate::cloning::record(record),
+            _ if profile.has(Fault::Imported) => crate::importing::record(record),
+            _ => record,
+        };
         Self { record, revision: Revision(1), away: 0, cut_off: Vec::new() }
     }
 

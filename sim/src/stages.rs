@@ -121,6 +121,7 @@ impl World {
             && self.requests_in_flight(self.desired) == 0
             && !self.is_awaiting_group()
             && members.iter().all(|member| member.state == MemberState::InSync)
+            && self.records.record.import.is_none()
             && (0..self.hosts.len()).all(|host| self.is_quiescent(host))
     }
 

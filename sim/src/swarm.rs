@@ -1,8 +1,8 @@
 //! What a seed's world is like: swarm testing (Groce et al., ISSTA 2012). Each fault is on or off, and
 //! how often it strikes is drawn, so that no fault always hides another.
 
-use crate::cloning;
 use crate::random::Random;
+use crate::{cloning, importing};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -93,11 +93,13 @@ pub enum Fault {
     /// A copy of an encrypted volume gives back older versions of blocks; its reads are verified. Nothing
     /// goes wrong besides: one copy that lies is borne while all are in sync.
     OldVersions,
+    /// The volume is imported while it is used, from a source that goes away at times.
+    Imported,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -137,6 +139,7 @@ impl Fault {
         Self::Revert,
         Self::Group,
         Self::OldVersions,
+        Self::Imported,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -169,6 +172,7 @@ impl Fault {
                 | Self::Revert
                 | Self::Group
                 | Self::OldVersions
+                | Self::Imported
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -241,6 +245,8 @@ pub struct Profile {
     pub(crate) worn: u64,
     /// What the pauses between strikes are measured by: `run_for` as drawn.
     pub(crate) scale: Duration,
+    /// How often the source of an import takes long.
+    pub(crate) slow_fetch_one_in: u64,
     /// The volume is encrypted.
     pub(crate) encrypted: bool,
 }
@@ -292,6 +298,11 @@ const TELLING: &[Fault] = &[Fault::Cloned, Fault::Settings, Fault::Snapshot];
 const fn is_encrypted(seed: u64) -> bool {
     seed % 2 == 1
 }
+
+/// What an import may lose while it goes on record, from a source that is slow.
+const IMPORTING: &[Fault] = &[Fault::TotalPower, Fault::KillEngine, Fault::BreakLink];
+/// While faults strike, one in so many answers of an import's source takes long.
+const SLOW_FETCH_ONE_IN: u64 = 3;
 
 /// About how many requests a run is to have.
 const REQUESTS: u32 = 260;
@@ -350,6 +361,18 @@ impl Profile {
             // Over the borders of the map's groups and leaves.
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
+        // An import moves on by chunks of 64 blocks, and a clone begins with what its parent has.
+        let is_apart = theme.is_some() || faults.contains(&Fault::OldVersions);
+        let may_import = blocks > 64 && !faults.contains(&Fault::Cloned) && !is_apart;
+        let mut import = Random::stream(seed, 18);
+        let mut slow_fetch_one_in = SLOW_FETCH_ONE_IN;
+        if may_import && import.percent(70) {
+            if import.one_in(2) {
+                faults = IMPORTING.iter().copied().filter(|_| import.percent(80)).collect();
+                slow_fetch_one_in = 1;
+            }
+            faults.insert(Fault::Imported);
+        }
         let cloned = if faults.contains(&Fault::Cloned) { cloning::BLOCKS_TAKEN } else { 0 };
         let room = ZONE_BLOCKS - blocks - cloned;
         let fills = (0..members).map(|_| room - random.pick(&[6, 14, 14, 100])).collect();
@@ -369,6 +392,7 @@ impl Profile {
             fills,
             worn: random.pick(&[0, 0, 900, 1000]),
             scale: run_for,
+            slow_fetch_one_in,
             // Nothing that happens depends on it, so it takes no part in the drawing.
             encrypted: is_encrypted(seed),
         }
@@ -377,7 +401,9 @@ impl Profile {
     /// Whether the volume begins with data in a block.
     pub(crate) fn begins_with_data(&self, block: u64) -> bool {
         let used = || self.hot.iter().any(|(first, count)| (*first..first + count).contains(&block));
-        self.has(Fault::Cloned) && cloning::begins_with_data(block) && used()
+        let cloned = self.has(Fault::Cloned) && cloning::begins_with_data(block);
+        let imported = self.has(Fault::Imported) && importing::begins_with_data(block);
+        (cloned || imported) && used()
     }
 
     /// Whether a fault is on.

@@ -9,6 +9,7 @@ use crate::checkers::oracle::Oracle;
 use crate::engine_host::EngineHost;
 use crate::groups::GroupAsked;
 use crate::host::Host;
+use crate::importing::Fetch;
 use crate::network::{Network, Side};
 use crate::past::Past;
 use crate::random::Random;
@@ -121,6 +122,12 @@ pub(crate) enum Event {
         incarnation: u64,
         answer: Box<RecordAnswer>,
     },
+    /// The source of an import answers an engine.
+    SourceAnswers {
+        engine: usize,
+        incarnation: u64,
+        fetch: Fetch,
+    },
     /// A client may ask for something.
     Client {
         engine: usize,
@@ -153,6 +160,7 @@ pub(crate) enum Mending {
     Disk(usize),
     Record,
     RecordLink { engine: usize },
+    Source,
 }
 
 /// A process that can be stopped and go on.
@@ -209,6 +217,8 @@ pub(crate) struct World {
     pub(crate) engines: Vec<EngineHost>,
     /// The engine that is meant to have the volume open.
     pub(crate) desired: usize,
+    /// How often the source of an import has gone away, and is not back.
+    pub(crate) source_away: u32,
     /// It was said that what is acknowledged is stable.
     pub(crate) write_through: bool,
     /// Not what they were in the beginning, perhaps.
@@ -265,6 +275,7 @@ impl World {
             hosts,
             engines,
             desired: 0,
+            source_away: 0,
             write_through,
             limits_change: false,
             snapshots: Default::default(),
@@ -365,6 +376,9 @@ impl World {
             Event::RecordAnswers { engine, incarnation, answer } => {
                 self.record_answers(engine, incarnation, *answer);
             }
+            Event::SourceAnswers { engine, incarnation, fetch } => {
+                self.source_answers(engine, incarnation, fetch);
+            }
             Event::Client { engine } => self.client(engine),
             Event::Strike { fault, again } => self.strike(fault, again),
             Event::StartEngine { engine } => self.start_engine(engine),
@@ -392,6 +406,7 @@ impl World {
             Event::Dialed { engine, .. }
             | Event::Redial { engine, .. }
             | Event::EngineTick { engine, .. }
+            | Event::SourceAnswers { engine, .. }
             | Event::RecordAnswers { engine, .. } => Node::Engine(*engine),
             Event::StartReplica { .. }
             | Event::RecordArrives { .. }

@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod random;
 pub mod replica;
 pub mod scratch;
+pub mod slow_source;
 pub mod web;
 
 pub use checker::Checker;
@@ -34,6 +35,7 @@ pub use nbd::NbdClient;
 pub use process::Role;
 pub use random::Random;
 pub use scratch::Scratch;
+pub use slow_source::SlowSource;
 
 /// Says that a test did not run and why. For what a machine may rightly lack (root, `/dev/fuse`, a
 /// Debian package), never for what the product lacks.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use trivet_tests::command::{must, run};
 use trivet_tests::nbd::Request;
 use trivet_tests::web::{Manners, WebServer};
-use trivet_tests::{Cluster, NbdClient, Random, Role, needs_programs, patience, process};
+use trivet_tests::{Cluster, NbdClient, Random, Role, SlowSource, needs_programs, patience, process};
 
 const MIB: u64 = 1 << 20;
 
@@ -376,28 +376,14 @@ fn wait_until_copied(cluster: &Cluster, volume: &str, bytes: u64) {
     });
 }
 
-/// Serves an image slowly, so that there is a middle of an import; zero for as fast as it can be. (nbdkit
-/// 1.32 aborts when a client is killed while requests are delayed.)
-fn slow_server(image: &Path, bytes_per_second: u64) -> (std::process::Child, String) {
-    let socket = image.with_extension(format!("{bytes_per_second}.sock"));
-    let group = format!("throttle-group,id=slow,x-bps-read={bytes_per_second}");
-    let file = format!("file.driver=raw,file.file.driver=file,file.file.filename={}", text(image));
-    let node = format!("driver=throttle,throttle-group=slow,{file}");
-    let mut server = Command::new("qemu-nbd");
-    server.args(["--object", &group, "--image-opts", &node, "--read-only", "--persistent", "--shared=8"]);
-    server.arg(format!("--socket={}", text(&socket))).stderr(Stdio::null());
-    let server = server.spawn().expect("qemu-nbd starts");
-    patience::wait_for("qemu-nbd to listen", patience::SOON, || socket.exists().then_some(()));
-    (server, format!("nbd+unix:///?socket={}", text(&socket)))
-}
-
 #[test]
 fn an_import_goes_on_where_it_was_killed_and_notices_another_source() {
     needs_programs!("qemu-img", "qemu-nbd");
     let (cluster, folder) = cluster();
     let raw = folder.join("disk.raw");
     raw_image(&raw, 600, 0);
-    let (mut server, uri) = slow_server(&raw, 4 << 20);
+    let slow = SlowSource::start(&raw, 4 << 20);
+    let uri = slow.uri();
     let start = || {
         let mut import = Command::new(trivet_tests::cluster::binary());
         import.args(["import", &uri, "big"]).env("TRIVET_DIR", cluster.directory());
@@ -419,18 +405,13 @@ fn an_import_goes_on_where_it_was_killed_and_notices_another_source() {
     wait_until_copied(&cluster, "big", copied + 20 * MIB);
     import.kill().expect("it runs");
     import.wait().expect("it ends");
-    server.kill().expect("it runs");
-    server.wait().expect("it ends");
+    drop(slow);
     drop(cluster.trivet(&["import", text(&raw), "big"]).failed_saying(&["it was from", "--restart"]));
-    fs::remove_file(folder.join("disk.4194304.sock")).expect("the killed server has left it");
-    let (mut server, again) = slow_server(&raw, 0);
-    fs::rename(folder.join("disk.0.sock"), folder.join("disk.4194304.sock")).expect("a socket can be moved");
-    assert_ne!(again, uri);
+    let quick = SlowSource::start(&raw, 0);
+    assert_eq!(quick.uri(), uri);
     let resumed = cluster.trivet(&["import", &uri, "big"]).succeeded();
     assert!(resumed.stderr.contains("going on"), "{resumed}");
     assert_same(&cluster, "big", &raw, "raw");
-    server.kill().expect("it runs");
-    server.wait().expect("it ends");
     assert!(!record.exists(), "what is done is forgotten");
 }
 

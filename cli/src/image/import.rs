@@ -1,6 +1,8 @@
 //! `trivet import`.
 
 mod download;
+mod image_server;
+mod instant;
 mod steps;
 
 use super::copy::{Copied, Watcher, copy};
@@ -38,11 +40,16 @@ taken as it is. An image that needs other files (a backing file, extents) is ref
 raw are read by QEMU (qemu-utils) in a jail, where it sees that one file and nothing else.
 Interrupted, the same command run again goes on where it was.
 To import into an encrypted volume, make it first (trivet volume create --encrypt); it is attached with the key given.
+With --instant the volume can be used at once, while the source is copied into it in the background; nothing may write
+to that meanwhile. An NBD server's export is read by the volume itself. An image file is served by this command, which
+stays until all is imported; ended earlier, what is not imported yet waits until it is run again.
 
 Examples:
   trivet import debian-12.qcow2 web1 --checksum sha256:6856277491c234fa1bc6f250cbd9f0d44f77524479536ecbc0ac536bc07322cd
   trivet import https://example.org/images/disk.raw data --size 100GiB
   trivet import nbd://oldarray:10809/lun7 lun7
+  trivet import nbd://oldarray:10809/lun7 lun7 --instant
+  trivet import debian-12.qcow2 web1 --instant
   trivet import /dev/sdb usb --copies 2")]
 pub(crate) struct ImportArgs {
     /// A file, a block device, an http:// or https:// URL, or an nbd:// or nbd+unix:// URI
@@ -64,6 +71,12 @@ pub(crate) struct ImportArgs {
     /// Read both again at the end, and compare them
     #[arg(long)]
     verify: bool,
+    /// Serve the new volume at once, and copy the source into it in the background
+    #[arg(long, conflicts_with_all = ["checksum", "verify", "restart", "yes", "attach"])]
+    instant: bool,
+    /// Stay until all is imported, and show how far it is; for an image file it does
+    #[arg(long, requires = "instant")]
+    wait: bool,
     /// Leave the volume attached
     #[arg(long)]
     attach: bool,
@@ -114,6 +127,9 @@ pub(super) async fn run(arguments: &ImportArgs) -> Result<(), Failure> {
     check_name(name)?;
     let origin = origin(&arguments.source)?;
     let layout = arguments.place.layout()?;
+    if arguments.instant {
+        return instant::run(arguments, &origin, layout).await;
+    }
     let records = Records::open(&layout.imports(), name).map_err(|error| record_failure(&error))?;
     if arguments.restart && !arguments.dry_run {
         records.forget().map_err(|error| record_failure(&error))?;

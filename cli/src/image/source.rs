@@ -293,7 +293,7 @@ pub(super) fn open(path: &Path, said: Option<Format>) -> Result<(RawImage, Forma
 }
 
 /// Where one of QEMU's programs is.
-fn find(program: &str) -> Result<PathBuf, Failure> {
+pub(super) fn find(program: &str) -> Result<PathBuf, Failure> {
     qemu::find(program).ok_or_else(|| {
         Failure::new(
             format!("{program} is not installed"),
@@ -305,7 +305,7 @@ fn find(program: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The size of what an image holds, if it stands alone and is whole.
-async fn inspect(path: &Path, format: Format, most: u64) -> Result<u64, Failure> {
+pub(super) async fn inspect(path: &Path, format: Format, most: u64) -> Result<u64, Failure> {
     let described = look(path, &qemu::inspection(format)).await?;
     if described.code != Some(0) {
         return Err(described.complaint(path));

@@ -56,6 +56,13 @@ impl Volumes {
         view::volume(created.map_err(|error| explain::api(&self.dir, what(), &error))?)
     }
 
+    /// Has it filled from a source from its first opening on.
+    pub(super) async fn import(&self, request: v1::ImportVolumeRequest) -> Result<(), Failure> {
+        let what = format!("cannot import into volume '{}' at once", request.name);
+        let asked = self.client.import_volume(request).await;
+        asked.map(drop).map_err(|error| explain::api(&self.dir, what, &error))
+    }
+
     /// Attaches it, and waits until it is served.
     pub(super) async fn attach(
         &self,

@@ -149,6 +149,9 @@ fn as_text(volume: &VolumeView) -> String {
     if let Some(encryption) = &volume.encryption {
         facts.push(("encrypted", format!("AES-256-GCM; unlocked by {}", encryption.unlocked_by)));
     }
+    if let Some(import) = &volume.import {
+        facts.push(("imported", import.to_string()));
+    }
     if volume.read_only {
         facts.push(("access", "read only".to_owned()));
     }

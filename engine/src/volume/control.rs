@@ -33,6 +33,8 @@ pub(super) enum Purpose {
     Settings,
     /// Record how far a revert is, or that it is done.
     Revert,
+    /// Record how much of its source is in the volume.
+    Hydration,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -259,6 +261,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Settings);
         } else if self.awaits_revert_record() {
             self.run_errand(Purpose::Revert);
+        } else if self.awaits_hydration_record() {
+            self.run_errand(Purpose::Hydration);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -344,6 +348,16 @@ impl VolumeCore {
                     }
                 }
             }
+            (Purpose::Hydration, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_hydration(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.hydration_recorded(now);
+                    }
+                }
+            }
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
                 record.wait_owed = false;
@@ -417,6 +431,7 @@ impl VolumeCore {
                 self.settings_recorded(now);
             }
             Purpose::Revert => self.revert_recorded(now),
+            Purpose::Hydration => self.hydration_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -442,6 +457,7 @@ impl VolumeCore {
             | Purpose::Snapshots
             | Purpose::Settings
             | Purpose::Revert
+            | Purpose::Hydration
             | Purpose::Release => self.read_record_again(now, false),
         }
         self.note_standing(now);

@@ -5,6 +5,7 @@
 //! within [`LEASE`] knows that no newer one serves yet. Without that, whatever succeeds is not told
 //! until the members have answered again; if they answer that a newer engine has them, it never is.
 
+use super::hydration::is_own;
 use super::{Action, MemberIndex, Tag, VolumeCore};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
@@ -36,6 +37,11 @@ impl VolumeCore {
 
     /// Answers a request, as soon as that is safe.
     pub(super) fn complete(&mut self, tag: Tag, result: Result<IoReply, IoError>) {
+        if is_own(tag) {
+            // Nobody is told: what follows is written, which members refuse to an engine that was passed over.
+            return self.own_ended(tag, result);
+        }
+        self.consumer_ended(tag, &result);
         if result.is_ok() && !self.holds_lease() {
             self.unleased.push((tag, result));
         } else {

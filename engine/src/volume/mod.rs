@@ -23,6 +23,7 @@ mod control;
 mod flush;
 mod group;
 mod grow;
+mod hydration;
 mod lease;
 mod log;
 mod member;
@@ -130,6 +131,16 @@ pub enum Action {
         /// The new record.
         record: Box<VolumeRecord>,
     },
+    /// Read a run of bytes of the source that the volume is imported from, off this thread; answer
+    /// [`VolumeCore::source_fetched`].
+    FetchSource {
+        /// Names it in the answer.
+        chunk: u64,
+        /// Where.
+        offset: u64,
+        /// How many.
+        length: u32,
+    },
     /// A request is answered.
     Complete {
         /// As submitted.
@@ -219,6 +230,7 @@ pub struct VolumeCore {
     authority_trouble: Option<String>,
     /// When it last did not answer.
     authority_failed_at: Option<Duration>,
+    hydration: Option<Box<hydration::Hydration>>,
     closing: Option<Closing>,
     unfinished: bool,
     renewing: bool,
@@ -282,6 +294,7 @@ impl VolumeCore {
             refresh_at: now,
             authority_trouble: None,
             authority_failed_at: None,
+            hydration: None,
             closing: None,
             unfinished: false,
             renewing: false,
@@ -307,7 +320,7 @@ impl VolumeCore {
             VolumeState::Open if self.is_reverting() => self.early.push_back((tag, request)),
             VolumeState::Open => {
                 self.active_at = now;
-                self.accept(now, tag, request);
+                self.take(now, tag, request);
             }
             VolumeState::Fenced => self.complete(tag, Err(IoError::Fenced)),
             VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => {
@@ -348,6 +361,7 @@ impl VolumeCore {
         if let Err(fault) = outcome {
             self.fault(now, member, fault);
         }
+        self.advance_hydration(now);
     }
 
     /// Time passes: call it at least as often as [`VolumeCore::tick_within`] says.
@@ -371,6 +385,7 @@ impl VolumeCore {
         self.pump(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
+        self.advance_hydration(now);
         self.check_closing(now);
     }
 
@@ -380,7 +395,9 @@ impl VolumeCore {
         if self.state.is_over() {
             return None;
         }
-        let within = if let Some(soon) = self.slowness_within() {
+        let within = if self.is_hydration_stirred() {
+            Duration::ZERO
+        } else if let Some(soon) = self.slowness_within() {
             soon
         } else if self.progress_is_untold()
             || self.any_at_fault()

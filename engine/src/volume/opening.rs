@@ -43,6 +43,9 @@ impl VolumeCore {
             // While stamps were renewed, someone else opened the volume.
             return self.fenced(now);
         }
+        if self.options.read_only && record.import.is_some() {
+            return self.fail(now, Failure::Importing);
+        }
         if self.options.read_only {
             if self.lacks_viewed(&record) {
                 return self.fail(now, Failure::NoSnapshot);
@@ -242,15 +245,17 @@ impl VolumeCore {
         if self.state != VolumeState::Open {
             return;
         }
+        self.begin_hydration(now);
         if !self.is_reverting() {
             for (tag, request) in std::mem::take(&mut self.early) {
-                self.accept(now, tag, request);
+                self.take(now, tag, request);
             }
         }
         self.pump(now);
         self.begin_flush(now);
         self.let_go_everywhere(now);
         self.next_order(now);
+        self.advance_hydration(now);
     }
 
     /// The core finds fault with a member's connection.

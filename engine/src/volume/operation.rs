@@ -5,6 +5,7 @@
 //! - an operation that is `ordered` is registered in the ordering, no other is;
 //! - an operation of a request is one of the `remaining` parts of that request.
 
+use super::hydration::is_own;
 use super::ordering::Span;
 use super::pieces::{self, Piece};
 use super::query::{Querying, Question};
@@ -41,6 +42,8 @@ pub(super) struct Waiting {
     request: RequestId,
     part: usize,
     piece: Piece,
+    /// It is hydration's.
+    own: bool,
 }
 
 impl Waiting {
@@ -117,7 +120,10 @@ impl VolumeCore {
                 }
             }
         }
-        self.counters.count(&request);
+        let own = is_own(tag);
+        if !own {
+            self.counters.count(&request);
+        }
         let pieces = match pieces::cut(request, self.blocks) {
             Ok(pieces) => pieces,
             Err(error) => return self.complete(tag, Err(error)),
@@ -130,7 +136,13 @@ impl VolumeCore {
         let parts = if reads { vec![Vec::new(); pieces.len()] } else { Vec::new() };
         self.requests.insert(id, Request { tag, remaining: pieces.len(), error: None, parts, reads });
         let waiting = pieces.into_iter().enumerate();
-        self.waiting.extend(waiting.map(|(part, piece)| Waiting { request: id, part, piece }));
+        let waiting = waiting.map(|(part, piece)| Waiting { request: id, part, piece, own });
+        if own {
+            // No limit holds it, nor what a limit holds.
+            waiting.for_each(|waiting| self.waiting.push_front(waiting));
+        } else {
+            self.waiting.extend(waiting);
+        }
         self.pump(now);
     }
 
@@ -146,7 +158,7 @@ impl VolumeCore {
             if full && (self.window_bytes > 0 || !self.stragglers.is_empty()) {
                 return;
             }
-            if self.throttle.is_some() && self.is_throttled(now, bytes) {
+            if self.throttle.is_some() && !first.own && self.is_throttled(now, bytes) {
                 if self.has_planted(super::planted::PlantedFault::ForgetThrottled) {
                     self.waiting.pop_front();
                 }
@@ -159,7 +171,7 @@ impl VolumeCore {
     }
 
     fn admit(&mut self, now: Duration, waiting: Waiting, window: usize) {
-        let Waiting { request, part, piece } = waiting;
+        let Waiting { request, part, piece, own: _ } = waiting;
         let id = OperationId(self.new_id());
         let range = piece.range();
         let span = Span { start: range.start, end: range.end() };
@@ -291,6 +303,7 @@ impl VolumeCore {
         tags.extend(self.growing.take().map(|growing| growing.tag));
         tags.extend(self.take_snapshot_tags());
         tags.extend(self.take_changing_tag());
+        tags.extend(self.take_blocked_tags());
         tags.sort_unstable();
         for tag in tags {
             self.complete(tag, Err(error.clone()));

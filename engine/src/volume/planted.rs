@@ -79,6 +79,18 @@ pub enum PlantedFault {
     SealUnderParentsKey,
     /// A verified read is answered by what the first member says, whatever the witness does.
     TrustFirstAnswer,
+    /// Discards of what may still be the source's leave holes.
+    DiscardWhileHydrating,
+    /// Parts of blocks are zeroed so that the volume does not have the block any more.
+    ZeroPartsWhileHydrating,
+    /// Consumers reach chunks that are not hydrated.
+    SkipHydration,
+    /// How far hydration is gets recorded before it is stable.
+    RecordUnstableHydration,
+    /// What a consumer wrote is written over with the source's.
+    HydrateOverWrites,
+    /// A consumer's request that failed counts as having written its whole chunks.
+    BelieveFailedOverwrites,
 }
 
 impl VolumeCore {

@@ -417,7 +417,7 @@ impl VolumeCore {
             }
             Then::Patch { at, segments, force_unit_access } => {
                 let merged = patched(&with_zeros(runs), at, &segments);
-                let writing = if merged.iter().all(|&byte| byte == 0) {
+                let writing = if merged.iter().all(|&byte| byte == 0) && !self.keeps_zeros(range.start) {
                     Writing::discard(range, force_unit_access)
                 } else {
                     Writing::data(range, vec![merged], force_unit_access, encrypts)

@@ -60,6 +60,9 @@ impl VolumeCore {
             VolumeState::Open if self.is_reverting() => {
                 Some(IoError::Invalid("the volume is being reverted to a snapshot"))
             }
+            VolumeState::Open if self.is_hydrating() => {
+                Some(IoError::Invalid("the volume is still being imported"))
+            }
             VolumeState::Open if self.orders.len() >= ORDERS_MAX => {
                 Some(IoError::Invalid("too many snapshots wait to be taken and deleted; try again"))
             }

@@ -108,6 +108,9 @@ pub(super) enum Failure {
     /// Only opening the volume anew helps.
     #[error("the members have lost power during a revert: it goes on when the volume is opened again")]
     LostWhileReverting,
+    /// What is not imported yet would read as zeros.
+    #[error("the volume is still being imported: until that is done it can be opened for writing only")]
+    Importing,
     /// 2^24 openings.
     #[error("the volume's generations are used up")]
     GenerationsUsedUp,

@@ -122,10 +122,10 @@ pub struct MemberStatus {
     pub in_flight: usize,
 }
 
-/// How far a member has been brought back.
+/// How far a member has been brought back, or an import is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct SyncStatus {
-    /// The block that the walk over the volume has reached.
+    /// The block that the walk over the volume has reached; of an import, how many are done.
     pub position: u64,
     /// Blocks copied.
     pub copied_blocks: u64,
@@ -172,6 +172,8 @@ pub struct VolumeStatus {
     pub scrub: Option<super::ScrubStatus>,
     /// The revert under way.
     pub revert: Option<super::RevertStatus>,
+    /// How far the import is that fills it while it is used.
+    pub import: Option<SyncStatus>,
 }
 
 impl VolumeCore {
@@ -199,6 +201,7 @@ impl VolumeCore {
             counters: self.counters,
             scrub: self.scrub_status(now),
             revert: self.revert_status(now),
+            import: self.hydration_status(now),
         }
     }
 
@@ -261,8 +264,14 @@ impl VolumeCore {
                 Some(self.why_reverting())
             }
             VolumeState::Open if !self.required_are_ready() => Some(away()),
-            VolumeState::Open if self.members.iter().any(is_missing) => Some(self.what_is_missing()),
-            VolumeState::Open | VolumeState::Closed => None,
+            VolumeState::Open if self.members.iter().any(is_missing) => {
+                let missing = self.what_is_missing();
+                Some(
+                    self.hydration_trouble().map_or(missing.clone(), |source| format!("{missing}; {source}")),
+                )
+            }
+            VolumeState::Open => self.hydration_trouble(),
+            VolumeState::Closed => None,
             VolumeState::Closing => (!self.required_are_ready()).then(away),
             VolumeState::Fenced => Some("a newer engine has opened the volume".to_owned()),
             VolumeState::Failed => self.failure.as_ref().map(ToString::to_string),

@@ -3,7 +3,7 @@
 //! What the volume may not take yet stays where it is, at the head of the queue for the window
 //! (`operation.rs`), and everything behind it with it: first come, first served, whoever asks, so that
 //! nothing overtakes what it may depend on. A flush passes: it covers what was acknowledged, and that
-//! was charged for. The engine's own work never stands in that queue.
+//! was charged for. Nor does the engine's own work wait: that of `hydration.rs` goes to the head of the queue.
 //!
 //! A piece counts as one I/O, and as the bytes that travel for it, in whole blocks: what members have to
 //! do for it. A piece is at most [`PIECE_BYTES_MAX`] long, and a bucket holds at least that, so it

@@ -71,6 +71,7 @@ impl Servers {
             copies: 0,
             key: key.as_ref().map(DataKey::id),
             reverting: None,
+            import: None,
         });
         for server in &servers {
             Admin::connect(&server.address.to_string())

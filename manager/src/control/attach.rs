@@ -1,5 +1,6 @@
 //! Having volumes served, and no longer.
 
+use super::imports::check_imported;
 use super::processes::{ENGINE_OWNER, engine_name};
 use super::reverts::check_not_reverting;
 use super::volumes::{attachment, find};
@@ -15,6 +16,9 @@ impl Control {
         let (record, _) = find(self.store.as_ref(), &request.name)?;
         let key = Self::key_of(&record, &mut request.data_key)?;
         check_not_reverting(&record)?;
+        if request.read_only {
+            check_imported(&record)?;
+        }
         if let Some((attached, _)) = attachment(self.store.as_ref(), record.id)? {
             let listen = attached.listen.as_deref().unwrap_or_default();
             if attached.read_only != request.read_only

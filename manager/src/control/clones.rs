@@ -9,6 +9,7 @@
 //!   have begun anew in between, and hold less than it names;
 //! - copies elsewhere begin as stale since ever, like all that are added.
 
+use super::imports::check_imported;
 use super::members::{Server, check_room, read, server};
 use super::pools::{self, PoolAnswer, of_pool};
 use super::reverts::check_not_reverting;
@@ -49,6 +50,7 @@ impl Control {
             return Err(Refusal::VolumeExists(name.clone()));
         }
         let (parent, revision) = find(store, &request.of)?;
+        check_imported(&parent)?;
         if parent.lineage.len() >= LINEAGE_MAX {
             return Err(Refusal::LineageTooLong(parent.name));
         }
@@ -191,6 +193,7 @@ impl Control {
             return Ok(0);
         }
         self.check_unused(&record, false)?;
+        check_imported(&record)?;
         if !request.is_image {
             // Its snapshot stays: clones may be made of it as before.
             records::write(store, &VolumeRecord { is_image: false, ..record }, Some(revision))?;

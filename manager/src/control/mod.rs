@@ -14,6 +14,7 @@ mod encryption;
 mod exports;
 pub(crate) mod flattening;
 mod healing;
+mod imports;
 mod labels;
 pub mod members;
 pub mod pools;
@@ -33,6 +34,7 @@ pub mod volumes;
 
 pub(crate) use exports::export;
 pub use exports::export_process;
+pub(crate) use imports::check_imported;
 pub(crate) use labels::check_labels;
 pub use processes::{ENGINE_OWNER, engine_name};
 pub use refusal::Refusal;
@@ -81,6 +83,7 @@ enum Change {
     Create(v1::CreateVolumeRequest),
     Clone(v1::CloneVolumeRequest),
     Flatten(v1::FlattenVolumeRequest),
+    Import(v1::ImportVolumeRequest),
     SetImage(v1::SetImageRequest),
     Delete(v1::DeleteVolumeRequest),
     Resize(v1::ResizeVolumeRequest),
@@ -140,6 +143,8 @@ commands! {
     clone_of(Clone, CloneVolumeRequest);
     /// Begins to flatten a clone.
     flatten(Flatten, FlattenVolumeRequest);
+    /// Has a new volume filled from a source while it is used.
+    import(Import, ImportVolumeRequest);
     /// Makes a volume a golden image, or a usual one again.
     set_image(SetImage, SetImageRequest);
     /// Deletes a volume; with `dry_run`, only says whether it could be.
@@ -250,6 +255,7 @@ impl Control {
             Change::Create(request) => self.create_volume(&request).await,
             Change::Clone(request) => self.clone_volume(&request).await,
             Change::Flatten(request) => self.flatten_volume(&request.name),
+            Change::Import(request) => self.import_volume(&request),
             Change::SetImage(request) => self.set_image(&request).await,
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,

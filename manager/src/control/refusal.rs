@@ -124,6 +124,31 @@ pub enum Refusal {
         /// How many.
         most: u32,
     },
+    /// It cannot be filled from there.
+    #[error("volume '{volume}' cannot be filled from a source of {bytes} bytes")]
+    BadImport {
+        /// Which volume.
+        volume: String,
+        /// Of its source.
+        bytes: u64,
+    },
+    /// It is being filled from something else.
+    #[error("volume '{volume}' is being imported from {from}, and this is another source")]
+    OtherSource {
+        /// Which volume.
+        volume: String,
+        /// What it is being filled from.
+        from: String,
+    },
+    /// Not all of its source is in it.
+    #[error("volume '{0}' is still being imported")]
+    ImportUnderWay(String),
+    /// A copy that was left behind lacks what was imported since.
+    #[error("volume '{0}' was still being imported: a copy that is not in sync lacks parts of its source")]
+    ImportLost(String),
+    /// It may hold something.
+    #[error("volume '{0}' was opened before, or is a clone: only a new one can be imported at once")]
+    NotNew(String),
     /// Somebody may be reading it.
     #[error("volume '{volume}': its snapshot '{name}' is exported")]
     Exported {
@@ -444,6 +469,7 @@ impl Refusal {
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
             | Self::NamedTwice(_)
+            | Self::BadImport { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }
@@ -459,7 +485,11 @@ impl Refusal {
             | Self::NotEncrypted(_)
             | Self::NothingToVerify(_)
             | Self::KeyDestroyed(_) => FailureKind::Invalid,
-            Self::Attached(_)
+            Self::OtherSource { .. }
+            | Self::ImportUnderWay(_)
+            | Self::ImportLost(_)
+            | Self::NotNew(_)
+            | Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
             | Self::NotWritten(_)

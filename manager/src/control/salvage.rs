@@ -19,6 +19,10 @@ impl Control {
         let store = self.store.as_ref();
         let (record, _) = find(store, &request.name)?;
         self.check_salvageable(&record, request.force)?;
+        if record.import.is_some() {
+            // What was imported after this copy was left behind would be zeros.
+            return Err(Refusal::ImportLost(record.name));
+        }
         let answers = pools::ask_all(store).await?;
         let from = server(&answers, request.from)?;
         may_salvage(&record, &from, &answers, request.force)?;

@@ -11,6 +11,7 @@ use crate::records::{
 };
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use crate::store::RecordStore;
+use tokio::task::JoinSet;
 use trivet_api::v1;
 use trivet_keys::WrappedKey;
 use trivet_model::record::is_volume_name;
@@ -62,12 +63,7 @@ impl Control {
         let id = random_volume_id()?;
         let deletion = DeletionRecord { volume: id, pools: chosen.iter().map(|&(pool, _)| pool).collect() };
         let provisional = records::write(store, &deletion, None)?;
-        for (pool, replica) in &chosen {
-            ReplicaConnection::connect(&replica.address, Some(*pool))
-                .await?
-                .create_volume(id, blocks, encryption.is_some())
-                .await?;
-        }
+        make_copies(id, blocks, encryption.is_some(), &chosen).await?;
         let member = |(pool, replica): &(PoolId, ReplicaRecord)| Member {
             replica: *pool,
             address: replica.address.clone(),
@@ -90,6 +86,7 @@ impl Control {
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
             key: encryption.as_ref().map(WrappedKey::data_key),
             reverting: None,
+            import: None,
         };
         let index = VolumeNameRecord { name: name.clone(), volume: id };
         let mut changes = vec![
@@ -221,6 +218,24 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// Makes a new volume's empty copies, all at once: each waits for its disk.
+async fn make_copies(
+    volume: VolumeId,
+    blocks: u64,
+    encrypted: bool,
+    servers: &[(PoolId, ReplicaRecord)],
+) -> Result<(), ReplicaError> {
+    let mut making = JoinSet::new();
+    for (pool, replica) in servers {
+        let (pool, address) = (*pool, replica.address.clone());
+        making.spawn(async move {
+            let mut connection = ReplicaConnection::connect(&address, Some(pool)).await?;
+            connection.create_volume(volume, blocks, encrypted).await
+        });
+    }
+    making.join_all().await.into_iter().collect()
 }
 
 async fn resize_copy(member: &Member, volume: VolumeId, blocks: u64) -> Result<(), ReplicaError> {

@@ -78,6 +78,7 @@ fn volume(index: usize) -> VolumeRecord {
         copies: 0,
         key: None,
         reverting: None,
+        import: None,
     }
 }
 

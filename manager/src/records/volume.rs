@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -36,8 +36,8 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Durability, Epoch, Generation, KeyId, Member, MemberState, PoolId, RateLimit, Reverting,
-        Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
+        Ancestor, Durability, Epoch, Generation, InstantImport, KeyId, Member, MemberState, PoolId,
+        RateLimit, Reverting, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
     };
 
     #[test]
@@ -86,11 +86,17 @@ mod tests {
                 position: 5,
                 changed: 6,
             }),
+            import: Some(InstantImport {
+                source: "nbd://host/x".to_owned(),
+                bytes: 5000,
+                fingerprint: 77,
+                hydrated: 1,
+            }),
         };
         assert_layout(
             &record,
             concat!(
-                r#"{"version":6,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#"{"version":7,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
                 r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}],"#,
@@ -102,7 +108,8 @@ mod tests {
                 r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null,"#,
                 r#""snapshot_limit":70,"verified_reads":true},"copies":3,"#,
                 r#""key":"04040404-0404-0404-0404-040404040404","reverting":{"#,
-                r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6}}"#
+                r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6},"#,
+                r#""import":{"source":"nbd://host/x","bytes":5000,"fingerprint":77,"hydrated":1}}"#
             ),
         );
         let name = VolumeNameRecord { name: "disk0".into(), volume: record.id };

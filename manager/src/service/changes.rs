@@ -2,8 +2,8 @@
 
 use super::ManagerService;
 use super::snapshots::snapshot_of;
-use crate::control::Refusal;
 use crate::control::volumes::find;
+use crate::control::{Refusal, check_imported};
 use crate::replica_client::{ReplicaConnection, ReplicaError};
 use trivet_api::v1;
 use trivet_model::{MemberState, Sharing, SnapshotId, Stamp, VolumeId, VolumeRecord};
@@ -25,6 +25,7 @@ impl ManagerService {
         request: &v1::ListChangesRequest,
     ) -> Result<v1::ListChangesReply, Refusal> {
         let (record, _) = find(self.store.as_ref(), &request.volume)?;
+        check_imported(&record)?;
         let span = span(&record, &request.since, &request.until)?;
         let in_sync = record.members.iter().filter(|member| member.state == MemberState::InSync);
         let mut failure = None;

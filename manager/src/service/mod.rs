@@ -193,6 +193,15 @@ impl Manager for ManagerService {
         self.volume(&name).await
     }
 
+    async fn import_volume(
+        &self,
+        request: Request<v1::ImportVolumeRequest>,
+    ) -> Result<Response<v1::VolumeStatus>, Status> {
+        let name = request.get_ref().name.clone();
+        self.control.import(request.into_inner()).await?;
+        self.volume(&name).await
+    }
+
     async fn set_image(
         &self,
         request: Request<v1::SetImageRequest>,

@@ -2,7 +2,7 @@
 
 use super::ManagerService;
 use crate::control::volumes::{attachment, find, random_id};
-use crate::control::{Refusal, check_labels, export};
+use crate::control::{Refusal, check_imported, check_labels, export};
 use crate::engine_report::{OrderError, order};
 use std::collections::HashMap;
 use trivet_api::v1;
@@ -70,6 +70,7 @@ pub(super) fn named(
         return Err(Refusal::BadSnapshotName(name.to_owned()));
     }
     check_labels(labels.iter())?;
+    check_imported(record)?;
     if record.snapshots.iter().any(|known| known.name == name) {
         return Err(Refusal::SnapshotExists { volume: record.name.clone(), name: name.to_owned() });
     }

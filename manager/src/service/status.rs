@@ -5,7 +5,7 @@ use crate::control::flattening::go_on;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
-use crate::engine_report::{self, MemberReport, RevertReport, ScrubReport, VolumeReport};
+use crate::engine_report::{self, MemberReport, RevertReport, ScrubReport, SyncReport, VolumeReport};
 use crate::records::{
     self, AttachmentRecord, ClusterRecord, DeletionRecord, EncryptionRecord, NodeRecord, ReplacementReason,
     ReplacementRecord, ScrubRecord,
@@ -174,6 +174,7 @@ impl ManagerService {
             serving: report.serving,
             connections: report.connections,
             members: report.volume.members.iter().map(engine_member).collect(),
+            import: report.volume.import.map(sync_progress),
         };
         (engine, report.volume)
     }
@@ -273,12 +274,12 @@ fn engine_member(member: &MemberReport) -> v1::EngineMember {
         role: member.role.clone(),
         connection: member.state.clone(),
         fault: member.fault.clone().unwrap_or_default(),
-        sync: member.sync.as_ref().map(|sync| v1::SyncProgress {
-            position: sync.position,
-            copied_blocks: sync.copied_blocks,
-            since_ms: sync.since_ms,
-        }),
+        sync: member.sync.map(sync_progress),
     }
+}
+
+const fn sync_progress(sync: SyncReport) -> v1::SyncProgress {
+    v1::SyncProgress { position: sync.position, copied_blocks: sync.copied_blocks, since_ms: sync.since_ms }
 }
 
 /// What the record says of a revert under way, and the engine.

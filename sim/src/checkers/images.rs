@@ -147,7 +147,7 @@ impl World {
             for index in 0..SECTORS {
                 let sector = usize::try_from(block).unwrap_or(usize::MAX) * SECTORS + index;
                 let value = match &held {
-                    None => Ok(0),
+                    None => Ok(self.beginning_of(sector)),
                     Some((_, bytes)) => read_sector(&bytes[index * SECTOR_SIZE..][..SECTOR_SIZE], sector),
                 };
                 let during = Interval { begin: self.now, end: self.now };
@@ -271,6 +271,10 @@ impl World {
     /// An engine has taken a member back that was away: where nothing is going on, it must be like the
     /// others again.
     pub(crate) fn check_returned(&mut self) {
+        if self.records.record.import.is_some() {
+            // The engine may be writing what the source has.
+            return;
+        }
         let settled = self.oracle.settled_blocks();
         self.check_alike(&self.records.in_sync(), settled, Check::Alike);
     }
@@ -280,7 +284,8 @@ impl World {
     /// differ: what the engine writes alike, it may still be writing.
     pub(crate) fn check_promoted(&mut self) {
         let losing = [Fault::ReplicaPower, Fault::TotalPower, Fault::WriteError, Fault::FlushError];
-        if losing.into_iter().any(|fault| self.profile.has(fault)) || !self.is_striking() {
+        let imports = self.records.record.import.is_some();
+        if losing.into_iter().any(|fault| self.profile.has(fault)) || !self.is_striking() || imports {
             return;
         }
         let mut running = self.records.in_sync();

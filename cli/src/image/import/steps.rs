@@ -170,7 +170,7 @@ impl Import<'_> {
         let blocks = whole_blocks(size);
         let (volume, created) = match found {
             Some(volume) => {
-                self.check_fits(&volume, size)?;
+                check_fits(self.arguments, &volume, size)?;
                 let lost = format!("This overwrites the first {} of volume '{name}'.", ByteSize(size));
                 if self.arguments.dry_run {
                     say(&format!("would import {} into volume '{name}', which is there", ByteSize(size)));
@@ -225,32 +225,6 @@ impl Import<'_> {
             "begin anew: the same command with --restart",
         )
         .exit(Exit::Conflict))
-    }
-
-    fn check_fits(&self, volume: &VolumeView, size: u64) -> Result<(), Failure> {
-        let name = &volume.name;
-        if self.arguments.size.is_some() || self.arguments.copies.is_some() {
-            let next = "leave --size and --copies away, or name another volume";
-            let cause = "there is such a volume, which keeps its size and copies";
-            return Err(
-                Failure::new(format!("cannot make volume '{name}'"), cause, next).exit(Exit::Conflict)
-            );
-        }
-        if volume.size_bytes < size {
-            return Err(too_small(name, volume.size_bytes, size));
-        }
-        if volume.attached && volume.read_only {
-            let next = format!("detach it first: trivet volume detach {name}");
-            let what = format!("cannot import into volume '{name}'");
-            return Err(Failure::new(what, "it is attached for reading only", next).exit(Exit::Conflict));
-        }
-        if volume.connections > 0 {
-            let next = "disconnect them first";
-            let cause = format!("it is in use: {} connections", volume.connections);
-            let what = format!("cannot import into volume '{name}'");
-            return Err(Failure::new(what, cause, next).exit(Exit::Conflict));
-        }
-        Ok(())
     }
 
     async fn copy_and_check(
@@ -334,7 +308,38 @@ impl Import<'_> {
     }
 }
 
-fn too_small(name: &str, found: u64, needed: u64) -> Failure {
+/// Refuses a volume that is there and cannot take what is of this size.
+pub(super) fn check_fits(arguments: &ImportArgs, volume: &VolumeView, size: u64) -> Result<(), Failure> {
+    let name = &volume.name;
+    if arguments.size.is_some() || arguments.copies.is_some() {
+        let next = "leave --size and --copies away, or name another volume";
+        let cause = "there is such a volume, which keeps its size and copies";
+        return Err(Failure::new(format!("cannot make volume '{name}'"), cause, next).exit(Exit::Conflict));
+    }
+    if let Some(import) = &volume.import {
+        let cause = format!("it is still being imported, from {}", import.source);
+        let next = format!("wait until that is done: trivet volume show {name}; or name another volume");
+        let what = format!("cannot import into volume '{name}'");
+        return Err(Failure::new(what, cause, next).exit(Exit::Conflict));
+    }
+    if volume.size_bytes < size {
+        return Err(too_small(name, volume.size_bytes, size));
+    }
+    if volume.attached && volume.read_only {
+        let next = format!("detach it first: trivet volume detach {name}");
+        let what = format!("cannot import into volume '{name}'");
+        return Err(Failure::new(what, "it is attached for reading only", next).exit(Exit::Conflict));
+    }
+    if volume.connections > 0 {
+        let next = "disconnect them first";
+        let cause = format!("it is in use: {} connections", volume.connections);
+        let what = format!("cannot import into volume '{name}'");
+        return Err(Failure::new(what, cause, next).exit(Exit::Conflict));
+    }
+    Ok(())
+}
+
+pub(super) fn too_small(name: &str, found: u64, needed: u64) -> Failure {
     Failure::new(
         format!("cannot import into volume '{name}'"),
         format!("it has {}, the image is of {} ({needed} bytes)", ByteSize(found), ByteSize(needed)),

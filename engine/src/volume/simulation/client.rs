@@ -8,6 +8,24 @@ use std::collections::BTreeMap;
 
 const SECTOR: usize = 512;
 
+/// Of the source that a volume is imported from: less than the volume, and no whole blocks.
+pub(super) const SOURCE_BYTES: u64 = 4 * 4096 + 3 * 512;
+
+/// What the source has in a sector; some of its blocks are zeros.
+fn source_value(sector: usize) -> u64 {
+    if (sector * SECTOR) as u64 >= SOURCE_BYTES || sector / 8 == 2 { 0 } else { (1 << 40) + sector as u64 }
+}
+
+/// What the source answers.
+pub(super) fn source_data(offset: u64, length: u32) -> Bytes {
+    let first = usize::try_from(offset).unwrap() / SECTOR;
+    let sectors = first..first + length as usize / SECTOR;
+    sectors
+        .flat_map(|sector| source_value(sector).to_le_bytes().repeat(SECTOR / 8))
+        .collect::<Vec<u8>>()
+        .into()
+}
+
 #[derive(Debug)]
 enum Kind {
     Read { first: usize, count: usize },
@@ -35,10 +53,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(blocks: u64) -> Self {
+    /// Of a volume that holds zeros, or what its source has.
+    pub(super) fn new(blocks: u64, has_source: bool) -> Self {
         let sectors = usize::try_from(blocks).unwrap() * 8;
+        let first = |sector| if has_source { source_value(sector) } else { 0 };
         Self {
-            sectors: (0..sectors).map(|_| SectorHistory::beginning_with(0)).collect(),
+            sectors: (0..sectors).map(|sector| SectorHistory::beginning_with(first(sector))).collect(),
             asked: BTreeMap::new(),
             next_tag: 0,
             next_value: 1,
@@ -87,9 +107,10 @@ impl Client {
         self.note(kind, time, request)
     }
 
-    pub(super) fn ask_to_patch(&mut self, time: u64) -> (u64, IoRequest) {
-        let marks = self.begin_change(0..1, 0, time);
-        let (offset, length) = (0, SECTOR as u64);
+    /// To zero so many sectors, from the first.
+    pub(super) fn ask_to_zero(&mut self, time: u64, sectors: usize) -> (u64, IoRequest) {
+        let marks = self.begin_change(0..sectors, 0, time);
+        let (offset, length) = (0, (sectors * SECTOR) as u64);
         let zeroes = IoRequest::WriteZeroes { offset, length, force_unit_access: false, may_unmap: true };
         self.note(Kind::Change(marks), time, zeroes)
     }

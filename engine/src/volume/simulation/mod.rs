@@ -3,6 +3,7 @@
 
 mod checker;
 mod client;
+mod hydrating;
 mod model_member;
 mod scrubbing;
 mod tests;

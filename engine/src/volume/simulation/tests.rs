@@ -113,6 +113,7 @@ fn everything_at_once() {
         use_up_stamps: 700,
         rot: 0,
         scrub: 150,
+        source_fails: 0,
         planted: None,
         verified: false,
     };
@@ -120,7 +121,8 @@ fn everything_at_once() {
     run_seeds(1000..1300, 2500, Faults { verified: true, ..faults });
 }
 
-fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
+/// The whole cluster loses power again and again.
+pub(super) fn lose_all_power(seed: u64, faults: Faults) -> Result<(), String> {
     let mut world = World::new(seed, faults);
     for _ in 0..3 {
         for step in 0..600 {

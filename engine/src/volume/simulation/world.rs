@@ -1,6 +1,6 @@
 //! Engine, members, authority and consumer, joined by links; one random event at a time.
 
-use super::client::Client;
+use super::client::{Client, SOURCE_BYTES, source_data};
 use super::model_member::ModelMember;
 use super::{PlantedFault, Random};
 use crate::volume::{
@@ -12,8 +12,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use trivet_crypto::DataKey;
 use trivet_model::{
-    AuthorityError, BlockRange, Epoch, Generation, Member, MemberState, PoolId, Revision, VolumeId,
-    VolumeRecord, VolumeSettings,
+    AuthorityError, BlockRange, Epoch, Generation, InstantImport, Member, MemberState, PoolId, Revision,
+    VolumeId, VolumeRecord, VolumeSettings,
 };
 use trivet_wire::{ErrorCode, Frame, Message};
 
@@ -38,6 +38,8 @@ pub(super) struct Faults {
     pub(super) rot: u32,
     /// A scrub is begun.
     pub(super) scrub: u32,
+    /// The volume is imported while it is used; a fetch fails once in so many.
+    pub(super) source_fails: u32,
     pub(super) planted: Option<PlantedFault>,
     /// The volume is encrypted, and its reads are verified.
     pub(super) verified: bool,
@@ -72,6 +74,8 @@ pub(super) struct World {
     /// Reads the whole volume for the harness.
     image_tag: Option<u64>,
     pub(super) image: Option<Vec<u8>>,
+    /// What has been asked of the source that the volume is imported from.
+    fetches: VecDeque<(u64, u64, u32)>,
     trace: DefaultHasher,
     openings: u64,
     scrubs: u64,
@@ -81,6 +85,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64, faults: Faults) -> Self {
+        let hydrates = faults.source_fails > 0;
         let members: Vec<ModelMember> = (0..3).map(|index| ModelMember::new(index, BLOCKS)).collect();
         let recorded = members.iter().map(|member| Member {
             replica: member.pool,
@@ -104,6 +109,12 @@ impl World {
             copies: 0,
             key: faults.verified.then(|| data_key().id()),
             reverting: None,
+            import: hydrates.then(|| InstantImport {
+                source: "nbd://source/x".to_owned(),
+                bytes: SOURCE_BYTES,
+                fingerprint: 0,
+                hydrated: 0,
+            }),
         };
         let mut world = Self {
             random: Random(seed),
@@ -114,9 +125,10 @@ impl World {
             links: (0..MEMBERS).map(|_| Link::default()).collect(),
             record: (record, Revision(1)),
             authority: VecDeque::new(),
-            client: Client::new(BLOCKS),
+            client: Client::new(BLOCKS, hydrates),
             image_tag: None,
             image: None,
+            fetches: VecDeque::new(),
             trace: DefaultHasher::new(),
             openings: 0,
             scrubs: 0,
@@ -134,6 +146,7 @@ impl World {
             self.members[index].disconnected();
         }
         self.authority.clear();
+        self.fetches.clear();
         self.client.forget();
         self.image_tag = None;
         self.openings += 1;
@@ -161,6 +174,7 @@ impl World {
             2 | 3 => self.execute(member),
             4 | 5 => self.deliver_to_engine(member),
             6 => self.connect(member),
+            7 if self.faults.source_fails > 0 && self.random.once_in(2) => self.fetch(),
             7 => self.authorize(),
             8 if self.client.in_flight() < depth => {
                 let (tag, request) = self.client.ask(self.time, &mut self.random);
@@ -354,6 +368,26 @@ impl World {
         }
     }
 
+    /// The source answers something that it was asked, in any order.
+    fn fetch(&mut self) {
+        if self.fetches.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.fetches.len());
+        let Some((chunk, offset, length)) = self.fetches.remove(at) else { return };
+        let result = if self.random.once_in(self.faults.source_fails) {
+            Err("the source is away".to_owned())
+        } else {
+            Ok(source_data(offset, length))
+        };
+        self.core.source_fetched(self.now(), chunk, result);
+    }
+
+    /// How much of the source is in the volume by the record; nothing once all is.
+    pub(super) fn hydrated(&self) -> Option<u64> {
+        self.record.0.import.as_ref().map(|import| import.hydrated)
+    }
+
     fn authorize(&mut self) {
         let unreachable = || AuthorityError::Unreachable("away".to_owned());
         let lost = self.random.once_in(8);
@@ -402,6 +436,9 @@ impl World {
                 Action::SwapRecord { expected, record } => {
                     self.authority.push_back(Asked::Swap(expected, record));
                 }
+                Action::FetchSource { chunk, offset, length } => {
+                    self.fetches.push_back((chunk, offset, length));
+                }
                 Action::Complete { tag, result } => {
                     tag.hash(&mut self.trace);
                     if Some(tag.0) == self.image_tag
@@ -418,8 +455,9 @@ impl World {
 
     /// No more faults: everything asked is answered, and members are at rest.
     pub(super) fn settle(&mut self) {
-        let Faults { planted, verified, .. } = self.faults;
-        self.faults = Faults { planted, verified, ..Faults::default() };
+        let Faults { planted, source_fails, verified, .. } = self.faults;
+        let source_fails = if source_fails > 0 { u32::MAX } else { 0 };
+        self.faults = Faults { planted, source_fails, verified, ..Faults::default() };
         for member in &mut self.members {
             (member.full, member.bad_read) = (false, 0);
         }
@@ -488,6 +526,7 @@ impl World {
             self.deliver_to_engine(member);
             if self.random.once_in(4) {
                 self.authorize();
+                self.fetch();
                 self.core.tick(self.now());
             }
             self.perform();
@@ -497,7 +536,12 @@ impl World {
 
     /// The consumer asks for a part of a block to be changed, which must be read first.
     pub(super) fn patch(&mut self) {
-        let (tag, request) = self.client.ask_to_patch(self.time);
+        self.zero(1);
+    }
+
+    /// It asks for so many sectors to be zeroed, from the first.
+    pub(super) fn zero(&mut self, sectors: usize) {
+        let (tag, request) = self.client.ask_to_zero(self.time, sectors);
         self.core.submit(self.now(), Tag(tag), request);
         self.perform();
     }

@@ -3,6 +3,7 @@
 
 mod clones;
 mod healing;
+mod imports;
 mod members;
 mod scrubs;
 mod server;
@@ -79,6 +80,7 @@ impl World {
             copies: u32::try_from(members_wanted).unwrap(),
             key: None,
             reverting: None,
+            import: None,
         };
         let index = VolumeNameRecord { name: "data".into(), volume: ID };
         let store = world.store();

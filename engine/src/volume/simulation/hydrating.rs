@@ -1,0 +1,157 @@
+//! A volume that is imported while it is used: right data at every moment, through all faults.
+
+use super::tests::lose_all_power;
+use super::world::{Faults, World};
+use crate::volume::{PlantedFault, VolumeState};
+
+const DEPTH: usize = 12;
+
+fn faults() -> Faults {
+    Faults { source_fails: 4, ..Faults::default() }
+}
+
+/// Uses the volume until all of the source is in it, through crashes on the way.
+fn hydrate(seed: u64, faults: Faults) -> Result<World, String> {
+    let mut world = World::new(seed, faults);
+    for _ in 0..1500 {
+        world.step(DEPTH);
+    }
+    world.settle();
+    world.read_all();
+    world.client.check()?;
+    world.members_are_identical()?;
+    world.open();
+    for _ in 0..100_000 {
+        if world.hydrated().is_none() && !world.core.is_hydrating() {
+            world.read_all();
+            world.client.check()?;
+            world.members_are_identical()?;
+            return Ok(world);
+        }
+        world.step(0);
+    }
+    Err(format!("hydration does not end: {:?}", world.core.reason()))
+}
+
+fn hydrate_seeds(seeds: std::ops::Range<u64>, faults: Faults) {
+    for seed in seeds {
+        drop(hydrate(seed, faults).unwrap_or_else(|error| panic!("seed {seed} under {faults:?}: {error}")));
+    }
+}
+
+#[test]
+fn readers_and_writers_see_the_source_and_what_they_wrote() {
+    hydrate_seeds(0..500, faults());
+}
+
+#[test]
+fn engines_that_crash_in_the_middle_go_on() {
+    hydrate_seeds(0..700, Faults { crash_engine: 150, disconnect: 200, kill_member: 400, ..faults() });
+}
+
+#[test]
+fn members_that_come_and_go_and_have_no_space_do_not_stop_it() {
+    let away = Faults { isolate: 250, disconnect: 300, crash_engine: 500, full: 300, ..faults() };
+    hydrate_seeds(0..500, away);
+    hydrate_seeds(0..300, Faults { use_up_stamps: 150, second_engine: 400, ..away });
+}
+
+#[test]
+fn a_power_loss_takes_neither_what_was_flushed_nor_what_the_source_has() {
+    for seed in 0..500 {
+        lose_all_power(seed, faults()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+#[test]
+fn closing_in_the_middle_finishes_what_was_asked() {
+    for seed in 0..200 {
+        let mut world = World::new(seed, faults());
+        for _ in 0..200 {
+            world.step(DEPTH);
+        }
+        if world.core.state() != VolumeState::Open {
+            continue;
+        }
+        assert!(world.close(std::time::Duration::from_secs(3600)), "seed {seed}: not all was finished");
+        world.open();
+        world.read_all();
+        world.client.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// A block that was zeroed is zeroed again in part, and the engine crashes while much is not imported yet.
+fn zero_in_parts(seed: u64, faults: Faults) -> Result<(), String> {
+    let mut world = World::new(seed, faults);
+    let finish = |world: &mut World| {
+        for _ in 0..3000 {
+            world.step(0);
+            if world.core.state() == VolumeState::Open && world.client.in_flight() == 0 {
+                return;
+            }
+        }
+        panic!("seed {seed}: what was asked is not answered");
+    };
+    finish(&mut world);
+    world.zero(8);
+    finish(&mut world);
+    world.patch();
+    finish(&mut world);
+    world.open();
+    world.read_all();
+    world.client.check()
+}
+
+#[test]
+fn zeroing_parts_of_blocks_leaves_traces() {
+    let faults = Faults { source_fails: 2, ..Faults::default() };
+    for seed in 0..200 {
+        zero_in_parts(seed, faults).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    let planted = Some(PlantedFault::ZeroPartsWhileHydrating);
+    let found = (0..200).filter(|&seed| zero_in_parts(seed, Faults { planted, ..faults }).is_err()).count();
+    assert!(found > 10, "ZeroPartsWhileHydrating was found in {found} of 200 seeds");
+}
+
+#[test]
+fn planted_faults_are_found() {
+    // Crashes while much is hydrated that is not on record: soon after an opening, and later.
+    let crashes = [50, 150, 300, 600].map(|crash_engine| Faults { crash_engine, ..faults() });
+    for planted in
+        [PlantedFault::DiscardWhileHydrating, PlantedFault::SkipHydration, PlantedFault::HydrateOverWrites]
+    {
+        let fails = |faults, seed| {
+            let faults = Faults { planted: Some(planted), ..faults };
+            std::panic::catch_unwind(|| hydrate(seed, faults).is_err()).unwrap_or(true)
+        };
+        let found = crashes.map(|faults| (0..400).filter(|&seed| fails(faults, seed)).count());
+        eprintln!("{planted:?} was found in {found:?} of 400 seeds each");
+        assert!(found.iter().sum::<usize>() > 5, "{planted:?} was found in {found:?} of 400 seeds each");
+    }
+    let planted = Some(PlantedFault::BelieveFailedOverwrites);
+    let full = [15, 30, 60].map(|full| Faults { planted, full, ..faults() });
+    let found = full.map(|faults| (0..400).filter(|&seed| hydrate(seed, faults).is_err()).count());
+    eprintln!("BelieveFailedOverwrites was found in {found:?} of 400 seeds each");
+    assert!(
+        found.iter().sum::<usize>() > 5,
+        "BelieveFailedOverwrites was found in {found:?} of 400 seeds each"
+    );
+    let faults = Faults { planted: Some(PlantedFault::RecordUnstableHydration), ..faults() };
+    let found = (0..300).filter(|&seed| lose_all_power(seed, faults).is_err()).count();
+    assert!(found > 3, "RecordUnstableHydration was found in {found} of 300 seeds");
+}
+
+#[test]
+fn a_source_that_is_away_is_named_and_nothing_wrong_is_read() {
+    let mut world = World::new(7, Faults { source_fails: 1, ..Faults::default() });
+    for _ in 0..3000 {
+        world.step(DEPTH);
+    }
+    let reason = world.core.reason().unwrap_or_default();
+    assert!(reason.contains("the source is away"), "{reason}");
+    assert!(world.core.waits_for_source(), "who asked for what is not there waits");
+    assert_eq!(world.hydrated(), Some(0));
+    world.client.check().unwrap_or_else(|error| panic!("{error}"));
+    // Those who wait are told when the volume is given up.
+    assert!(!world.close(std::time::Duration::from_secs(2)));
+}
