@@ -2,9 +2,9 @@
 
 use crate::v1;
 use trivet_model::{
-    Ancestor, Durability, Epoch, Generation, InstantImport, KeyId, LINEAGE_MAX, Member, MemberState, PoolId,
-    RateLimit, Reverting, Revision, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeId, VolumeRecord,
-    VolumeSettings,
+    Ancestor, Durability, Epoch, Generation, Hex, InstantImport, KeyId, LINEAGE_MAX, Member, MemberState,
+    OLDER_KEYS_MAX, OlderKey, PoolId, RateLimit, Reverting, Revision, Sharing, SnapshotId, SnapshotRecord,
+    Stamp, VolumeId, VolumeRecord, VolumeSettings,
 };
 
 /// A message whose fields do not make a volume record.
@@ -51,7 +51,9 @@ pub fn record_to_wire(record: &VolumeRecord) -> v1::VolumeRecord {
         is_image: record.is_image,
         settings: Some(settings_to_wire(&record.settings)),
         copies: record.copies,
-        key: record.key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
+        key: key_to_wire(record.key),
+        next_key: key_to_wire(record.next_key),
+        older_keys: record.older_keys.iter().map(older_key_to_wire).collect(),
         reverting: record.reverting.as_ref().map(reverting_to_wire),
         import: record.import.as_ref().map(import_to_wire),
     }
@@ -72,6 +74,40 @@ fn import_to_wire(import: &InstantImport) -> v1::InstantImport {
 pub fn import_from_wire(import: v1::InstantImport) -> InstantImport {
     let v1::InstantImport { source, bytes, fingerprint, hydrated } = import;
     InstantImport { source, bytes, fingerprint, hydrated }
+}
+
+fn key_to_wire(key: Option<KeyId>) -> Vec<u8> {
+    key.map(|key| key.as_bytes().to_vec()).unwrap_or_default()
+}
+
+fn key_from_wire(bytes: &[u8]) -> Result<Option<KeyId>, MalformedRecord> {
+    if bytes.is_empty() { Ok(None) } else { key_id(bytes).map(Some) }
+}
+
+fn older_key_to_wire(older: &OlderKey) -> v1::OlderKey {
+    v1::OlderKey {
+        key: older.key.as_bytes().to_vec(),
+        until: older.until.as_u64(),
+        sealed: older.sealed.map(|sealed| sealed.to_vec()).unwrap_or_default(),
+        position: older.position,
+        changed: older.changed,
+        rewritten: older.rewritten.map(Stamp::as_u64),
+    }
+}
+
+fn older_key_from_wire(older: v1::OlderKey) -> Result<OlderKey, MalformedRecord> {
+    let sealed = match older.sealed.as_slice() {
+        [] => None,
+        bytes => Some(Hex(bytes.try_into().or(Err(MalformedRecord { field: "older key" }))?)),
+    };
+    Ok(OlderKey {
+        key: key_id(&older.key)?,
+        until: Stamp::from_u64(older.until),
+        sealed,
+        position: older.position,
+        changed: older.changed,
+        rewritten: older.rewritten.map(Stamp::from_u64),
+    })
 }
 
 fn ancestor_to_wire(of: &Ancestor) -> v1::Ancestor {
@@ -204,6 +240,9 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
     if record.lineage.len() > LINEAGE_MAX {
         return Err(MalformedRecord { field: "lineage" });
     }
+    if record.older_keys.len() > OLDER_KEYS_MAX {
+        return Err(MalformedRecord { field: "older keys" });
+    }
     Ok(VolumeRecord {
         id: volume_id(&record.id)?,
         name: record.name,
@@ -219,7 +258,9 @@ pub fn record_from_wire(record: v1::VolumeRecord) -> Result<VolumeRecord, Malfor
         is_image: record.is_image,
         settings: settings_from_wire(&record.settings.ok_or(MalformedRecord { field: "settings" })?)?,
         copies: record.copies,
-        key: if record.key.is_empty() { None } else { Some(key_id(&record.key)?) },
+        key: key_from_wire(&record.key)?,
+        next_key: key_from_wire(&record.next_key)?,
+        older_keys: record.older_keys.into_iter().map(older_key_from_wire).collect::<Result<_, _>>()?,
         reverting: record.reverting.map(reverting_from_wire).transpose()?,
         import: record.import.map(import_from_wire),
     })
@@ -353,6 +394,32 @@ mod tests {
         }
     }
 
+    fn key() -> impl Strategy<Value = Option<KeyId>> {
+        proptest::option::of(any::<[u8; 16]>().prop_map(KeyId::from_bytes))
+    }
+
+    prop_compose! {
+        fn older_key()(
+            key in any::<[u8; 16]>(),
+            until in any::<u64>(),
+            destroyed in any::<bool>(),
+            sealed in any::<(u128, u128, u128)>(),
+            (position, changed) in any::<(u64, u64)>(),
+            rewritten in proptest::option::of(any::<u64>()),
+        ) -> OlderKey {
+            let (a, b, c) = sealed;
+            let bytes = [a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes()].concat();
+            OlderKey {
+                key: KeyId::from_bytes(key),
+                until: Stamp::from_u64(until),
+                sealed: (!destroyed).then(|| Hex(bytes.try_into().unwrap())),
+                position,
+                changed,
+                rewritten: rewritten.map(Stamp::from_u64),
+            }
+        }
+    }
+
     prop_compose! {
         fn record()(
             id in any::<[u8; 16]>(),
@@ -367,8 +434,8 @@ mod tests {
             (lineage, sharing, is_image) in
                 (proptest::collection::vec(ancestor(), 0..3), sharing(), any::<bool>()),
             settings in settings(),
-            (copies, reverting, key) in
-                (any::<u32>(), proptest::option::of(reverting()), proptest::option::of(any::<[u8; 16]>())),
+            (copies, reverting) in (any::<u32>(), proptest::option::of(reverting())),
+            (key, next_key, older_keys) in (key(), key(), proptest::collection::vec(older_key(), 0..3)),
             import in proptest::option::of(import()),
         ) -> VolumeRecord {
             VolumeRecord {
@@ -389,7 +456,9 @@ mod tests {
                 is_image,
                 settings,
                 copies,
-                key: key.map(KeyId::from_bytes),
+                key,
+                next_key,
+                older_keys,
                 reverting,
                 import,
             }
@@ -421,6 +490,8 @@ mod tests {
             settings: VolumeSettings::default(),
             copies: 0,
             key: None,
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: Some(InstantImport {
                 source: "nbd://host/x".to_owned(),

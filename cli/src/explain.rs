@@ -92,6 +92,25 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
             ("choose another name, or delete it: trivet snapshot list NAME", Exit::Conflict)
         }
         FailureKind::Exists => ("choose another name, or see it: trivet volume show NAME", Exit::Conflict),
+        FailureKind::InUse if message.contains("is being encrypted anew already") => {
+            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("is going over to another data key") => (
+            "wait a moment; if it stays so, go on with it: trivet volume rekey NAME --data, with its key",
+            Exit::Conflict,
+        ),
+        FailureKind::InUse if message.contains("older data keys already") => {
+            ("delete the oldest of its snapshots: trivet snapshot list NAME", Exit::Conflict)
+        }
+        FailureKind::InUse if message.contains("would need an older data key") => (
+            "clone the volume as it is once all is encrypted anew (trivet volume show NAME says when), or export \
+             that snapshot and import it into a new volume",
+            Exit::Conflict,
+        ),
+        FailureKind::Internal if message.contains("has not gone over to its new data key yet") => (
+            "it does as soon as its engine can; trivet volume show NAME says so; the same command goes on with it",
+            Exit::Failed,
+        ),
         FailureKind::InUse if message.contains("is not attached for writing") => {
             ("attach it first: trivet volume attach NAME", Exit::Conflict)
         }

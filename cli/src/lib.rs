@@ -11,6 +11,7 @@ mod down;
 mod explain;
 mod failure;
 mod image;
+mod keys_view;
 mod logging;
 mod nbd;
 mod output;

@@ -1,6 +1,7 @@
 //! What is shown of a cluster: the same facts as JSON and as tables. Sizes in JSON are bytes.
 
 use crate::failure::Failure;
+use crate::keys_view::{OlderKeyView, ResealView};
 use crate::revert_view::RevertView;
 use crate::scrub_view::ScrubView;
 use crate::settings_view::SettingsView;
@@ -11,7 +12,7 @@ use trivet_api::convert::{pool_id, record_from_wire};
 use trivet_api::{MalformedRecord, v1};
 use trivet_keys::WrappedKey;
 use trivet_model::size::ByteSize;
-use trivet_model::{BLOCK_SIZE_U64, InstantImport, KeyId, Member, MemberState, Sharing, Stamp};
+use trivet_model::{BLOCK_SIZE_U64, InstantImport, KeyId, Member, MemberState, Sharing, Stamp, VolumeRecord};
 use trivet_nbd::unix_uri;
 
 #[derive(Serialize, Debug)]
@@ -144,6 +145,11 @@ pub(crate) struct EncryptionView {
     pub(crate) unlocked_by: String,
     /// Its engine waits for somebody to unlock it.
     pub(crate) locked: bool,
+    /// The name of the data key that it shall have next, which its engine has not gone over to.
+    pub(crate) next_key: Option<String>,
+    pub(crate) resealing: Option<ResealView>,
+    /// The oldest first.
+    pub(crate) older_keys: Vec<OlderKeyView>,
 }
 
 #[derive(Serialize, Debug)]
@@ -355,10 +361,17 @@ pub(crate) fn process(status: v1::ProcessStatus) -> ProcessView {
     }
 }
 
-fn encryption(key: KeyId, found: v1::Encryption) -> EncryptionView {
+fn encryption(record: &VolumeRecord, key: KeyId, found: v1::Encryption) -> EncryptionView {
     let kept = WrappedKey::parse(&found.wrapped_key);
     let unlocked_by = kept.map_or("nothing: its key has been destroyed", |kept| kept.method().kind());
-    EncryptionView { key: key.to_string(), unlocked_by: unlocked_by.to_owned(), locked: found.locked }
+    EncryptionView {
+        key: key.to_string(),
+        unlocked_by: unlocked_by.to_owned(),
+        locked: found.locked,
+        next_key: record.next_key.map(|next| next.to_string()),
+        resealing: found.resealing.map(|resealing| ResealView::new(resealing, record.blocks)),
+        older_keys: OlderKeyView::all(record),
+    }
 }
 
 pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
@@ -369,7 +382,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         record.members.iter().map(|found| member(found, &status.figures, &engine, record.blocks)).collect();
     let reverting = status.revert.is_some();
     let process = engine.process.filter(|_| attachment.is_some() || reverting).map(process);
-    let encryption = record.key.map(|key| encryption(key, status.encryption.unwrap_or_default()));
+    let encryption = record.key.map(|key| encryption(&record, key, status.encryption.unwrap_or_default()));
     let locked = encryption.as_ref().is_some_and(|encryption| encryption.locked);
     let (state, trouble) = match &process {
         None => ("detached".to_owned(), String::new()),

@@ -8,8 +8,10 @@ mod block_cipher;
 mod data_key;
 mod derive;
 mod key_wrap;
+mod older_key;
 
 pub use block_cipher::{BlockCipher, Forged};
 pub use data_key::{DATA_KEY_BYTES, DataKey};
 pub use derive::derive;
 pub use key_wrap::{WRAPPED_KEY_BYTES, WrongKey, unwrap, wrap};
+pub use older_key::{open_older, seal_older};

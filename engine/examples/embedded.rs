@@ -234,6 +234,8 @@ fn prepare(arguments: &Arguments) -> Outcome<VolumeRecord> {
         settings: VolumeSettings::default(),
         copies: 0,
         key: None,
+        next_key: None,
+        older_keys: Vec::new(),
         reverting: None,
         import: None,
     })

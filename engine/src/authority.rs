@@ -75,6 +75,8 @@ mod tests {
             settings: VolumeSettings::default(),
             copies: 0,
             key: None,
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: None,
         };

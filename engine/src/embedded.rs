@@ -244,6 +244,15 @@ impl Volume {
         future
     }
 
+    /// Goes over to the data key that the volume's record names as its next one. Completes with [`IoReply::Done`]
+    /// once the record says so: from then on this key opens the volume, and all that is written is encrypted under
+    /// it. What was written before is encrypted anew in the background.
+    pub fn rekey(&self, key: DataKey) -> IoFuture {
+        let (completer, future) = promise();
+        self.shared.call(Call::Rekey(key, completer));
+        future
+    }
+
     /// The volume's state; `None` once it is closed.
     #[must_use]
     pub fn status(&self) -> Option<VolumeStatus> {

@@ -14,6 +14,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{SnapshotOrder, VolumeSettings};
 use trivet_reactor::{Reactor, Source, Waker};
 
@@ -58,6 +59,7 @@ pub(crate) enum Call {
     Grow(u64, Completer),
     Snapshot(SnapshotOrder, Completer),
     Settings(Option<VolumeSettings>, Completer),
+    Rekey(DataKey, Completer),
     Status(Sender<VolumeStatus>),
     Close { patience: Duration },
 }
@@ -234,6 +236,10 @@ impl Handover {
                 Call::Snapshot(order, completer) => {
                     let tag = self.note(completer);
                     volume.order_snapshot(tag, order);
+                }
+                Call::Rekey(key, completer) => {
+                    let tag = self.note(completer);
+                    volume.rekey(tag, key);
                 }
                 Call::Settings(wanted, completer) => {
                     let tag = self.note(completer);

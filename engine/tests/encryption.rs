@@ -53,8 +53,12 @@ struct Stored {
 impl Stored {
     /// What it says to who has the key.
     fn opened(&self, block: u64) -> Option<Vec<u8>> {
+        self.opened_with(&key(), block)
+    }
+
+    fn opened_with(&self, key: &DataKey, block: u64) -> Option<Vec<u8>> {
         let mut out = self.bytes.to_vec();
-        let cipher = BlockCipher::new(&key(), VOLUME);
+        let cipher = BlockCipher::new(key, VOLUME);
         cipher.open(block, self.stamp, &mut out, &self.tag).ok().map(|()| out)
     }
 }
@@ -458,4 +462,59 @@ fn a_revert_opens_what_the_snapshot_shows_and_seals_it_anew() {
             assert!(stored.stamp > record.snapshots[0].cut, "block {block} of member {member}");
         }
     }
+}
+
+#[test]
+fn what_a_volume_shows_is_sealed_under_its_new_key_alone_and_what_snapshots_show_under_the_old() {
+    let (mut servers, _) = prepared();
+    let next = DataKey::take(&mut [0x43; 32]);
+    let volume = servers.open();
+    let refused = volume.rekey(next.clone()).wait();
+    assert!(matches!(refused, Err(IoError::Invalid(_))), "the record knows of no other key: {refused:?}");
+    let id = SnapshotId::from_bytes([5; 16]);
+    let (name, cut, created, labels) = ("before".to_owned(), Stamp::ZERO, 0, Default::default());
+    let order = SnapshotOrder::Create(SnapshotRecord { id, name, cut, created, labels });
+    assert_eq!(volume.order_snapshot(order).wait(), Ok(IoReply::Done));
+    servers.rekey_to(&next);
+    assert_eq!(volume.rekey(next.clone()).wait(), Ok(IoReply::Done));
+    assert_eq!(volume.rekey(next.clone()).wait(), Ok(IoReply::Done), "said again");
+    // Beside what a consumer writes.
+    (0..u64::from(BLOCKS)).step_by(3).for_each(|block| write(&volume, block, 3));
+    wait_until("all to be sealed anew", || !servers.record().is_resealing());
+    let version = |block: u64| if block.is_multiple_of(3) { 3 } else { 2 };
+    let record = servers.record();
+    let [older] = record.older_keys.as_slice() else { panic!("one older key: {record:?}") };
+    assert_eq!((older.key, record.key, record.next_key), (key().id(), Some(next.id()), None));
+    assert_eq!(record.snapshots_needing(older).count(), 1);
+    for member in 0..3 {
+        let mut intruder = Intruder::enter(&servers, member, None);
+        for block in 0..u64::from(BLOCKS) {
+            let stored = intruder.look(block);
+            assert_eq!(
+                stored.opened(block),
+                None,
+                "block {block} of member {member} opens under the old key"
+            );
+            assert_eq!(stored.opened_with(&next, block), Some(contents(block, version(block))));
+            assert!(stored.stamp > older.until, "block {block} of member {member}");
+        }
+        intruder.ask(Message::View { at: Some(id) });
+        let shown = intruder.look(7);
+        assert_eq!(shown.opened(7), Some(contents(7, 2)), "what the snapshot shows stays as it was");
+    }
+    drop(volume);
+
+    let viewed = OpenOptions { snapshot: Some(id), ..servers.options(true) };
+    let snapshot = Volume::open(viewed).unwrap();
+    (0..u64::from(BLOCKS)).for_each(|block| assert_eq!(read(&snapshot, block).unwrap(), contents(block, 2)));
+    drop(snapshot);
+    // Without the old key, the volume is there, and the snapshot is not.
+    servers.destroy_older_keys();
+    let volume = servers.open();
+    for block in 0..u64::from(BLOCKS) {
+        assert_eq!(read(&volume, block).unwrap(), contents(block, version(block)), "block {block}");
+    }
+    assert_eq!(forged(&volume), 0);
+    let viewed = OpenOptions { snapshot: Some(id), ..servers.options(true) };
+    assert!(read(&Volume::open(viewed).unwrap(), 7).is_err());
 }

@@ -11,13 +11,14 @@
 
 use crate::holder::{KeyHolder, KeyWrapper, UnwrapError, unwrap_with, wrap_with};
 use crate::random::RandomError;
-use crate::wrapped::{Hex, Method, WrappedKey};
+use crate::wrapped::{Method, WrappedKey};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
 use std::fmt;
 use std::str::FromStr;
 use trivet_crypto::{DataKey, derive};
+use trivet_model::Hex;
 use zeroize::{Zeroize, Zeroizing};
 
 const RECIPIENT_PREFIX: &str = "age";
@@ -93,6 +94,13 @@ impl KeyWrapper for Recipient {
             unreachable!("recipients are checked where they are read")
         };
         Ok(wrap_with(key, &wrapping, method))
+    }
+}
+
+/// What it wraps, it can take out itself.
+impl KeyWrapper for Identity {
+    fn wrap(&self, key: &DataKey) -> Result<WrappedKey, RandomError> {
+        self.recipient().wrap(key)
     }
 }
 

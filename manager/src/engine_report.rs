@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use trivet_crypto::{DATA_KEY_BYTES, DataKey};
 use trivet_model::{PoolId, ScrubCounts, ScrubOrder, SnapshotId, SnapshotOrder, Stamp};
+use zeroize::Zeroizing;
 
 /// An engine's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +39,24 @@ pub struct VolumeReport {
     /// How far the import is that fills the volume while it is used.
     #[serde(default)]
     pub import: Option<SyncReport>,
+    /// While blocks are sealed anew under another data key.
+    #[serde(default)]
+    pub resealing: Option<ResealReport>,
+}
+
+/// How far blocks have been sealed anew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ResealReport {
+    /// Everything before this block is done.
+    pub position: u64,
+    /// Blocks sealed anew.
+    pub changed: u64,
+    /// Of the volume.
+    pub bytes_per_second: u64,
+    /// When it will be done.
+    pub seconds_left: Option<u64>,
+    /// Why it does not get on.
+    pub waits: Option<String>,
 }
 
 /// How far a revert is.
@@ -174,12 +194,32 @@ pub async fn grow(path: &Path, blocks: u64) -> Result<(), OrderError> {
     say(path, &serde_json::json!({ "grow": blocks }), ORDER_TIMEOUT).await.map(|_no_cut| ())
 }
 
+/// Has the engine that has its control socket at `path` go over to a data key, and waits for that.
+///
+/// # Errors
+/// [`OrderError`]; it may be ordered again.
+pub async fn rekey(path: &Path, key: &DataKey, patience: Duration) -> Result<(), OrderError> {
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+    // Long enough at once: growing would leave a part behind.
+    let mut line = Zeroizing::new(String::with_capacity(2 * DATA_KEY_BYTES + 16));
+    line.push_str("{\"rekey\":\"");
+    for byte in key.expose() {
+        line.push(digit(byte >> 4));
+        line.push(digit(byte & 0xf));
+    }
+    line.push_str("\"}\n");
+    say_line(path, &line, patience).await.map(|_no_cut| ())
+}
+
 async fn say(
     path: &Path,
     order: &serde_json::Value,
     patience: Duration,
 ) -> Result<Option<Stamp>, OrderError> {
-    let line = format!("{order}\n");
+    say_line(path, &format!("{order}\n"), patience).await
+}
+
+async fn say_line(path: &Path, line: &str, patience: Duration) -> Result<Option<Stamp>, OrderError> {
     let ordering = async {
         let unreachable = |error: std::io::Error| OrderError::Unreachable(error.to_string());
         let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
@@ -238,8 +278,15 @@ mod tests {
             bytes_per_second: 7,
             waits: None,
         };
-        let volume =
-            VolumeReport { members: vec![member], scrub: Some(scrub), revert: Some(revert), import: None };
+        let resealing =
+            ResealReport { position: 9, changed: 8, bytes_per_second: 7, seconds_left: Some(6), waits: None };
+        let volume = VolumeReport {
+            members: vec![member],
+            scrub: Some(scrub),
+            revert: Some(revert),
+            import: None,
+            resealing: Some(resealing),
+        };
         let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();
         let answers = [serde_json::to_vec(&report).unwrap(), b"{".to_vec()];

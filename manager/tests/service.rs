@@ -69,6 +69,8 @@ fn volume(name: &str) -> VolumeRecord {
         settings: VolumeSettings::default(),
         copies: 0,
         key: None,
+        next_key: None,
+        older_keys: Vec::new(),
         reverting: None,
         import: None,
     }

@@ -37,7 +37,8 @@ pub enum Sharing {
 impl VolumeRecord {
     /// The record of a clone of this volume as of one of its snapshots. Its first generation is above the
     /// cut's, so that all its own stamps are above those of the blocks that it begins with. Of an encrypted
-    /// volume it is encrypted too, and has the same data key, of which each derives a key of its own.
+    /// volume it is encrypted too, and has the same data key, of which each derives a key of its own; what the
+    /// snapshot shows must not be sealed under an older one.
     #[must_use]
     pub fn clone_of(
         &self,
@@ -68,6 +69,8 @@ impl VolumeRecord {
             lineage,
             sharing: Sharing::Parent,
             is_image: false,
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             // One that is still imported is not cloned.
             import: None,
@@ -119,6 +122,8 @@ mod tests {
             settings: crate::VolumeSettings::default(),
             copies: 3,
             key: Some(crate::KeyId::from_bytes([6; 16])),
+            next_key: Some(crate::KeyId::from_bytes([7; 16])),
+            older_keys: Vec::new(),
             reverting: Some(crate::Reverting {
                 to: SnapshotId::from_bytes([3; 16]),
                 safety: None,
@@ -133,7 +138,7 @@ mod tests {
         assert!(first > stamp(7, 5));
         assert_eq!((clone.blocks, clone.owner.as_str(), clone.is_image), (100, "", false));
         assert_eq!((clone.sharing, clone.key), (Sharing::Parent, parent.key));
-        assert_eq!(clone.reverting, None);
+        assert_eq!((clone.reverting.as_ref(), clone.next_key), (None, None));
         let again =
             clone.clone_of(&snapshot(stamp(8, 1)), VolumeId::from_bytes([4; 16]), "x".into(), Vec::new());
         let lineage: Vec<_> = again.lineage.iter().map(|of| (of.volume, of.cut)).collect();

@@ -1,7 +1,7 @@
 //! The volume record: the one key that membership, ownership and size are decided by.
 
 use crate::{
-    Ancestor, Epoch, Generation, GroupId, KeyId, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId,
+    Ancestor, Epoch, Generation, GroupId, KeyId, OlderKey, ReplicaId, Sharing, SnapshotId, Stamp, VolumeId,
     VolumeSettings,
 };
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,11 @@ pub struct VolumeRecord {
     pub copies: u32,
     /// The name of the data key of an encrypted volume.
     pub key: Option<KeyId>,
+    /// The name of the one that it shall have next: whoever has the volume open and this key goes over to it.
+    pub next_key: Option<KeyId>,
+    /// Those that it had before and that something may still be sealed under, the oldest first. At most
+    /// [`OLDER_KEYS_MAX`](crate::OLDER_KEYS_MAX).
+    pub older_keys: Vec<OlderKey>,
     /// While it becomes again what a snapshot shows: nobody uses it, and whoever opens it goes on with that.
     pub reverting: Option<Reverting>,
     /// What it is being filled from while it is used; nothing once all of that is in it.

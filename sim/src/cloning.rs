@@ -92,7 +92,7 @@ pub(crate) fn requests(
     let mut requests = vec![create(ROOT, None)];
     let mut write = |volume, blocks: &[u64], first: Stamp, first_write: bool| -> Vec<Request> {
         let stamps = (0..).map(|at| first.plus(at));
-        let cipher = encrypted.then(|| BlockCipher::new(&data_key(), volume));
+        let cipher = encrypted.then(|| BlockCipher::new(&data_key(0), volume));
         let write = |(block, stamp): (&u64, Stamp)| {
             let plain = contents(*block, first_write);
             let (mut bytes, mut tags) = (plain.clone(), Vec::new());

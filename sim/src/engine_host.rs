@@ -2,7 +2,6 @@
 //! `engine/src/event_loop.rs` without sockets, on a clock of its own.
 
 use crate::checkers::oracle::OpeningId;
-use crate::encryption::data_key;
 use crate::importing::Fetch;
 use crate::network::{Connection, Side};
 use crate::random::Random;
@@ -135,7 +134,7 @@ impl World {
             session,
             read_only: viewed.is_some(),
             snapshot: viewed,
-            key: self.profile.encrypted.then(data_key),
+            key: self.present_key(),
         };
         let core = VolumeCore::new(options, now);
         #[cfg(feature = "planted-faults")]

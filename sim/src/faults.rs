@@ -153,6 +153,7 @@ impl World {
                 }
             }
             Fault::Revert => self.strike_revert(random),
+            Fault::Rekey => self.strike_rekey(engine),
             Fault::Group => {
                 if self.engines[engine].held.is_none() {
                     self.strike_group(engine, random);

@@ -19,6 +19,7 @@ mod planted;
 mod random;
 mod readers;
 mod record_store;
+mod rekeys;
 mod reverts;
 mod run;
 mod scrubbing;

@@ -126,6 +126,12 @@ pub enum Planted {
     SealUnderParentsKey,
     /// The engine answers a verified read by what the first member says, whatever the witness does.
     TrustFirstAnswer,
+    /// The engine goes on writing while the record goes over to another data key.
+    WriteWhileRekeying,
+    /// The engine seals blocks anew outside their place among other I/O.
+    ResealBesideWrites,
+    /// The engine says that all is sealed anew when the last of it has been begun.
+    RecordResealedEarly,
     /// A replica that pulls places blocks without their tags.
     ForgetPlacedTags,
     /// A replica mixes up the tags of a group when it merges them.
@@ -134,7 +140,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 65] = [
         Self::AcknowledgeFirstAnswer,
         Self::SkipReconcile,
         Self::IgnoreOverlaps,
@@ -195,12 +201,15 @@ impl Planted {
         Self::SealWithoutPlace,
         Self::SealUnderParentsKey,
         Self::TrustFirstAnswer,
+        Self::WriteWhileRekeying,
+        Self::ResealBesideWrites,
+        Self::RecordResealedEarly,
         Self::ForgetPlacedTags,
         Self::MixTagsInMerge,
     ];
 
-    /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
-    /// "Open").
+    /// Whether seeds need more than a minute to find it, since their worlds seldom come near, or nobody has measured
+    /// yet how long they need (docs/testing.md, "Open").
     #[must_use]
     pub const fn is_rare(self) -> bool {
         matches!(
@@ -213,6 +222,9 @@ impl Planted {
                 | Self::SkipSwitchFlush
                 | Self::DropUnwitnessed
                 | Self::RecordUnstableHydration
+                | Self::WriteWhileRekeying
+                | Self::ResealBesideWrites
+                | Self::RecordResealedEarly
         )
     }
 
@@ -261,6 +273,9 @@ impl Planted {
             Self::SealUnderFirstStamp => Some(PlantedFault::SealUnderFirstStamp),
             Self::SealWithoutPlace => Some(PlantedFault::SealWithoutPlace),
             Self::SealUnderParentsKey => Some(PlantedFault::SealUnderParentsKey),
+            Self::WriteWhileRekeying => Some(PlantedFault::WriteWhileRekeying),
+            Self::ResealBesideWrites => Some(PlantedFault::ResealBesideWrites),
+            Self::RecordResealedEarly => Some(PlantedFault::RecordResealedEarly),
             Self::SkipRevertDiscards => Some(PlantedFault::SkipRevertDiscards),
             Self::RevertToHead => Some(PlantedFault::RevertToHead),
             Self::RecordRevertEarly => Some(PlantedFault::RecordRevertEarly),

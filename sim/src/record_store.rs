@@ -67,7 +67,9 @@ impl RecordStore {
             is_image: false,
             settings,
             copies: 0,
-            key: profile.encrypted.then(|| data_key().id()),
+            key: profile.encrypted.then(|| data_key(0).id()),
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: None,
         };
@@ -165,6 +167,7 @@ impl World {
                     if stay.iter().any(|host| !in_sync.contains(host)) {
                         self.check_promoted();
                     }
+                    self.keys_changed(&before);
                     let done = self.records.record.reverting.is_none();
                     if let Some(reverting) = before.reverting.as_ref().filter(|_| done) {
                         self.reverted(reverting.to);

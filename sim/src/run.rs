@@ -45,6 +45,8 @@ pub enum Check {
     Snapshots,
     /// A volume that has been reverted is what the snapshot showed.
     Reverted,
+    /// What a volume shows is sealed under a data key that it still has.
+    Keys,
 }
 
 /// A run's failure.

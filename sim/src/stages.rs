@@ -61,6 +61,7 @@ impl World {
         self.supervise_replicas();
         self.supervise_engines();
         self.check_scrubs();
+        self.look_after_keys();
         let whole = self.engines[self.desired].is_whole() && self.is_connected(self.desired);
         if self.returned && whole {
             self.returned = false;
@@ -120,6 +121,7 @@ impl World {
             && self.is_connected(self.desired)
             && self.requests_in_flight(self.desired) == 0
             && !self.is_awaiting_group()
+            && self.is_rekeyed()
             && members.iter().all(|member| member.state == MemberState::InSync)
             && self.records.record.import.is_none()
             && (0..self.hosts.len()).all(|host| self.is_quiescent(host))
@@ -160,6 +162,11 @@ impl World {
                 self.check_scrub_at_rest();
                 self.check_rest();
                 self.stage = Stage::Reading { since: now };
+                if self.profile.has(Fault::Rekey) {
+                    // One that has no keys but those that are left.
+                    self.kill_engine(self.desired, true, "ended before all is read");
+                    self.start_engine(self.desired);
+                }
                 self.ask_everything(self.desired);
             }
             Stage::Scrubbing { since, .. } if now < since + BOUND => self.check_scrub_at_rest(),

@@ -95,11 +95,13 @@ pub enum Fault {
     OldVersions,
     /// The volume is imported while it is used, from a source that goes away at times.
     Imported,
+    /// An encrypted volume goes over to another data key.
+    Rekey,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -140,6 +142,7 @@ impl Fault {
         Self::Group,
         Self::OldVersions,
         Self::Imported,
+        Self::Rekey,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -173,6 +176,7 @@ impl Fault {
                 | Self::Group
                 | Self::OldVersions
                 | Self::Imported
+                | Self::Rekey
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -340,6 +344,9 @@ impl Profile {
         }
         if Random::stream(seed, 17).one_in(3) {
             faults.insert(Fault::Settings);
+        }
+        if is_encrypted(seed) && Random::stream(seed, 25).one_in(6) {
+            faults.insert(Fault::Rekey);
         }
         if is_encrypted(seed) && Random::stream(seed, 22).one_in(16) {
             faults.retain(|fault| TELLING.contains(fault));

@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     Snapshot(SnapshotId),
     DeleteSnapshot,
     Settings,
+    Rekey,
     /// A step of one over several volumes.
     Group(Box<GroupAsked>),
     Other,
@@ -230,6 +231,7 @@ impl World {
             Kind::Snapshot(_) => ("snapshot", 0..0, 0),
             Kind::DeleteSnapshot => ("delete snapshot", 0..0, 0),
             Kind::Settings => ("set", 0..0, 0),
+            Kind::Rekey => ("rekey", 0..0, 0),
             Kind::Group(_) => ("group", 0..0, 0),
             Kind::Other => ("query", 0..0, 0),
         };
@@ -264,7 +266,7 @@ impl World {
             Err(_)
                 if matches!(
                     asked.kind,
-                    Kind::Grow | Kind::Snapshot(_) | Kind::DeleteSnapshot | Kind::Settings
+                    Kind::Grow | Kind::Snapshot(_) | Kind::DeleteSnapshot | Kind::Settings | Kind::Rekey
                 ) =>
             {
                 return;
@@ -300,7 +302,7 @@ impl World {
                 let holders = self.check_acknowledged(asked.opening, during, sectors, (value, stable));
                 self.oracle.write_ended(write, self.now, stable, holders);
             }
-            (Kind::Grow | Kind::DeleteSnapshot, IoReply::Done) => {}
+            (Kind::Grow | Kind::DeleteSnapshot | Kind::Rekey, IoReply::Done) => {}
             (Kind::Settings, IoReply::Done) => {
                 // Whatever was acknowledged until now is stable, and what will be.
                 self.oracle.flushed(asked.opening, self.now);

@@ -223,6 +223,8 @@ pub(crate) struct World {
     pub(crate) write_through: bool,
     /// Not what they were in the beginning, perhaps.
     pub(crate) limits_change: bool,
+    /// The last stamps under each data key that the volume had before its present one.
+    pub(crate) untils: Vec<trivet_model::Stamp>,
     pub(crate) network: Network,
     pub(crate) records: RecordStore,
     /// What each snapshot showed when it was taken.
@@ -278,6 +280,7 @@ impl World {
             source_away: 0,
             write_through,
             limits_change: false,
+            untils: Vec::new(),
             snapshots: Default::default(),
             unseen_revert: None,
             oracle: Oracle::new(profile.blocks, |block| profile.begins_with_data(block)),

@@ -11,6 +11,7 @@ pub mod checker;
 pub mod cluster;
 pub mod command;
 pub mod control_group;
+pub mod encrypted;
 pub mod fills;
 pub mod gates;
 pub mod hosts;

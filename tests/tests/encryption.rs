@@ -2,84 +2,13 @@
 //! passphrase is anywhere that it should not be.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use trivet_keys::{KeyHolder, Secret, WrappedKey};
+use std::path::Path;
+use trivet_keys::{KeyHolder, Passphrase, Secret, WrappedKey};
 use trivet_tests::cluster::trivet;
-use trivet_tests::command::{self, Outcome};
-use trivet_tests::{Cluster, NbdClient, Random, Role, patience, process};
+use trivet_tests::encrypted::{Encrypted, contains, files_below, is_in_records, say_to};
+use trivet_tests::{Cluster, NbdClient, Role, patience, process};
 
 const PASSPHRASE: &str = "canary passphrase, correct horse";
-const BLOCKS: usize = 64;
-
-struct Encrypted {
-    cluster: Cluster,
-    key: Vec<u8>,
-    data: Vec<u8>,
-}
-
-impl Encrypted {
-    /// A cluster with an encrypted volume `secret`, detached.
-    fn new() -> Self {
-        let cluster = Cluster::start(2, "64MiB");
-        let (mut key, mut data) = (vec![0; 32], vec![0; BLOCKS * 4096]);
-        Random::new(7).fill(&mut key);
-        Random::new(8).fill(&mut data);
-        fs::write(cluster.scratch().join("key"), &key).expect("a key file");
-        fs::write(cluster.scratch().join("other"), [5; 32]).expect("a key file");
-        let encrypted = Self { cluster, key, data };
-        let key = encrypted.file("key");
-        let create = ["volume", "create", "secret", "--size", "64MiB", "--encrypt", "--key-file", &key];
-        let _made = encrypted.cluster.trivet(&create).succeeded();
-        encrypted
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.cluster.scratch().join(name).display().to_string()
-    }
-
-    fn attach(&self, key: &str) -> Outcome {
-        self.cluster.trivet(&["volume", "attach", "secret", "--key-file", &self.file(key)])
-    }
-
-    fn volume(&self) -> serde_json::Value {
-        self.cluster.trivet_json(&["volume", "show", "secret"])
-    }
-
-    fn client(&self) -> NbdClient {
-        let shown = self.volume();
-        NbdClient::connect(shown["uri"].as_str().expect("it is attached")).expect("it is served")
-    }
-
-    fn fill(&self) {
-        let mut client = self.client();
-        for (at, piece) in self.data.chunks(64 << 10).enumerate() {
-            client.write((at as u64) * (64 << 10), piece).expect("a write");
-        }
-        client.flush().expect("a flush");
-    }
-
-    fn assert_right(&self) {
-        let length = u32::try_from(self.data.len()).expect("small");
-        assert!(self.client().read(0, length).expect("a read") == self.data);
-    }
-
-    /// The process that serves the volume; `disk0` has one, too.
-    fn engine(&self) -> process::Process {
-        let engines = self.cluster.processes_of(Role::Engine);
-        let found = engines.into_iter().find(|engine| engine.names(Path::new("secret")));
-        found.expect("the engine of the encrypted volume runs")
-    }
-
-    fn kill_engine(&self) {
-        process::kill_hard(&[self.engine()]);
-    }
-}
-
-fn say_to(cluster: &Cluster, arguments: &[&str], input: &str) -> Outcome {
-    let mut command = trivet();
-    command.args(arguments).env("TRIVET_DIR", cluster.directory());
-    command::run_saying(&mut command, input.as_bytes(), 3 * patience::SOON)
-}
 
 #[test]
 fn who_has_no_key_gets_nothing_whatever_restarts() {
@@ -160,12 +89,23 @@ fn no_key_is_where_it_should_not_be_and_deleting_destroys_it() {
     let _wrong = say_to(cluster, &attach, "another passphrase").failed_saying(&["passphrase"]);
     let _right = say_to(cluster, &attach, PASSPHRASE).succeeded();
     secret.assert_right();
+    // Another data key, and in the end that alone.
+    let anew = ["volume", "rekey", "secret", "--data", "--passphrase-stdin"];
+    let _rekeyed = say_to(cluster, &anew, PASSPHRASE).succeeded();
+    secret.wait_until_encrypted_anew(&[]);
+    secret.assert_right();
+    let wrapped = wrapped_key(cluster).expect("the wrapped key is in the records");
+    let holder = Passphrase::new(zeroize::Zeroizing::new(PASSPHRASE.into())).expect("long enough");
+    let next_key = holder.unwrap(&wrapped).expect("it is the volume's").expose().to_vec();
+    assert_ne!(next_key, data_key);
 
     let canaries = [
         ("the user's key", secret.key.clone()),
         ("the user's key in hexadecimal", hex(&secret.key).into_bytes()),
         ("the data key", data_key.clone()),
         ("the data key in hexadecimal", hex(&data_key).into_bytes()),
+        ("the next data key", next_key.clone()),
+        ("the next data key in hexadecimal", hex(&next_key).into_bytes()),
         ("the passphrase", PASSPHRASE.as_bytes().to_vec()),
         ("a block as it was written", secret.data[4096..8192].to_vec()),
     ];
@@ -349,34 +289,6 @@ fn read(cluster: &Cluster, volume: &str, length: usize) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == wanted[0]) {
-        if rest[at..].starts_with(wanted) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder").filter_map(Result::ok) {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => files.extend(files_below(&entry.path())),
-            Ok(kind) if kind.is_file() => files.push(entry.path()),
-            _ => {}
-        }
-    }
-    files
-}
-
-fn is_in_records(cluster: &Cluster, wanted: &[u8]) -> bool {
-    let files = files_below(&cluster.directory().join("records"));
-    files.iter().any(|path| contains(&fs::read(path).unwrap_or_default(), wanted))
 }
 
 /// The wrapped key as it lies in the manager's files.

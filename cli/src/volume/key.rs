@@ -58,7 +58,7 @@ pub(super) struct NewKeyArgs {
 
 /// The key that shall unlock a volume from now on.
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("new_key").multiple(false).required(true))]
+#[command(group = ArgGroup::new("new_key").multiple(false))]
 pub(super) struct ReplacingKeyArgs {
     /// The new key: a file of at least 32 random bytes
     #[arg(long, value_name = "FILE", group = "new_key", help_heading = "New key")]
@@ -74,12 +74,17 @@ pub(super) struct ReplacingKeyArgs {
     new_recipient: Option<Recipient>,
 }
 
+/// Somebody who can take data keys out and guard others in the same way.
+pub(crate) trait KeyKeeper: KeyHolder + KeyWrapper {}
+
+impl<T: KeyHolder + KeyWrapper> KeyKeeper for T {}
+
 /// Who takes a data key out, and who guards it from then on.
 pub(super) type Rewrapping = (Box<dyn KeyHolder>, Box<dyn KeyWrapper>);
 
 impl KeyArgs {
     /// Who can take the data key out, if somebody was named.
-    pub(crate) fn holder(&self, what: &str) -> Result<Option<Box<dyn KeyHolder>>, Failure> {
+    pub(crate) fn holder(&self, what: &str) -> Result<Option<Box<dyn KeyKeeper>>, Failure> {
         guard(what)?;
         if let Some(path) = &self.identity_file {
             let text = read(what, &Source::File(path.clone()), read_secret)?;
@@ -101,6 +106,12 @@ impl KeyArgs {
 }
 
 impl ReplacingKeyArgs {
+    /// Whether one is named.
+    pub(super) const fn is_given(&self) -> bool {
+        let secret = self.new_key_file.is_some() || self.new_key_env.is_some();
+        secret || self.new_passphrase_stdin || self.new_recipient.is_some()
+    }
+
     /// Who takes the old key out, and who guards it from now on.
     pub(super) fn with(&self, old: &KeyArgs, what: &str) -> Result<Rewrapping, Failure> {
         guard(what)?;
@@ -123,7 +134,11 @@ impl ReplacingKeyArgs {
             let source = key_source(self.new_key_file.as_ref(), false, self.new_key_env.as_ref());
             match source {
                 Some(source) => Box::new(secret(what, &source)?),
-                None => unreachable!("one of the group is given"),
+                None => {
+                    let next = "give it, such as with --new-key-file FILE; or say --data, to have the data \
+                                encrypted anew under another data key";
+                    return Err(Failure::new(what, "no new key was given", next).exit(Exit::Usage));
+                }
             }
         };
         Ok((holder, wrapper))

@@ -68,7 +68,11 @@ A request counts as one I/O, and a large one as one for each MiB.")]
     /// Have another key unlock an encrypted volume, also while it is served
     #[command(after_help = "\
 The volume's data key stays the same and is wrapped anew, so nothing is written again: it takes
-no time, and who has had the data key itself keeps it. The old key opens nothing any more.")]
+no time, and who has had the data key itself keeps it. The old key opens nothing any more.
+
+With --data the volume gets another data key. What is written is encrypted under it from then on,
+and what was written before follows in the background. Snapshots stay as they are: the old data
+key is kept for them, and destroyed with the last that needs it.")]
     Rekey(RekeyArgs),
     /// Grow a volume, while it is used or not
     #[command(after_help = "\
@@ -275,6 +279,12 @@ struct RekeyArgs {
     old: key::KeyArgs,
     #[command(flatten)]
     new: key::ReplacingKeyArgs,
+    /// Encrypt all data anew, in the background, under a new data key; a new key need not be given then
+    #[arg(long, help_heading = "New data key")]
+    data: bool,
+    /// Only say what would be done, and what stays readable under the old data key
+    #[arg(long, requires = "data", help_heading = "New data key")]
+    dry_run: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]

@@ -148,6 +148,12 @@ fn as_text(volume: &VolumeView) -> String {
     }
     if let Some(encryption) = &volume.encryption {
         facts.push(("encrypted", format!("AES-256-GCM; unlocked by {}", encryption.unlocked_by)));
+        if encryption.next_key.is_some() {
+            let how = format!("trivet volume rekey {} --data, with its key, does it", volume.name);
+            facts.push(("new key", format!("it has not gone over to it yet; {how}")));
+        }
+        facts.extend(encryption.resealing.iter().map(|resealing| ("encrypting", resealing.to_string())));
+        facts.extend(encryption.older_keys.iter().map(|older| ("old key", older.to_string())));
     }
     if let Some(import) = &volume.import {
         facts.push(("imported", import.to_string()));

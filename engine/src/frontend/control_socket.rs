@@ -4,19 +4,24 @@
 //! `{"scrub": …}` is the whole of what is wanted, and answered with the engine's report as on the status
 //! socket. `{"snapshot": …}` is an order, answered when it is carried out: `{"error": …}`, null when all is
 //! well; so is `{"follow": "settings"}`, carried out when the settings that the record has by now are in
-//! force. All may be said again at any time: after a restart on either side, or when an answer was lost.
+//! force, and `{"rekey": …}` with a data key in hexadecimal digits, carried out when the volume has gone over to
+//! it; that line is wiped when it has been read. All may be said again at any time: after a restart on either side, or when an answer was lost.
 
 use super::status_socket::EngineReport;
 use super::{Frontend, Port};
 use crate::request::{IoError, IoReply};
 use crate::volume::ScrubOrder;
 use bytes::{Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+use trivet_crypto::{DATA_KEY_BYTES, DataKey};
 use trivet_model::{SnapshotOrder, Stamp};
 use trivet_reactor::{Handle, Output, Reactor, Sent, SocketAddress, SocketError, Source};
+use zeroize::Zeroize;
 
 /// Callers at a time; more wait to be accepted.
 const CALLERS_MAX: usize = 16;
@@ -50,10 +55,47 @@ enum Said {
         /// To so many blocks.
         grow: u64,
     },
+    Rekey {
+        /// To which key.
+        rekey: KeyInDigits,
+    },
     Wanted {
         /// The scrub that shall be under way, if one shall.
         scrub: Option<ScrubOrder>,
     },
+}
+
+/// A data key as 64 hexadecimal digits, read from where they lie: no copy of them is left.
+#[derive(Debug)]
+struct KeyInDigits(DataKey);
+
+impl<'de> Deserialize<'de> for KeyInDigits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Digits)
+    }
+}
+
+struct Digits;
+
+impl Visitor<'_> for Digits {
+    type Value = KeyInDigits;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, digits: &str) -> Result<KeyInDigits, E> {
+        let mut bytes = [0; DATA_KEY_BYTES];
+        let fits = digits.len() == 2 * bytes.len() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if !fits {
+            // It is not shown: it may be a key all the same.
+            return Err(E::custom("a data key has 64 hexadecimal digits"));
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).map_err(E::custom)?;
+        }
+        Ok(KeyInDigits(DataKey::take(&mut bytes)))
+    }
 }
 
 /// What of the volume's record is to be read again.
@@ -123,7 +165,7 @@ impl ControlSocket {
     }
 
     /// Something has come: the whole line is awaited.
-    fn received(&mut self, caller: u64, buffer: BytesMut, volume: &mut Port<'_>) {
+    fn received(&mut self, caller: u64, mut buffer: BytesMut, volume: &mut Port<'_>) {
         let Some(Caller { socket, heard, waits }) = self.callers.get_mut(&caller) else { return };
         let Some(end) = buffer.iter().position(|&byte| byte == b'\n') else {
             if buffer.len() == buffer.capacity() || buffer.len() == *heard {
@@ -134,7 +176,9 @@ impl ControlSocket {
             }
             return;
         };
-        match serde_json::from_slice(&buffer[..end]) {
+        let said = serde_json::from_slice(&buffer[..end]);
+        buffer.as_mut().zeroize();
+        match said {
             Ok(Said::Wanted { scrub }) => {
                 volume.want_scrub(scrub);
                 let report = EngineReport::new(volume.status(), volume.connections());
@@ -147,6 +191,10 @@ impl ControlSocket {
             Ok(Said::Follow { follow: Followed::Settings }) => {
                 *waits = true;
                 volume.change_settings(caller, None);
+            }
+            Ok(Said::Rekey { rekey: KeyInDigits(key) }) => {
+                *waits = true;
+                volume.rekey(caller, key);
             }
             Ok(Said::Grow { grow }) => {
                 *waits = true;

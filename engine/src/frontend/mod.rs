@@ -12,6 +12,7 @@ pub(crate) mod status_socket;
 use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::{ScrubOrder, Standing, Tag, VolumeCore, VolumeState, VolumeStatus};
 use std::time::Duration;
+use trivet_crypto::DataKey;
 use trivet_model::{SnapshotOrder, VolumeSettings};
 
 /// An adapter between a volume and some protocol, on the volume's thread.
@@ -84,6 +85,11 @@ impl<'a> Port<'a> {
     pub(crate) fn change_settings(&mut self, tag: u64, wanted: Option<VolumeSettings>) {
         let tag = Tag(((self.frontend as u64) << TAG_BITS) | tag);
         self.core.change_settings(self.now, tag, wanted);
+    }
+
+    /// Goes over to another data key; completes like a request.
+    pub(crate) fn rekey(&mut self, tag: u64, key: DataKey) {
+        self.core.rekey(self.now, Tag(((self.frontend as u64) << TAG_BITS) | tag), key);
     }
 
     /// The scrub that shall be under way, if one shall.

@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Revert,
     /// Record how much of its source is in the volume.
     Hydration,
+    /// Record that there is another data key, or how far blocks are sealed anew under it.
+    Keys,
     /// Record that nobody has the volume open.
     Release,
 }
@@ -263,6 +265,8 @@ impl VolumeCore {
             self.run_errand(Purpose::Revert);
         } else if self.awaits_hydration_record() {
             self.run_errand(Purpose::Hydration);
+        } else if self.awaits_keys_record() {
+            self.run_errand(Purpose::Keys);
         } else if self.is_releasing() {
             self.run_errand(Purpose::Release);
         } else if now >= self.refresh_at && self.state != VolumeState::Claiming {
@@ -358,6 +362,16 @@ impl VolumeCore {
                     }
                 }
             }
+            (Purpose::Keys, Ok((record, revision))) => {
+                self.adopt(now, &record);
+                match self.with_keys(&record) {
+                    Some(wanted) => self.swap(now, revision, wanted),
+                    None => {
+                        self.record_learnt(now, record, revision);
+                        self.keys_recorded(now);
+                    }
+                }
+            }
             (Purpose::Release, Ok((mut record, revision))) => {
                 record.owner.clear();
                 record.wait_owed = false;
@@ -372,6 +386,7 @@ impl VolumeCore {
         self.authority_trouble = None;
         self.adopt(now, &record);
         self.record_vouches(now, &record);
+        self.forget_older_keys(&record);
         self.record = Some((record, revision));
         self.retry_reads(now);
         self.check_connected(now);
@@ -432,6 +447,7 @@ impl VolumeCore {
             }
             Purpose::Revert => self.revert_recorded(now),
             Purpose::Hydration => self.hydration_recorded(now),
+            Purpose::Keys => self.keys_recorded(now),
             Purpose::Refresh => {}
             Purpose::Release => self.closed(now),
         }
@@ -458,6 +474,7 @@ impl VolumeCore {
             | Purpose::Settings
             | Purpose::Revert
             | Purpose::Hydration
+            | Purpose::Keys
             | Purpose::Release => self.read_record_again(now, false),
         }
         self.note_standing(now);

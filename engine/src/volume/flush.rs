@@ -31,6 +31,9 @@ pub(super) struct Flushing {
     waiters: Vec<Tag>,
     /// A round is due although nobody waits for it.
     wanted: bool,
+    /// How many rounds have begun, and the last one that has ended.
+    begun: u64,
+    ended: u64,
     unflushed_bytes: u64,
     unflushed_writes: u64,
 }
@@ -38,6 +41,7 @@ pub(super) struct Flushing {
 #[derive(Debug)]
 struct Round {
     id: u64,
+    number: u64,
     covers: Stamp,
     awaiting: MemberSet,
     sent: Duration,
@@ -86,6 +90,17 @@ impl Flushing {
 
     pub(super) const fn want(&mut self) {
         self.wanted = true;
+    }
+
+    /// Has another round run; which covers all that is acknowledged now.
+    pub(super) const fn want_another(&mut self) -> u64 {
+        self.wanted = true;
+        self.begun + 1
+    }
+
+    /// Whether such a round has ended.
+    pub(super) const fn has_ended(&self, round: u64) -> bool {
+        self.ended >= round
     }
 }
 
@@ -138,8 +153,9 @@ impl VolumeCore {
         let progress = self.log.progress();
         let everyone = self.required();
         let waiters = std::mem::take(&mut self.flushing.waiters);
-        self.flushing.round =
-            Some(Round { id, covers: progress.committed, awaiting: everyone, sent: now, waiters });
+        self.flushing.begun += 1;
+        let (number, covers) = (self.flushing.begun, progress.committed);
+        self.flushing.round = Some(Round { id, number, covers, awaiting: everyone, sent: now, waiters });
         self.flushing.wanted = false;
         self.flushing.unflushed_bytes = 0;
         self.flushing.unflushed_writes = 0;
@@ -183,6 +199,7 @@ impl VolumeCore {
         }
         if let Some(round) = self.flushing.round.take() {
             self.log.flushed(round.covers);
+            self.flushing.ended = round.number;
             for tag in round.waiters {
                 self.complete(tag, Ok(IoReply::Done));
             }
@@ -193,6 +210,7 @@ impl VolumeCore {
         self.begin_flush(now);
         self.renew_when_drained(now);
         self.advance_revert(now);
+        self.advance_resealing(now);
         self.check_closing(now);
     }
 

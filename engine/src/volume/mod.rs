@@ -38,7 +38,9 @@ mod planted;
 mod query;
 mod read;
 mod reconcile;
+mod rekey;
 mod repair;
+mod reseal;
 mod revert;
 mod scrub;
 mod seal;
@@ -60,6 +62,7 @@ pub use member::MemberFault;
 pub use member_set::{MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]
 pub use planted::PlantedFault;
+pub use reseal::ResealStatus;
 pub use revert::RevertStatus;
 pub use scrub::{ScrubCounts, ScrubOrder, ScrubStatus};
 pub use state::VolumeState;
@@ -222,6 +225,8 @@ pub struct VolumeCore {
     group: Option<group::Group>,
     orders: VecDeque<(Tag, SnapshotOrder)>,
     revert: Option<revert::Revert>,
+    rekeying: Option<rekey::Rekeying>,
+    resealing: Option<reseal::Resealing>,
     viewing: view::Viewing,
     /// As the record says, as far as this engine knows.
     settings: VolumeSettings,
@@ -247,7 +252,8 @@ impl VolumeCore {
     #[must_use]
     pub fn new(options: CoreOptions, now: Duration) -> Self {
         let mut core = Self {
-            ciphers: options.key.as_ref().map(|key| seal::Ciphers::new(key, options.volume, &[])),
+            // They come out of the record.
+            ciphers: None,
             options,
             now,
             state: VolumeState::Claiming,
@@ -288,6 +294,8 @@ impl VolumeCore {
             group: None,
             orders: VecDeque::new(),
             revert: None,
+            rekeying: None,
+            resealing: None,
             viewing: view::Viewing::default(),
             settings: VolumeSettings::default(),
             changing: None,
@@ -382,6 +390,7 @@ impl VolumeCore {
         self.retry_reads(now);
         self.advance_revert(now);
         self.advance_scrub(now);
+        self.advance_resealing(now);
         self.pump(now);
         self.tell_progress(now);
         self.flush_when_idle(now);
@@ -409,8 +418,9 @@ impl VolumeCore {
         } else {
             Duration::from_secs(1)
         };
-        let sooner = [self.scrub_within(), self.throttled_within(), self.hold_within(self.now)];
-        sooner.into_iter().flatten().chain([within]).min()
+        let background = [self.scrub_within(), self.resealing_within()];
+        let sooner = [self.throttled_within(), self.hold_within(self.now)];
+        background.into_iter().chain(sooner).flatten().chain([within]).min()
     }
 
     /// Where the volume is in its life.

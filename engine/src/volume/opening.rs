@@ -37,8 +37,11 @@ impl VolumeCore {
         if let Err(failure) = self.check_key(&record) {
             return self.fail(now, failure);
         }
-        let key = self.options.key.as_ref();
-        self.ciphers = key.map(|key| Ciphers::new(key, self.options.volume, &record.lineage));
+        let ciphers = self.options.key.as_ref().map(|key| Ciphers::new(key, &record)).transpose();
+        self.ciphers = match ciphers {
+            Ok(ciphers) => ciphers,
+            Err(older) => return self.fail(now, Failure::OlderKey(older)),
+        };
         if self.generation.get() > 0 && record.generation > self.generation && !self.options.read_only {
             // While stamps were renewed, someone else opened the volume.
             return self.fenced(now);
@@ -251,6 +254,7 @@ impl VolumeCore {
                 self.take(now, tag, request);
             }
         }
+        self.begin_resealing(now);
         self.pump(now);
         self.begin_flush(now);
         self.let_go_everywhere(now);

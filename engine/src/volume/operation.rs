@@ -68,7 +68,7 @@ pub(super) enum Owner {
 pub(super) struct Operation {
     pub(super) owner: Owner,
     pub(super) window: usize,
-    ordered: bool,
+    pub(super) ordered: bool,
     pub(super) phase: Phase,
 }
 
@@ -214,6 +214,7 @@ impl VolumeCore {
                 self.send_read(now, id);
             }
             Piece::Restore { range } => self.start_restoring(now, id, range),
+            Piece::Reseal { range } => self.start_resealing(now, id, range),
             Piece::Scrub { block } => {
                 operation.phase = Phase::Scrubbing;
                 self.scrub_ordered(now, id, block);
@@ -250,6 +251,7 @@ impl VolumeCore {
             Owner::Engine => {
                 self.rewritten(now, id);
                 self.mending.ended(id);
+                self.resealing_ended(now, id, &outcome);
                 let done = !matches!(outcome, Outcome::Failed(_));
                 self.scrub_operation_ended(now, id, done);
                 self.revert_operation_ended(now, id, done);
@@ -304,6 +306,7 @@ impl VolumeCore {
         tags.extend(self.take_snapshot_tags());
         tags.extend(self.take_changing_tag());
         tags.extend(self.take_blocked_tags());
+        tags.extend(self.rekeying.take().map(|rekeying| rekeying.tag));
         tags.sort_unstable();
         for tag in tags {
             self.complete(tag, Err(error.clone()));
@@ -319,6 +322,7 @@ impl VolumeCore {
         self.scrub = None;
         self.mending.clear();
         self.revert = None;
+        self.resealing = None;
     }
 
     /// Whether a consumer waits for anything.

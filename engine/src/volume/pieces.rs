@@ -25,6 +25,8 @@ pub(super) enum Piece {
     Mend { block: u64 },
     /// Write what the snapshot shows that the volume is reverted to.
     Restore { range: BlockRange },
+    /// Write what is sealed under an older data key anew.
+    Reseal { range: BlockRange },
     /// Compare what members have of a block.
     Scrub { block: u64 },
     /// Make blocks read as zeros.
@@ -37,6 +39,7 @@ impl Piece {
             Self::Read { range, .. }
             | Self::Write { range, .. }
             | Self::Restore { range }
+            | Self::Reseal { range }
             | Self::Discard { range, .. } => *range,
             Self::Patch { block, .. }
             | Self::Rewrite { block }
@@ -48,9 +51,10 @@ impl Piece {
     /// What it takes of the window: the bytes that travel.
     pub(super) const fn window_bytes(&self) -> usize {
         match self {
-            Self::Read { range, .. } | Self::Write { range, .. } | Self::Restore { range } => {
-                range.count as usize * BLOCK_SIZE
-            }
+            Self::Read { range, .. }
+            | Self::Write { range, .. }
+            | Self::Restore { range }
+            | Self::Reseal { range } => range.count as usize * BLOCK_SIZE,
             Self::Patch { .. }
             | Self::Rewrite { .. }
             | Self::Mend { .. }
@@ -231,6 +235,7 @@ mod tests {
                     Piece::Rewrite { .. }
                     | Piece::Mend { .. }
                     | Piece::Restore { .. }
+                    | Piece::Reseal { .. }
                     | Piece::Scrub { .. } => {
                         unreachable!("no request is cut into these")
                     }

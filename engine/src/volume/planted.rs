@@ -91,6 +91,12 @@ pub enum PlantedFault {
     HydrateOverWrites,
     /// A consumer's request that failed counts as having written its whole chunks.
     BelieveFailedOverwrites,
+    /// Writes go on while the record goes over to another data key.
+    WriteWhileRekeying,
+    /// Blocks are sealed anew outside their place among other I/O.
+    ResealBesideWrites,
+    /// All is said to be sealed anew when the last of it has been begun.
+    RecordResealedEarly,
 }
 
 impl VolumeCore {

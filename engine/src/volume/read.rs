@@ -71,6 +71,8 @@ pub(super) enum Then {
     Copy,
     /// To write the blocks on every member, as a snapshot shows them.
     Restore,
+    /// To write those blocks anew that have a stamp up to `until`: all that are read but for the `newer` ones.
+    Reseal { until: Stamp, newer: Vec<u64> },
 }
 
 /// A run of blocks that were read, all present or all holes.
@@ -234,6 +236,11 @@ impl VolumeCore {
             Err(Unopened::Forged(forged)) => return self.forged_read(now, member, id, forged),
         };
         let reading = reading_mut(&mut self.operations, id);
+        if let Then::Reseal { until, newer } = &mut reading.then {
+            let there = (0..range.count).filter(|&block| is_present(present, block));
+            let there = there.map(|block| range.start + u64::from(block)).zip(stamps);
+            newer.extend(there.filter(|(_, stamp)| *stamp > until).map(|(block, _)| block));
+        }
         let asked = reading.asked.unwrap_or(now);
         let other = [reading.from.take(), reading.hedge.take()].into_iter().flatten().find(|&m| m != member);
         let runs = runs(present, data, range.count);
@@ -438,6 +445,7 @@ impl VolumeCore {
                 self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
                 self.send_write(now, id);
             }
+            Then::Reseal { newer, .. } => self.reseal(now, id, runs, &newer),
             Then::Copy => {
                 self.operations.remove(&id);
                 if let Some(reconcile) = &mut self.reconcile {

@@ -21,7 +21,7 @@
 //! Whoever orders a scrub keeps its position and its counts (the manager does); an engine forgets.
 
 mod judge;
-mod pace;
+pub(super) mod pace;
 mod report;
 mod settle;
 
@@ -314,7 +314,7 @@ impl VolumeCore {
     }
 
     /// Whether consumers want the disks much, and how long members take.
-    fn strain(&self) -> (bool, Duration) {
+    pub(super) fn strain(&self) -> (bool, Duration) {
         let busy = self.window_bytes >= BUSY_BYTES
             || self.requests.len() >= BUSY_REQUESTS
             || !self.waiting.is_empty();

@@ -4,24 +4,28 @@
 //! Invariants
 //! - What has a stamp is sealed once. All members get the same bytes, and so does one that is sent them again;
 //!   what is written anew (when members are made alike, say) gets another stamp first.
-//! - A volume seals under its own key alone. What a clone began with is opened under the key of whoever wrote
-//!   it, which follows from the stamp: all of a clone's own stamps are above its parent's cut.
+//! - A volume seals under its own present key alone. What a clone began with is opened under the key of whoever
+//!   wrote it, which follows from the stamp: all of a clone's own stamps are above its parent's cut. So does
+//!   whether a volume had an older data key then (`rekey.rs`).
 
 mod memory;
 
 use bytes::{Bytes, BytesMut};
 use memory::Memory;
-use trivet_crypto::{BlockCipher, DataKey};
+use trivet_crypto::{BlockCipher, DataKey, open_older};
 use trivet_model::checksum::block_crc;
-use trivet_model::{Ancestor, BLOCK_SIZE, BlockTag, Stamp, VolumeId};
+use trivet_model::{BLOCK_SIZE, BlockTag, KeyId, Stamp, VolumeRecord};
 use trivet_wire::BlockData;
 
-/// The ciphers of a volume and of those that it is a clone of, all out of one data key.
+/// The ciphers of a volume and of those that it is a clone of.
 #[derive(Debug)]
 pub(super) struct Ciphers {
     own: BlockCipher,
-    /// The nearest first, each with its cut; they fall.
-    ancestors: Vec<(Stamp, BlockCipher)>,
+    /// Those under older data keys, the newest first, then its ancestors', the nearest first; each with the last
+    /// stamp that was sealed under it. They fall.
+    earlier: Vec<(Stamp, BlockCipher)>,
+    /// How many of them are under older data keys.
+    older: usize,
     memory: Memory,
 }
 
@@ -43,10 +47,28 @@ pub(super) enum Mistake {
 }
 
 impl Ciphers {
-    pub(super) fn new(key: &DataKey, volume: VolumeId, lineage: &[Ancestor]) -> Self {
-        let ancestors = lineage.iter().map(|of| (of.cut, BlockCipher::new(key, of.volume)));
-        let own = BlockCipher::new(key, volume);
-        Self { own, ancestors: ancestors.collect(), memory: Memory::default() }
+    /// Those that the record names, out of its present data key.
+    ///
+    /// # Errors
+    /// The name of an older key that does not come out.
+    pub(super) fn new(key: &DataKey, record: &VolumeRecord) -> Result<Self, KeyId> {
+        let own = BlockCipher::new(key, record.id);
+        let (mut earlier, mut oldest) = (Vec::new(), key.clone());
+        for older in record.older_keys.iter().rev() {
+            let Some(sealed) = &older.sealed else { break };
+            oldest = open_older(&oldest, older.key, sealed).or(Err(older.key))?;
+            earlier.push((older.until, BlockCipher::new(&oldest, record.id)));
+        }
+        let older = earlier.len();
+        // A clone began with its parent's key.
+        earlier.extend(record.lineage.iter().map(|of| (of.cut, BlockCipher::new(&oldest, of.volume))));
+        Ok(Self { own, earlier, older, memory: Memory::default() })
+    }
+
+    /// Whether the record names other older keys by now.
+    pub(super) fn differ(&self, record: &VolumeRecord) -> bool {
+        let kept = record.older_keys.iter().rev().take_while(|older| older.sealed.is_some());
+        !kept.map(|older| older.until).eq(self.earlier[..self.older].iter().map(|(until, _)| *until))
     }
 
     /// Encrypts consecutive blocks from `start` under consecutive stamps from `first`. The checksums are of what
@@ -61,7 +83,7 @@ impl Ciphers {
         let bytes = segments.iter().map(Bytes::len).sum();
         let mut tags = Vec::with_capacity(bytes / BLOCK_SIZE);
         let mut crcs = Vec::with_capacity(bytes / BLOCK_SIZE);
-        let cipher = match (mistake, self.ancestors.first()) {
+        let cipher = match (mistake, self.earlier.first()) {
             (Some(Mistake::ParentsKey), Some((_, parents))) => parents,
             _ => &self.own,
         };
@@ -118,8 +140,8 @@ impl Ciphers {
 
     /// The one that a version was sealed with.
     fn of(&self, stamp: Stamp) -> &BlockCipher {
-        let not_nearer = self.ancestors.iter().take_while(|(cut, _)| stamp <= *cut);
-        not_nearer.last().map_or(&self.own, |(_, cipher)| cipher)
+        let not_later = self.earlier.iter().take_while(|(until, _)| stamp <= *until);
+        not_later.last().map_or(&self.own, |(_, cipher)| cipher)
     }
 }
 
@@ -132,14 +154,45 @@ pub(super) fn fits(tagged: bool, stamps: &[Stamp], tags: &[BlockTag], blocks: us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trivet_model::{Generation, SnapshotId};
+    use trivet_crypto::seal_older;
+    use trivet_model::{
+        Ancestor, Epoch, Generation, Hex, OlderKey, Sharing, SnapshotId, VolumeId, VolumeSettings,
+    };
 
     fn stamp(generation: u32, sequence: u64) -> Stamp {
         Stamp::new(Generation::new(generation).unwrap(), sequence).unwrap()
     }
 
+    fn key(byte: u8) -> DataKey {
+        DataKey::take(&mut [byte; 32])
+    }
+
+    fn record(volume: u8, lineage: &[Ancestor], older_keys: Vec<OlderKey>) -> VolumeRecord {
+        VolumeRecord {
+            id: VolumeId::from_bytes([volume; 16]),
+            name: "v".to_owned(),
+            blocks: 1,
+            generation: Generation::ZERO,
+            owner: String::new(),
+            epoch: Epoch(0),
+            wait_owed: false,
+            members: Vec::new(),
+            snapshots: Vec::new(),
+            lineage: lineage.to_vec(),
+            sharing: Sharing::Nothing,
+            is_image: false,
+            settings: VolumeSettings::default(),
+            copies: 0,
+            key: None,
+            next_key: None,
+            older_keys,
+            reverting: None,
+            import: None,
+        }
+    }
+
     fn ciphers(volume: u8, lineage: &[Ancestor]) -> Ciphers {
-        Ciphers::new(&DataKey::take(&mut [3; 32]), VolumeId::from_bytes([volume; 16]), lineage)
+        Ciphers::new(&key(3), &record(volume, lineage, Vec::new())).unwrap()
     }
 
     fn ancestor(volume: u8, cut: Stamp) -> Ancestor {
@@ -205,5 +258,49 @@ mod tests {
         for (writer, at) in [(ROOT, stamp(1, 10)), (PARENT, stamp(2, 10)), (ROOT, stamp(3, 0))] {
             assert!(!opens(writer, CLONE, at), "{at}");
         }
+    }
+
+    /// A clone that has had three data keys opens each version under the one that it had then, and what it began
+    /// with under the first; what a destroyed one sealed it takes for forged.
+    #[test]
+    fn a_version_opens_under_the_key_that_the_volume_had_then() {
+        let older = |of: u8, by: u8, until| OlderKey {
+            key: key(of).id(),
+            until,
+            sealed: Some(Hex(seal_older(&key(by), &key(of)))),
+            position: 0,
+            changed: 0,
+            rewritten: None,
+        };
+        let lineage = [ancestor(1, stamp(1, 9))];
+        let firsts = record(2, &lineage, Vec::new());
+        let mut seconds = record(2, &lineage, vec![older(3, 4, stamp(2, 9))]);
+        let mut thirds = record(2, &lineage, vec![older(3, 4, stamp(2, 9)), older(4, 5, stamp(3, 9))]);
+        let mut writers = [
+            (ciphers(1, &[]), stamp(1, 9)),
+            (Ciphers::new(&key(3), &firsts).unwrap(), stamp(2, 9)),
+            (Ciphers::new(&key(4), &seconds).unwrap(), stamp(2, 10)),
+            (Ciphers::new(&key(4), &seconds).unwrap(), stamp(3, 9)),
+            (Ciphers::new(&key(5), &thirds).unwrap(), stamp(3, 10)),
+        ];
+        let mut opened = |record: &VolumeRecord, with: u8| {
+            let reader = Ciphers::new(&key(with), record).unwrap();
+            let plain = Bytes::from(vec![5; BLOCK_SIZE]);
+            writers.each_mut().map(|(writer, at)| {
+                let data = writer.seal(0, *at, std::slice::from_ref(&plain), None);
+                reader.open(0..1, &[*at], data).is_ok()
+            })
+        };
+        assert_eq!(opened(&thirds, 5), [true; 5]);
+        assert_eq!(opened(&seconds, 4), [true, true, true, true, false]);
+        let reader = Ciphers::new(&key(5), &thirds).unwrap();
+        assert!(!reader.differ(&thirds) && reader.differ(&seconds) && reader.differ(&firsts));
+        thirds.older_keys[0].sealed = None;
+        assert!(reader.differ(&thirds));
+        assert_eq!(opened(&thirds, 5), [false, false, true, true, true]);
+
+        // Another key than the one that took its place.
+        seconds.older_keys[0].sealed = Some(Hex(seal_older(&key(6), &key(3))));
+        assert_eq!(Ciphers::new(&key(4), &seconds).err(), Some(key(3).id()));
     }
 }

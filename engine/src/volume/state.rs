@@ -99,6 +99,9 @@ pub(super) enum Failure {
         /// Of the one given.
         found: KeyId,
     },
+    /// What it keeps of an older key is not what was kept.
+    #[error("the volume's older data key {0} does not come out of its record")]
+    OlderKey(KeyId),
     /// Between two states.
     #[error("the volume is being reverted to a snapshot: it can be looked at when that is done")]
     Reverting,

@@ -174,6 +174,8 @@ pub struct VolumeStatus {
     pub revert: Option<super::RevertStatus>,
     /// How far the import is that fills it while it is used.
     pub import: Option<SyncStatus>,
+    /// While blocks are sealed anew under another data key.
+    pub resealing: Option<super::ResealStatus>,
 }
 
 impl VolumeCore {
@@ -202,6 +204,7 @@ impl VolumeCore {
             scrub: self.scrub_status(now),
             revert: self.revert_status(now),
             import: self.hydration_status(now),
+            resealing: self.reseal_status(now),
         }
     }
 

@@ -126,12 +126,14 @@ impl VolumeCore {
         let alike = matches!(self.state, VolumeState::Open | VolumeState::Closing)
             && !matches!(reading.then, Then::Copy)
             && reading.at.is_none();
-        self.settings.verified_reads && self.ciphers.is_some() && !self.options.read_only && alike
+        // Who would give back what was before must not have it written to everyone.
+        let wanted = self.settings.verified_reads || matches!(reading.then, Then::Reseal { .. });
+        wanted && self.ciphers.is_some() && !self.options.read_only && alike
     }
 
     /// A member is asked for what is read: another one is asked for stamps.
     pub(super) fn call_witness(&mut self, now: Duration, id: OperationId, asked: MemberIndex) {
-        if !self.settings.verified_reads {
+        if !self.settings.verified_reads && self.resealing.is_none() {
             return;
         }
         let Some(reading) = self.reading(id).filter(|reading| self.verifies(reading)) else { return };

@@ -119,7 +119,8 @@ impl VolumeCore {
     pub(super) fn may_write(&self) -> bool {
         let serving =
             matches!(self.state, VolumeState::Open | VolumeState::Closing | VolumeState::Reconciling);
-        serving && !self.renewing && !self.is_cutting() && self.required_are_ready()
+        let held = self.renewing || self.is_cutting() || self.is_rekeying();
+        serving && !held && self.required_are_ready()
     }
 
     /// Gives a write its stamps and sends it to everyone, or holds it until everyone is there.
@@ -229,7 +230,7 @@ impl VolumeCore {
         if !sent.awaiting.intersection(required).is_empty() {
             return;
         }
-        let (mine, bytes) = (*owner == Owner::Engine, writing.range.bytes());
+        let (mine, bytes) = (*owner == Owner::Engine && !self.reseals(id), writing.range.bytes());
         let (at, slot, late, refused) =
             (sent.at, sent.slot, sent.awaiting, sent.refused.intersection(required));
         if refused.is_empty() {

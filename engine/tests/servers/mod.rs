@@ -70,6 +70,8 @@ impl Servers {
             settings: VolumeSettings::default(),
             copies: 0,
             key: key.as_ref().map(DataKey::id),
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: None,
         });
@@ -116,6 +118,17 @@ impl Servers {
     pub(crate) fn revert_to(&self, to: SnapshotId) {
         let reverting = Some(Reverting { to, safety: None, position: 0, changed: 0 });
         self.authority.insert(VolumeRecord { reverting, ..self.record() });
+    }
+
+    /// Somebody has it go over to another data key; whoever opens it from now on has that.
+    pub(crate) fn rekey_to(&mut self, key: &DataKey) {
+        self.authority.insert(VolumeRecord { next_key: Some(key.id()), ..self.record() });
+        self.key = Some(key.clone());
+    }
+
+    /// What the manager does once nothing needs a key any more.
+    pub(crate) fn destroy_older_keys(&self) {
+        self.authority.insert(VolumeRecord { older_keys: Vec::new(), ..self.record() });
     }
 
     pub(crate) fn address(&self, index: usize) -> SocketAddr {

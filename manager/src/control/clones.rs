@@ -24,7 +24,8 @@ use crate::service::snapshots::{snapshot_of, unix_seconds};
 use trivet_api::v1;
 use trivet_model::record::is_volume_name;
 use trivet_model::{
-    LINEAGE_MAX, Member, MemberState, Sharing, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp, VolumeRecord,
+    LINEAGE_MAX, Member, MemberState, OlderKey, Sharing, SnapshotId, SnapshotOrder, SnapshotRecord, Stamp,
+    VolumeRecord,
 };
 use trivet_wire::ErrorCode;
 
@@ -64,6 +65,7 @@ impl Control {
         }
         // Half a revert is no state to begin with; the snapshots of such a volume are.
         check_not_reverting(&parent)?;
+        check_present_key(&parent, None)?;
         let id = SnapshotId::from_random_bytes(random_id()?);
         // Should the manager end before the clone is there, people can delete it.
         let snapshot = new_snapshot(id, format!("clone-{:.8}", id.to_string()));
@@ -110,9 +112,13 @@ impl Control {
         let store = self.store.as_ref();
         let Origin { parent, snapshot, passing } = &origin;
         let id = random_volume_id()?;
+        check_present_key(parent, Some(snapshot))?;
         // The clone has its parent's data key, wrapped as the parent's is now; from then on each for itself.
         let encryption = match parent.key {
-            Some(_) => Some(EncryptionRecord { volume: id, ..self.encryption(parent)?.0 }),
+            Some(_) => {
+                let key = self.encryption(parent)?.0.wrapped(parent.key).cloned().ok_or(Refusal::Raced)?;
+                Some(EncryptionRecord { volume: id, key, next: None })
+            }
             None => None,
         };
         let answers = pools::ask_all(store).await?;
@@ -216,6 +222,19 @@ impl Control {
         tracing::info!(volume = %request.name, "a golden image");
         Ok(0)
     }
+}
+
+/// Refuses what a clone's own data key would not open: it has its parent's present one, and no older ones.
+fn check_present_key(parent: &VolumeRecord, of: Option<&SnapshotRecord>) -> Result<(), Refusal> {
+    let needed = |older: &OlderKey| match of {
+        None => older.rewritten.is_none(),
+        Some(snapshot) => older.is_needed_at(snapshot.cut),
+    };
+    if parent.older_keys.iter().any(needed) {
+        let snapshot = of.map(|snapshot| snapshot.name.clone());
+        return Err(Refusal::OlderKey { volume: parent.name.clone(), snapshot });
+    }
+    Ok(())
 }
 
 fn new_snapshot(id: SnapshotId, name: String) -> SnapshotRecord {

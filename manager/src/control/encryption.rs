@@ -16,11 +16,22 @@ pub(super) fn encryption_of(request: &v1::CreateVolumeRequest) -> Result<Option<
 }
 
 impl Control {
+    pub(super) async fn rekey_volume(&self, request: v1::RekeyVolumeRequest) -> Result<u32, Refusal> {
+        if request.data_key.is_empty() && !request.dry_run {
+            return self.rewrap(&request);
+        }
+        self.rekey_data(request).await
+    }
+
     /// Puts a data key that is wrapped otherwise in the place of the one that is kept. The data key is the same:
     /// whoever asks has taken it out and wrapped it again.
-    pub(super) fn rekey_volume(&self, request: &v1::RekeyVolumeRequest) -> Result<u32, Refusal> {
+    fn rewrap(&self, request: &v1::RekeyVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let (record, _) = find(store, &request.name)?;
+        self.settle_keys(&record)?;
+        if record.next_key.is_some() {
+            return Err(Refusal::Rekeying(record.name));
+        }
         let wrapped = WrappedKey::parse(&request.wrapped_key).map_err(Refusal::MalformedKey)?;
         let (mut kept, revision) = self.encryption(&record)?;
         if Some(wrapped.data_key()) != record.key {

@@ -21,6 +21,7 @@ pub mod pools;
 mod ports;
 mod processes;
 mod refusal;
+mod rekeys;
 mod replicas;
 mod reverts;
 mod salvage;
@@ -52,7 +53,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use trivet_api::{Layout, v1};
-use trivet_model::VolumeId;
+use trivet_model::VolumeRecord;
 use unlocked::Unlocked;
 
 /// How often the records are compared with the world.
@@ -153,7 +154,8 @@ commands! {
     resize(Resize, ResizeVolumeRequest);
     /// Puts settings into a volume's record.
     set(Set, SetVolumeRequest);
-    /// Wraps a volume's data key otherwise.
+    /// Wraps a volume's data key otherwise, or has its data encrypted anew under another one; with `dry_run`, only
+    /// says whether that could be.
     rekey(Rekey, RekeyVolumeRequest);
     /// Has a volume served.
     attach(Attach, AttachVolumeRequest);
@@ -183,8 +185,8 @@ commands! {
 impl ControlHandle {
     /// Whether a volume's data key is here.
     #[must_use]
-    pub fn has_key(&self, volume: VolumeId) -> bool {
-        self.unlocked.has(volume)
+    pub fn has_key(&self, record: &VolumeRecord) -> bool {
+        self.unlocked.has(record)
     }
 
     async fn change(&self, change: Change) -> Result<u32, Refusal> {
@@ -260,7 +262,7 @@ impl Control {
             Change::Delete(request) => self.delete_volume(&request).await,
             Change::Resize(request) => self.resize_volume(&request).await,
             Change::Set(request) => self.set_volume(&request),
-            Change::Rekey(request) => self.rekey_volume(&request),
+            Change::Rekey(request) => self.rekey_volume(request).await,
             Change::Attach(request) => self.attach_volume(request).await,
             Change::Detach(request) => self.detach_volume(&request.name).await,
             Change::Export(request) => self.export_snapshot(&request).await,
@@ -289,6 +291,9 @@ impl Control {
         self.follow_flattening();
         if let Err(error) = self.follow_reverts().await {
             tracing::warn!("reverts: {error}");
+        }
+        if let Err(error) = self.follow_keys().await {
+            tracing::warn!("keys: {error}");
         }
         let answers = match self.healing.answers(&self.store).await {
             Ok(Some(answers)) => answers,

@@ -417,6 +417,42 @@ pub enum Refusal {
     /// Its deletion has begun.
     #[error("the key of volume '{0}' has been destroyed: nobody can read it any more")]
     KeyDestroyed(String),
+    /// Another data key is on its way.
+    #[error("volume '{0}' is going over to another data key")]
+    Rekeying(String),
+    /// One after the other.
+    #[error("the data of volume '{0}' is being encrypted anew already")]
+    Resealing(String),
+    /// Its snapshots need them.
+    #[error("snapshots of volume '{volume}' need {most} older data keys already, the most there can be")]
+    TooManyKeys {
+        /// Which volume.
+        volume: String,
+        /// How many.
+        most: usize,
+    },
+    /// Nobody could do it.
+    #[error("volume '{0}' is not attached for writing, and only its engine can encrypt its data anew")]
+    NotReencrypted(String),
+    /// It is recorded; the engine has not said that it has done it.
+    #[error("volume '{volume}' has not gone over to its new data key yet: {cause}")]
+    NotRekeyedYet {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: OrderError,
+    },
+    /// A clone has the volume's present key alone.
+    #[error(
+        "a clone would need an older data key of volume '{volume}', which {} still sealed under",
+        .snapshot.as_ref().map_or("some of its data is".to_owned(), |name| format!("its snapshot '{name}' may be"))
+    )]
+    OlderKey {
+        /// The parent.
+        volume: String,
+        /// Which snapshot; the volume as it is without one.
+        snapshot: Option<String>,
+    },
     /// A key would not be safe here.
     #[error("this process cannot be kept from leaving core files, so it takes no key: {0}")]
     Unguarded(std::io::Error),
@@ -492,6 +528,11 @@ impl Refusal {
             | Self::Attached(_)
             | Self::AttachedOtherwise(_)
             | Self::NotServed(_)
+            | Self::NotReencrypted(_)
+            | Self::Rekeying(_)
+            | Self::Resealing(_)
+            | Self::TooManyKeys { .. }
+            | Self::OlderKey { .. }
             | Self::NotWritten(_)
             | Self::Exported { .. }
             | Self::NotClosed(_)
@@ -527,6 +568,7 @@ impl Refusal {
             | Self::EngineStays(_)
             | Self::SnapshotFailed { .. }
             | Self::SettingsNotFollowed { .. }
+            | Self::NotRekeyedYet { .. }
             | Self::GrowthFailed { .. }
             | Self::NoGeneration(_)
             | Self::Random(_)

@@ -43,6 +43,10 @@ impl Control {
             record.generation = generation.ok_or_else(|| Refusal::NoGeneration(record.name.clone()))?;
             record.epoch = Epoch(record.epoch.0 + 1);
             record.owner.clear();
+            // What this copy lacks of that is to be done again.
+            for older in &mut record.older_keys {
+                (older.rewritten, older.position) = (None, 0);
+            }
             record.members = vec![Member { state: MemberState::InSync, ..kept }];
             // Those taken while it was away are lost with the other copies.
             record.snapshots.retain(|known| kept_snapshots.contains(&known.id));

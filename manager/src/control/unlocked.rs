@@ -8,7 +8,7 @@
 use super::exports::export;
 use super::{Control, Refusal};
 use crate::records::{self, EncryptionRecord};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use trivet_api::layout::export_name;
 use trivet_crypto::{DATA_KEY_BYTES, DataKey};
-use trivet_model::{VolumeId, VolumeRecord};
+use trivet_model::{KeyId, VolumeId, VolumeRecord};
 
 /// How long an engine may take to look at its key.
 const HANDING_OVER: Duration = Duration::from_secs(2);
@@ -26,14 +26,21 @@ pub const KEY_TAKEN: u8 = b'1';
 
 /// The keys, shared with who tells people which volumes wait for theirs.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Unlocked(Arc<Mutex<BTreeMap<VolumeId, DataKey>>>);
+pub(crate) struct Unlocked(Arc<Mutex<Keys>>);
+
+/// A volume has two while it goes over to another one.
+type Keys = BTreeMap<(VolumeId, KeyId), DataKey>;
 
 impl Unlocked {
-    pub(crate) fn has(&self, volume: VolumeId) -> bool {
-        self.with(|keys| keys.contains_key(&volume))
+    pub(crate) fn has(&self, record: &VolumeRecord) -> bool {
+        record.key.is_some_and(|key| self.get(record.id, key).is_some())
     }
 
-    fn with<R>(&self, act: impl FnOnce(&mut BTreeMap<VolumeId, DataKey>) -> R) -> R {
+    fn get(&self, volume: VolumeId, key: KeyId) -> Option<DataKey> {
+        self.with(|keys| keys.get(&(volume, key)).cloned())
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Keys) -> R) -> R {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -55,19 +62,30 @@ impl Control {
     /// Keeps a key for its volume's engine.
     pub(super) fn keep_key(&self, volume: VolumeId, key: DataKey) -> Result<(), Refusal> {
         trivet_keys::guard_process().map_err(Refusal::Unguarded)?;
-        self.unlocked.with(|keys| keys.insert(volume, key));
+        self.unlocked.with(|keys| keys.insert((volume, key.id()), key));
         Ok(())
     }
 
+    /// A volume's key of this name, if it is here.
+    pub(super) fn kept_key(&self, volume: VolumeId, key: KeyId) -> Option<DataKey> {
+        self.unlocked.get(volume, key)
+    }
+
     pub(super) fn forget_key(&self, volume: VolumeId) {
-        self.unlocked.with(|keys| keys.remove(&volume));
+        self.forget_other_keys(volume, None);
+    }
+
+    pub(super) fn forget_other_keys(&self, volume: VolumeId, but: Option<KeyId>) {
+        self.unlocked.with(|keys| keys.retain(|(of, key), _| *of != volume || Some(*key) == but));
     }
 
     /// Hands the keys that are here to the engines that wait for them: of the volumes, and of their snapshots
     /// that are exported.
     pub(super) async fn hand_over_keys(&self) -> Result<(), Refusal> {
         let store = self.store.as_ref();
-        for volume in self.unlocked.with(|keys| keys.keys().copied().collect::<Vec<_>>()) {
+        let volumes: BTreeSet<VolumeId> =
+            self.unlocked.with(|keys| keys.keys().map(|(volume, _)| *volume).collect());
+        for volume in volumes {
             let Some((record, _)) = records::read::<VolumeRecord>(store, &volume.to_string())? else {
                 continue;
             };
@@ -78,7 +96,7 @@ impl Control {
                     sockets.push(self.layout.export_key_socket(&name)?);
                 }
             }
-            let Some(key) = self.unlocked.with(|keys| keys.get(&volume).cloned()) else { continue };
+            let Some(key) = record.key.and_then(|key| self.kept_key(volume, key)) else { continue };
             for socket in sockets {
                 match tokio::time::timeout(HANDING_OVER, hand_over(&socket, &key)).await {
                     Ok(Ok(true)) => tracing::info!(volume = %record.name, "its engine has its key"),
@@ -96,7 +114,7 @@ impl Control {
 
     /// Refuses what needs the key of an encrypted volume while it is not here.
     pub(super) fn check_unlocked(&self, record: &VolumeRecord) -> Result<(), Refusal> {
-        let locked = record.key.is_some() && !self.unlocked.has(record.id);
+        let locked = record.key.is_some() && !self.unlocked.has(record);
         if locked { Err(Refusal::NotUnlocked(record.name.clone())) } else { Ok(()) }
     }
 

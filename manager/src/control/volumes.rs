@@ -85,6 +85,8 @@ impl Control {
             settings,
             copies: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
             key: encryption.as_ref().map(WrappedKey::data_key),
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: None,
         };
@@ -95,7 +97,9 @@ impl Control {
             records::put(&index, None),
         ];
         let encrypted = encryption.is_some();
-        changes.extend(encryption.map(|key| records::put(&EncryptionRecord { volume: id, key }, None)));
+        changes.extend(
+            encryption.map(|key| records::put(&EncryptionRecord { volume: id, key, next: None }, None)),
+        );
         store.commit(&changes)?;
         tracing::info!(volume = %name, blocks, copies = chosen.len(), encrypted, "made");
         Ok(1)

@@ -77,6 +77,8 @@ fn volume(index: usize) -> VolumeRecord {
         settings: VolumeSettings::default(),
         copies: 0,
         key: None,
+        next_key: None,
+        older_keys: Vec::new(),
         reverting: None,
         import: None,
     }

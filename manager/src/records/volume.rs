@@ -6,7 +6,7 @@ use trivet_model::{VolumeId, VolumeRecord};
 
 impl Record for VolumeRecord {
     const KIND: &'static str = "volume";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
 
     fn id(&self) -> String {
         self.id.to_string()
@@ -36,8 +36,8 @@ mod tests {
     use super::super::tests::assert_layout;
     use super::*;
     use trivet_model::{
-        Ancestor, Durability, Epoch, Generation, InstantImport, KeyId, Member, MemberState, PoolId,
-        RateLimit, Reverting, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
+        Ancestor, Durability, Epoch, Generation, Hex, InstantImport, KeyId, Member, MemberState, OlderKey,
+        PoolId, RateLimit, Reverting, Sharing, SnapshotId, SnapshotRecord, Stamp, VolumeSettings,
     };
 
     #[test]
@@ -80,6 +80,15 @@ mod tests {
             },
             copies: 3,
             key: Some(KeyId::from_bytes([4; 16])),
+            next_key: Some(KeyId::from_bytes([5; 16])),
+            older_keys: vec![OlderKey {
+                key: KeyId::from_bytes([3; 16]),
+                until: Stamp::from_u64(10),
+                sealed: Some(Hex([6; 48])),
+                position: 11,
+                changed: 12,
+                rewritten: None,
+            }],
             reverting: Some(Reverting {
                 to: SnapshotId::from_bytes([3; 16]),
                 safety: None,
@@ -96,7 +105,7 @@ mod tests {
         assert_layout(
             &record,
             concat!(
-                r#"{"version":7,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
+                r#"{"version":8,"id":"01010101-0101-0101-0101-010101010101","name":"disk0","#,
                 r#""blocks":2621440,"generation":3,"owner":"pid 7","epoch":4,"wait_owed":false,"members":["#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"in-sync"},"#,
                 r#"{"replica":"02020202-0202-0202-0202-020202020202","address":"h:1","state":"stale","since":9}],"#,
@@ -107,7 +116,12 @@ mod tests {
                 r#""sharing":"parent","is_image":false,"settings":{"durability":"write-through","#,
                 r#""iops_limit":{"per_second":1000,"burst":2000},"bandwidth_limit":null,"#,
                 r#""snapshot_limit":70,"verified_reads":true},"copies":3,"#,
-                r#""key":"04040404-0404-0404-0404-040404040404","reverting":{"#,
+                r#""key":"04040404-0404-0404-0404-040404040404","#,
+                r#""next_key":"05050505-0505-0505-0505-050505050505","#,
+                r#""older_keys":[{"key":"03030303-0303-0303-0303-030303030303","until":10,"#,
+                r#""sealed":"060606060606060606060606060606060606060606060606"#,
+                r#"060606060606060606060606060606060606060606060606","#,
+                r#""position":11,"changed":12,"rewritten":null}],"reverting":{"#,
                 r#""to":"03030303-0303-0303-0303-030303030303","safety":null,"position":5,"changed":6},"#,
                 r#""import":{"source":"nbd://host/x","bytes":5000,"fingerprint":77,"hydrated":1}}"#
             ),

@@ -72,7 +72,10 @@ impl ManagerService {
         if origin(&present) != origin(record) {
             return Err(Refusal::Identity("origin"));
         }
-        if present.key != record.key {
+        // To the key that it shall have next, and to no other.
+        let goes_over = present.next_key.is_some() && record.key == present.next_key;
+        let keys = if goes_over { (present.next_key, None) } else { (present.key, present.next_key) };
+        if (record.key, record.next_key) != keys {
             return Err(Refusal::Identity("key"));
         }
         if !(present.blocks..=VOLUME_BLOCKS_MAX).contains(&record.blocks) {

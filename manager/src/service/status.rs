@@ -5,7 +5,9 @@ use crate::control::flattening::go_on;
 use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
-use crate::engine_report::{self, MemberReport, RevertReport, ScrubReport, SyncReport, VolumeReport};
+use crate::engine_report::{
+    self, MemberReport, ResealReport, RevertReport, ScrubReport, SyncReport, VolumeReport,
+};
 use crate::records::{
     self, AttachmentRecord, ClusterRecord, DeletionRecord, EncryptionRecord, NodeRecord, ReplacementReason,
     ReplacementRecord, ScrubRecord,
@@ -15,6 +17,7 @@ use std::path::Path;
 use trivet_api::convert::record_to_wire;
 use trivet_api::layout::export_name;
 use trivet_api::v1;
+use trivet_keys::WrappedKey;
 use trivet_model::{Member, Revision, ScrubCounts, Sharing, VolumeRecord};
 
 impl ManagerService {
@@ -99,7 +102,7 @@ impl ManagerService {
         let scrub = records::read::<ScrubRecord>(self.store.as_ref(), &record.id.to_string())?;
         let scrub = scrub.map(|(scrub, _)| describe_scrub(scrub, seen.scrub, record.blocks));
         let encryption = match record.key {
-            Some(_) => Some(self.encryption(&record, engine.as_ref())?),
+            Some(_) => Some(self.encryption(&record, engine.as_ref(), seen.resealing)?),
             None => None,
         };
         Ok(v1::VolumeStatus {
@@ -145,12 +148,19 @@ impl ManagerService {
         &self,
         record: &VolumeRecord,
         engine: Option<&v1::EngineStatus>,
+        seen: Option<ResealReport>,
     ) -> Result<v1::Encryption, Refusal> {
         let kept = records::read::<EncryptionRecord>(self.store.as_ref(), &record.id.to_string())?;
         let silent = engine.is_some_and(|engine| engine.state.is_empty());
+        let wrapped = |key| {
+            let kept = kept.as_ref().and_then(|(kept, _)| kept.wrapped(key));
+            kept.map(WrappedKey::to_text).unwrap_or_default()
+        };
         Ok(v1::Encryption {
-            wrapped_key: kept.map(|(kept, _)| kept.key.to_text()).unwrap_or_default(),
-            locked: silent && !self.control.has_key(record.id),
+            wrapped_key: wrapped(record.key),
+            locked: silent && !self.control.has_key(record),
+            next_wrapped_key: record.next_key.map(|next| wrapped(Some(next))).unwrap_or_default(),
+            resealing: describe_resealing(record, seen),
         })
     }
 
@@ -280,6 +290,25 @@ fn engine_member(member: &MemberReport) -> v1::EngineMember {
 
 const fn sync_progress(sync: SyncReport) -> v1::SyncProgress {
     v1::SyncProgress { position: sync.position, copied_blocks: sync.copied_blocks, since_ms: sync.since_ms }
+}
+
+/// What the record says of blocks that are sealed anew, and the engine.
+fn describe_resealing(record: &VolumeRecord, seen: Option<ResealReport>) -> Option<v1::Resealing> {
+    let newest = record.older_keys.last().filter(|_| record.is_resealing())?;
+    let seen = seen.unwrap_or(ResealReport {
+        position: newest.position,
+        changed: newest.changed,
+        bytes_per_second: 0,
+        seconds_left: None,
+        waits: Some("the volume is not open".to_owned()),
+    });
+    Some(v1::Resealing {
+        position: seen.position,
+        changed: seen.changed,
+        bytes_per_second: seen.bytes_per_second,
+        seconds_left: seen.seconds_left,
+        waits: seen.waits.unwrap_or_default(),
+    })
 }
 
 /// What the record says of a revert under way, and the engine.

@@ -18,6 +18,10 @@ use trivet_replica::store::{Finding, verify};
 /// forget tombstones at different times.
 type Held = Option<(Stamp, Vec<u8>)>;
 
+fn contents(held: &Held) -> Vec<u8> {
+    held.as_ref().map_or_else(|| vec![0; BLOCK_SIZE], |held| held.1.to_vec())
+}
+
 impl World {
     /// What a running replica holds of a block, as a cut shows it.
     fn held(&self, host: usize, block: u64, cut: Stamp) -> Result<Held, String> {
@@ -45,7 +49,9 @@ impl World {
         if self.profile.encrypted {
             let cloned = self.profile.has(Fault::Cloned);
             let writer = if cloned { crate::cloning::writer_of(version.stamp) } else { VOLUME };
-            bytes = opened(writer, block, &version, &bytes).map_err(|why| format!("host {host}: {why}"))?;
+            let key = self.key_number(version.stamp);
+            bytes = opened((writer, key), block, &version, &bytes)
+                .map_err(|why| format!("host {host}: {why}"))?;
         }
         Ok(Some((version.stamp, bytes)))
     }
@@ -184,6 +190,7 @@ impl World {
         let touched = self.oracle.touched.iter().copied().collect();
         self.check_alike(&self.records.in_sync(), touched, Check::Alike);
         self.check_snapshots();
+        self.check_keys();
     }
 
     /// Every member in sync has the snapshots that are recorded, and no others; each shows the same on all,
@@ -276,6 +283,13 @@ impl World {
             return;
         }
         let settled = self.oracle.settled_blocks();
+        if !self.is_rekeyed() {
+            // The engine writes of itself.
+            let who = self.records.in_sync();
+            return self.check_alike_by(&who, settled, Check::Alike, |known, held| {
+                contents(known) == contents(held)
+            });
+        }
         self.check_alike(&self.records.in_sync(), settled, Check::Alike);
     }
 
@@ -291,8 +305,6 @@ impl World {
         let mut running = self.records.in_sync();
         running.retain(|host| self.hosts[*host].process.is_some());
         let settled = self.oracle.settled_blocks();
-        let contents =
-            |held: &Held| held.as_ref().map_or_else(|| vec![0; BLOCK_SIZE], |held| held.1.to_vec());
         self.check_alike_by(&running, settled, Check::Alike, |known, held| contents(known) == contents(held));
     }
 

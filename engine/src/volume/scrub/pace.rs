@@ -22,7 +22,7 @@ const FORGET: u32 = 256;
 
 /// A token bucket that is paid afterwards: what is taken may exceed what is there.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::volume) struct Pace {
     bytes_per_second: u64,
     share: u32,
     available: i64,
@@ -31,28 +31,28 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const fn new(now: Duration, bytes_per_second: u64) -> Self {
+    pub(in crate::volume) const fn new(now: Duration, bytes_per_second: u64) -> Self {
         let least = Duration::ZERO;
         Self { bytes_per_second, share: SHARE_WHOLE, available: 0, filled_at: now, least }
     }
 
-    pub(super) const fn bytes_per_second(&self) -> u64 {
+    pub(in crate::volume) const fn bytes_per_second(&self) -> u64 {
         self.bytes_per_second
     }
 
-    pub(super) const fn set_rate(&mut self, bytes_per_second: u64) {
+    pub(in crate::volume) const fn set_rate(&mut self, bytes_per_second: u64) {
         self.bytes_per_second = bytes_per_second;
     }
 
     /// How long until the next window may begin.
-    pub(super) fn wait(&self, now: Duration) -> Duration {
+    pub(in crate::volume) fn wait(&self, now: Duration) -> Duration {
         let debt = u64::try_from(-self.available_at(now)).unwrap_or(0);
         Duration::from_nanos(debt.saturating_mul(1_000_000_000) / self.rate())
     }
 
     /// A window was read: so many bytes, while consumers had much in flight or not, and members took
     /// `latency` to answer them.
-    pub(super) fn read(&mut self, now: Duration, bytes: u64, busy: bool, latency: Duration) {
+    pub(in crate::volume) fn read(&mut self, now: Duration, bytes: u64, busy: bool, latency: Duration) {
         self.available = self.available_at(now).saturating_sub_unsigned(bytes);
         self.filled_at = now;
         let strained = self.is_strained(latency);

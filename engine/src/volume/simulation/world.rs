@@ -108,6 +108,8 @@ impl World {
             settings: VolumeSettings { verified_reads: faults.verified, ..VolumeSettings::default() },
             copies: 0,
             key: faults.verified.then(|| data_key().id()),
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: hydrates.then(|| InstantImport {
                 source: "nbd://source/x".to_owned(),

@@ -79,6 +79,8 @@ impl World {
             settings: VolumeSettings::default(),
             copies: u32::try_from(members_wanted).unwrap(),
             key: None,
+            next_key: None,
+            older_keys: Vec::new(),
             reverting: None,
             import: None,
         };
