@@ -208,8 +208,8 @@ impl Planted {
         Self::MixTagsInMerge,
     ];
 
-    /// Whether seeds need more than a minute to find it, since their worlds seldom come near, or nobody has measured
-    /// yet how long they need (docs/testing.md, "Open").
+    /// Whether seeds need more than a minute to find it: their worlds seldom come near (docs/testing.md,
+    /// "Open").
     #[must_use]
     pub const fn is_rare(self) -> bool {
         matches!(
@@ -222,9 +222,6 @@ impl Planted {
                 | Self::SkipSwitchFlush
                 | Self::DropUnwitnessed
                 | Self::RecordUnstableHydration
-                | Self::WriteWhileRekeying
-                | Self::ResealBesideWrites
-                | Self::RecordResealedEarly
         )
     }
 
