@@ -139,6 +139,14 @@ fn a_member_brought_back_has_what_a_snapshot_shows_that_was_taken_meanwhile() {
     holds(17622, "kill-replica,slow-disk,snapshot", 5.571);
 }
 
+/// The engine: a revert's snapshot was taken again by the next engine, at another cut, and a member that had been
+/// away and kept the first was asked to keep the second, again and again.
+#[test]
+fn a_member_lets_go_of_a_snapshot_that_was_taken_anew_at_another_cut() {
+    holds(20476, "kill-replica,kill-engine,close-engine,snapshot,reader,revert", 35.189);
+    holds(20188, "replica-power,total-power,grow,scrub,snapshot,revert", 88.360);
+}
+
 /// The simulator: a revert was recorded while all hosts were off, and what its snapshot shows was taken for zeros.
 #[test]
 fn a_revert_is_judged_by_what_its_snapshot_shows_even_if_nobody_can_be_asked_when_it_is_done() {

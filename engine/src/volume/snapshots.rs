@@ -346,12 +346,15 @@ impl VolumeCore {
     /// One at a time: a member that has many is to answer others meanwhile.
     fn let_go(&mut self, now: Duration, member: MemberIndex) {
         let Some((record, _)) = &self.record else { return };
-        let wanted = |id| {
-            let taken = self.taking.as_ref().is_some_and(|taking| taking.snapshot.id == id);
-            taken || record.snapshots.iter().any(|recorded| recorded.id == id)
+        // One that a revert takes may have been taken before, at another cut, by an engine that did not live to
+        // record it.
+        let taken = self.taking.as_ref().map(|taking| &taking.snapshot);
+        let is_wanted = |known: &SnapshotEntry| {
+            let mut wanted = record.snapshots.iter().chain(taken);
+            wanted.any(|wanted| (wanted.id, wanted.cut) == (known.id, known.cut))
         };
         let link = &self.members[member.0];
-        let surplus = link.snapshots.iter().map(|known| known.id).find(|id| !wanted(*id));
+        let surplus = link.snapshots.iter().find(|known| !is_wanted(known)).map(|known| known.id);
         let serving = self.state == VolumeState::Open && !self.options.read_only;
         if let Some(id) = surplus.filter(|_| serving && link.is_ready() && !link.expects_snapshots()) {
             self.ask(now, member, Control::DeleteSnapshot { id }, Message::DeleteSnapshot { id });
