@@ -65,7 +65,7 @@ A request counts as one I/O, and a large one as one for each MiB.")]
     Attach(AttachArgs),
     /// Stop serving a volume
     Detach(NameArgs),
-    /// Have another key unlock an encrypted volume, or encrypt its data anew, also while it is served
+    /// Have another key unlock an encrypted volume, or encrypt its data anew
     #[command(after_help = "\
 The volume's data key stays the same and is wrapped anew, so nothing is written again: it takes
 no time, and who has had the data key itself keeps it. The old key opens nothing any more.
