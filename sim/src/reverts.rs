@@ -43,7 +43,10 @@ impl World {
             return self.oracle.forget();
         }
         let (found, wanted) = match (self.shown(Stamp::MAX), self.shown_by(to)) {
-            (Ok(found), Ok(wanted)) => (found, wanted),
+            (Ok(found), Ok(Some(wanted))) => (found, wanted),
+            (Ok(_), Ok(None)) => {
+                return self.fail(Check::Reverted, format!("{to} is not recorded any more"));
+            }
             (Err(why), _) => return self.fail(Check::Reverted, format!("after a revert to {to}: {why}")),
             (_, Err(why)) => return self.fail(Check::Snapshots, format!("snapshot {to}: {why}")),
         };
@@ -61,7 +64,13 @@ impl World {
     /// What the snapshot of the last revert shows is known now.
     pub(crate) fn see_revert(&mut self) {
         let Some((to, done)) = self.unseen_revert.take() else { return };
-        match self.shown_by(to) {
+        let shown = match self.shown_by(to) {
+            // It has been deleted since: what is there now counts.
+            Ok(None) => self.shown(Stamp::MAX),
+            Ok(Some(shown)) => Ok(shown),
+            Err(why) => Err(why),
+        };
+        match shown {
             Ok(shown) => {
                 let was = |sector: usize| (sector, shown.get(&sector).copied().unwrap_or(0));
                 let values: BTreeMap<usize, u64> = (0..self.oracle.sectors()).map(was).collect();
@@ -71,13 +80,13 @@ impl World {
         }
     }
 
-    /// What a snapshot showed when it was taken, or shows now.
-    fn shown_by(&self, snapshot: SnapshotId) -> Result<BTreeMap<usize, u64>, String> {
+    /// What a snapshot showed when it was taken, or shows now, if it is still there.
+    fn shown_by(&self, snapshot: SnapshotId) -> Result<Option<BTreeMap<usize, u64>>, String> {
         if let Some(taken) = self.snapshots.get(&snapshot).filter(|taken| !taken.is_empty()) {
-            return Ok(taken.clone());
+            return Ok(Some(taken.clone()));
         }
         let recorded = self.records.record.snapshots.iter().find(|known| known.id == snapshot);
-        self.shown(recorded.ok_or("it is not recorded any more")?.cut)
+        recorded.map(|recorded| self.shown(recorded.cut)).transpose()
     }
 }
 

@@ -151,6 +151,7 @@ fn a_member_lets_go_of_a_snapshot_that_was_taken_anew_at_another_cut() {
 #[test]
 fn a_revert_is_judged_by_what_its_snapshot_shows_even_if_nobody_can_be_asked_when_it_is_done() {
     holds(11650, "total-power,snapshot,revert", 67.806);
+    holds(15974, "kill-replica,replica-power,write-error,crowded-pool,snapshot,revert", 16.030);
 }
 
 /// The replica: a clone let go of its parent before what it had copied from there was stable.
