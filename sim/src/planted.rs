@@ -220,6 +220,7 @@ impl Planted {
                 | Self::KeepReaders
                 | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
+                | Self::PromoteBeforeDrain
                 | Self::DropUnwitnessed
                 | Self::RecordUnstableHydration
         )
