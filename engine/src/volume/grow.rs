@@ -2,7 +2,7 @@
 
 use super::control::Purpose;
 use super::member::Control;
-use super::{Action, MemberFault, MemberIndex, MemberSet, Tag, VolumeCore, VolumeState};
+use super::{Action, MemberFault, MemberIndex, MemberSet, Tag, VolumeCore};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
 use trivet_model::VOLUME_BLOCKS_MAX;
@@ -21,25 +21,18 @@ impl VolumeCore {
     /// size is done at once, shrinking is invalid. Waits for members that are away.
     pub fn grow(&mut self, now: Duration, tag: Tag, blocks: u64) {
         self.now = now;
-        let refused = match self.state {
-            VolumeState::Fenced => Some(IoError::Fenced),
-            VolumeState::Open if self.options.read_only => {
-                Some(IoError::Invalid("the volume is open for reading only"))
+        let refused = self.check_changeable().and_then(|()| {
+            if blocks < self.blocks {
+                Err(IoError::Invalid("a volume cannot shrink"))
+            } else if blocks > VOLUME_BLOCKS_MAX {
+                Err(IoError::Invalid("a volume has at most 64 TiB"))
+            } else if self.growing.is_some() {
+                Err(IoError::Invalid("the volume is being grown already"))
+            } else {
+                Ok(())
             }
-            VolumeState::Open if self.is_reverting() => {
-                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
-            }
-            VolumeState::Open if blocks < self.blocks => Some(IoError::Invalid("a volume cannot shrink")),
-            VolumeState::Open if blocks > VOLUME_BLOCKS_MAX => {
-                Some(IoError::Invalid("a volume has at most 64 TiB"))
-            }
-            VolumeState::Open if self.growing.is_some() => {
-                Some(IoError::Invalid("the volume is being grown already"))
-            }
-            VolumeState::Open => None,
-            _ => Some(IoError::Closed),
-        };
-        if let Some(error) = refused {
+        });
+        if let Err(error) = refused {
             return self.complete(tag, Err(error));
         }
         if blocks == self.blocks {

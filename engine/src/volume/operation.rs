@@ -10,6 +10,7 @@ use super::ordering::Span;
 use super::pieces::{self, Piece};
 use super::query::{Querying, Question};
 use super::read::{Reading, Then};
+use super::state::READ_ONLY;
 use super::write::Writing;
 use super::{MemberSet, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
@@ -116,7 +117,7 @@ impl VolumeCore {
             IoRequest::Read { .. } => {}
             IoRequest::Write { .. } | IoRequest::Discard { .. } | IoRequest::WriteZeroes { .. } => {
                 if self.options.read_only {
-                    return self.complete(tag, Err(IoError::Invalid("the volume is open for reading only")));
+                    return self.complete(tag, Err(READ_ONLY));
                 }
             }
         }

@@ -36,25 +36,16 @@ impl VolumeCore {
     pub fn rekey(&mut self, now: Duration, tag: Tag, key: DataKey) {
         self.now = now;
         let present = self.options.key.as_ref().map(DataKey::id);
-        let refused = match self.state {
-            VolumeState::Fenced => Some(IoError::Fenced),
-            VolumeState::Open if present.is_none() => Some(IoError::Invalid("the volume is not encrypted")),
-            VolumeState::Open if self.options.read_only => {
-                Some(IoError::Invalid("the volume is open for reading only"))
+        let refused = self.check_changeable().and_then(|()| {
+            if present.is_none() {
+                Err(IoError::Invalid("the volume is not encrypted"))
+            } else if self.rekeying.is_some() {
+                Err(IoError::Invalid("the volume is going over to another key already"))
+            } else {
+                Ok(())
             }
-            VolumeState::Open if self.is_reverting() => {
-                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
-            }
-            VolumeState::Open if self.rekeying.is_some() => {
-                Some(IoError::Invalid("the volume is going over to another key already"))
-            }
-            VolumeState::Open => None,
-            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
-                Some(IoError::Invalid("the volume is being opened; try again"))
-            }
-            VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => Some(IoError::Closed),
-        };
-        if let Some(error) = refused {
+        });
+        if let Err(error) = refused {
             return self.complete(tag, Err(error));
         }
         if present == Some(key.id()) {

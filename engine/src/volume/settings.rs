@@ -12,8 +12,9 @@
 
 use super::control::Purpose;
 use super::planted::PlantedFault as Planted;
+use super::state::READ_ONLY;
 use super::throttle::Throttle;
-use super::{Tag, VolumeCore, VolumeState};
+use super::{Tag, VolumeCore};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
 use trivet_model::{Durability, Stamp, VolumeRecord, VolumeSettings};
@@ -34,21 +35,16 @@ impl VolumeCore {
     /// and where writes are stable from now on, everything acknowledged before is, too.
     pub fn change_settings(&mut self, now: Duration, tag: Tag, wanted: Option<VolumeSettings>) {
         self.now = now;
-        let refused = match self.state {
-            VolumeState::Fenced => Some(IoError::Fenced),
-            VolumeState::Open if self.options.read_only && wanted.is_some() => {
-                Some(IoError::Invalid("the volume is open for reading only"))
+        let refused = self.check_open().and_then(|()| {
+            if self.options.read_only && wanted.is_some() {
+                Err(READ_ONLY)
+            } else if self.changing.is_some() {
+                Err(IoError::Invalid("the volume's settings are being changed already"))
+            } else {
+                Ok(())
             }
-            VolumeState::Open if self.changing.is_some() => {
-                Some(IoError::Invalid("the volume's settings are being changed already"))
-            }
-            VolumeState::Open => None,
-            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
-                Some(IoError::Invalid("the volume is being opened; try again"))
-            }
-            VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => Some(IoError::Closed),
-        };
-        if let Some(error) = refused {
+        });
+        if let Err(error) = refused {
             return self.complete(tag, Err(error));
         }
         self.changing = Some(Changing { tag, wanted, until: None });

@@ -52,24 +52,16 @@ impl VolumeCore {
     /// the record says so. What is ordered meanwhile waits for its turn; all waits for members that are away.
     pub fn order_snapshot(&mut self, now: Duration, tag: Tag, order: SnapshotOrder) {
         self.now = now;
-        let refused = match self.state {
-            VolumeState::Fenced => Some(IoError::Fenced),
-            VolumeState::Open if self.options.read_only => {
-                Some(IoError::Invalid("the volume is open for reading only"))
+        let refused = self.check_changeable().and_then(|()| {
+            if self.is_hydrating() {
+                Err(IoError::Invalid("the volume is still being imported"))
+            } else if self.orders.len() >= ORDERS_MAX {
+                Err(IoError::Invalid("too many snapshots wait to be taken and deleted; try again"))
+            } else {
+                Ok(())
             }
-            VolumeState::Open if self.is_reverting() => {
-                Some(IoError::Invalid("the volume is being reverted to a snapshot"))
-            }
-            VolumeState::Open if self.is_hydrating() => {
-                Some(IoError::Invalid("the volume is still being imported"))
-            }
-            VolumeState::Open if self.orders.len() >= ORDERS_MAX => {
-                Some(IoError::Invalid("too many snapshots wait to be taken and deleted; try again"))
-            }
-            VolumeState::Open => None,
-            _ => Some(IoError::Closed),
-        };
-        if let Some(error) = refused {
+        });
+        if let Err(error) = refused {
             return self.complete(tag, Err(error));
         }
         match order {

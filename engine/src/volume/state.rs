@@ -17,6 +17,7 @@
 //! straight to `Closed` unless the volume is open.
 
 use super::{Action, VolumeCore};
+use crate::request::IoError;
 use std::time::Duration;
 use trivet_model::{AuthorityError, KeyId, SnapshotId};
 
@@ -119,7 +120,34 @@ pub(super) enum Failure {
     GenerationsUsedUp,
 }
 
+/// What would change a volume that is not to be changed.
+pub(super) const READ_ONLY: IoError = IoError::Invalid("the volume is open for reading only");
+
 impl VolumeCore {
+    /// Whether orders are carried out now; otherwise why not.
+    pub(super) const fn check_open(&self) -> Result<(), IoError> {
+        match self.state {
+            VolumeState::Open => Ok(()),
+            VolumeState::Claiming | VolumeState::Connecting | VolumeState::Reconciling => {
+                Err(IoError::Invalid("the volume is being opened; try again"))
+            }
+            VolumeState::Closing | VolumeState::Closed | VolumeState::Failed => Err(IoError::Closed),
+            VolumeState::Fenced => Err(IoError::Fenced),
+        }
+    }
+
+    /// Whether orders are carried out now that change what the volume is.
+    pub(super) fn check_changeable(&self) -> Result<(), IoError> {
+        self.check_open()?;
+        if self.options.read_only {
+            Err(READ_ONLY)
+        } else if self.is_reverting() {
+            Err(IoError::Invalid("the volume is being reverted to a snapshot"))
+        } else {
+            Ok(())
+        }
+    }
+
     /// The only place that changes `state`.
     pub(super) fn transition(&mut self, now: Duration, next: VolumeState) {
         assert!(self.state.may_become(next), "a volume cannot go from {:?} to {next:?}", self.state);
