@@ -9,19 +9,21 @@
 //! is asked for a part of the volume that its caches can hold. Who looks at a volume as it is always asks
 //! the first that is there, since without a writer nobody has made its members alike; snapshots are.
 
+mod answer;
+mod then;
+
 use super::operation::{Operation, Outcome, Phase};
 use super::planted::PlantedFault as Planted;
 use super::seal::{self, Unopened};
-use super::segments::{SegmentCursor, patched, push_zeros, trim};
 use super::witness::{Answer, Verifying, stamps_of};
-use super::write::Writing;
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use crate::request::IoError;
-use bytes::Bytes;
+use answer::{is_intact, runs};
+pub(super) use answer::{Answered, Run, fits, is_present};
 use std::time::Duration;
-use trivet_model::checksum::block_crc;
-use trivet_model::{BLOCK_SIZE, BlockRange, SnapshotId, Stamp};
-use trivet_wire::{BlockData, ErrorCode, Message};
+pub(super) use then::Then;
+use trivet_model::{BlockRange, SnapshotId};
+use trivet_wire::{ErrorCode, Message};
 
 /// Consecutive blocks that have the same home (1 MiB).
 pub(super) const HOME_BLOCKS: u64 = 256;
@@ -54,39 +56,6 @@ pub(super) struct Reading {
     pub(super) cause: String,
     /// Of a verified read.
     pub(super) verifying: Option<Box<Verifying>>,
-}
-
-/// What the blocks are read for.
-#[derive(Debug)]
-pub(super) enum Then {
-    /// `length` bytes from byte `skip` of the blocks, for a consumer.
-    Answer { skip: usize, length: usize },
-    /// To lay a consumer's bytes over the one block, from byte `at`, and write it.
-    Patch { at: usize, segments: Vec<Bytes>, force_unit_access: bool },
-    /// To write the block on every member again, a hole as a discard.
-    Rewrite,
-    /// The same, given up when nobody can be read from.
-    Mend,
-    /// To write the blocks on every member, holes as discards.
-    Copy,
-    /// To write the blocks on every member, as a snapshot shows them.
-    Restore,
-    /// To write those blocks anew that have a stamp up to `until`: all that are read but for the `newer` ones.
-    Reseal { until: Stamp, newer: Vec<u64> },
-}
-
-/// A run of blocks that were read, all present or all holes.
-#[derive(Debug)]
-pub(super) struct Run {
-    pub(super) count: u32,
-    pub(super) data: Option<Vec<Bytes>>,
-}
-
-/// What a member has sent of blocks that were read.
-pub(super) struct Answered<'a> {
-    pub(super) present: &'a [u8],
-    pub(super) stamps: &'a [Stamp],
-    pub(super) data: BlockData,
 }
 
 impl Reading {
@@ -409,88 +378,6 @@ impl VolumeCore {
         self.finish(now, id, Outcome::Failed(error));
     }
 
-    fn blocks_read(&mut self, now: Duration, id: OperationId, runs: Vec<Run>) {
-        let reading = reading_mut(&mut self.operations, id);
-        let range = reading.range;
-        let encrypts = self.ciphers.is_some();
-        let then = std::mem::replace(&mut reading.then, Then::Copy);
-        self.counters.blocks_rewritten += u64::from(matches!(then, Then::Rewrite));
-        match then {
-            Then::Answer { skip, length } => {
-                let segments = with_zeros(runs);
-                let whole = skip == 0 && length as u64 == range.bytes();
-                let segments = if whole { segments } else { trim(segments, skip, length) };
-                self.finish(now, id, Outcome::Data(segments));
-            }
-            Then::Patch { at, segments, force_unit_access } => {
-                let merged = patched(&with_zeros(runs), at, &segments);
-                let writing = if merged.iter().all(|&byte| byte == 0) && !self.keeps_zeros(range.start) {
-                    Writing::discard(range, force_unit_access)
-                } else {
-                    Writing::data(range, vec![merged], force_unit_access, encrypts)
-                };
-                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
-                self.send_write(now, id);
-            }
-            Then::Rewrite | Then::Mend => {
-                let writing = match runs.into_iter().find_map(|run| run.data) {
-                    Some(segments) => Writing::data(range, segments, false, encrypts),
-                    None => Writing::discard(range, false),
-                };
-                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
-                self.send_write(now, id);
-            }
-            Then::Restore => {
-                let writing = Writing::data(range, with_zeros(runs), false, encrypts);
-                self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
-                self.send_write(now, id);
-            }
-            Then::Reseal { newer, .. } => self.reseal(now, id, runs, &newer),
-            Then::Copy => {
-                self.operations.remove(&id);
-                if let Some(reconcile) = &mut self.reconcile {
-                    reconcile.trouble = None;
-                }
-                let mut start = range.start;
-                for run in runs {
-                    let part = BlockRange::new(start, run.count);
-                    start = part.end();
-                    self.copy(now, part, run.data);
-                }
-            }
-        }
-    }
-
-    fn copy(&mut self, now: Duration, range: BlockRange, data: Option<Vec<Bytes>>) {
-        self.counters.blocks_reconciled += u64::from(range.count);
-        let writing = match data {
-            Some(segments) => Writing::data(range, segments, false, self.ciphers.is_some()),
-            None => Writing::discard(range, false),
-        };
-        let id = self.add_engine_operation(Phase::Writing(writing));
-        self.send_write(now, id);
-    }
-
-    /// Rewrites blocks on every member as `among` have them.
-    pub(super) fn copy_from(&mut self, now: Duration, range: BlockRange, among: MemberSet, discard: bool) {
-        if discard {
-            return self.copy(now, range, None);
-        }
-        let reading = Phase::Reading(Reading::new(range, among, Then::Copy));
-        let id = self.add_engine_operation(reading);
-        self.send_read(now, id);
-    }
-
-    /// Nothing else is in flight on these blocks: they become again what the snapshot shows.
-    pub(super) fn start_restoring(&mut self, now: Duration, id: OperationId, range: BlockRange) {
-        if !self.is_reverting() {
-            // The volume is being closed: whoever opens it next goes on.
-            return self.finish(now, id, Outcome::Done);
-        }
-        let reading = Reading { at: self.reverts_to(), ..Reading::new(range, MemberSet::ALL, Then::Restore) };
-        self.operations.get_mut(&id).expect("it has its place").phase = Phase::Reading(reading);
-        self.send_read(now, id);
-    }
 }
 
 fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: OperationId) -> &mut Reading {
@@ -498,58 +385,4 @@ fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: 
         Some(Operation { phase: Phase::Reading(reading), .. }) => reading,
         other => panic!("{id:?} is not a read: {other:?}"),
     }
-}
-
-pub(super) fn is_present(present: &[u8], block: u32) -> bool {
-    present[block as usize / 8] & (1 << (block % 8)) != 0
-}
-
-/// Whether an answer has the form of one about `count` blocks.
-pub(super) fn fits(present: &[u8], data: &BlockData, count: u32) -> bool {
-    if present.len() != (count as usize).div_ceil(8) {
-        return false;
-    }
-    let blocks = (0..count).filter(|&block| is_present(present, block)).count();
-    let bytes: usize = data.segments.iter().map(Bytes::len).sum();
-    let whole = data.segments.iter().all(|segment| segment.len().is_multiple_of(BLOCK_SIZE));
-    data.crcs.len() == blocks && bytes == blocks * BLOCK_SIZE && whole
-}
-
-fn is_intact(data: &BlockData) -> bool {
-    let blocks = data.segments.iter().flat_map(|segment| segment.chunks_exact(BLOCK_SIZE));
-    blocks.zip(&data.crcs).all(|(block, &crc)| block_crc(block) == crc)
-}
-
-/// An answer about `count` blocks as runs of present blocks and holes.
-fn runs(present: &[u8], data: Vec<Bytes>, count: u32) -> Vec<Run> {
-    if (0..count).all(|block| is_present(present, block)) {
-        return vec![Run { count, data: Some(data) }];
-    }
-    let mut cursor = SegmentCursor::new(data);
-    let mut runs: Vec<Run> = Vec::new();
-    for block in 0..count {
-        let there = is_present(present, block);
-        match runs.last_mut() {
-            Some(run) if run.data.is_some() == there => run.count += 1,
-            _ => runs.push(Run { count: 1, data: there.then(Vec::new) }),
-        }
-    }
-    for run in &mut runs {
-        if let Some(data) = &mut run.data {
-            *data = cursor.take(run.count as usize * BLOCK_SIZE);
-        }
-    }
-    runs
-}
-
-fn with_zeros(runs: Vec<Run>) -> Vec<Bytes> {
-    let mut segments = Vec::with_capacity(1);
-    for run in runs {
-        match run.data {
-            Some(data) if segments.is_empty() => segments = data,
-            Some(data) => segments.extend(data),
-            None => push_zeros(&mut segments, run.count as usize * BLOCK_SIZE),
-        }
-    }
-    segments
 }
