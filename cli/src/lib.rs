@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bad_reads_view;
 mod bench;
 mod check;
 mod clock;

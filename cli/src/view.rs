@@ -1,5 +1,6 @@
 //! What is shown of a cluster: the same facts as JSON and as tables. Sizes in JSON are bytes.
 
+use crate::bad_reads_view::BadReadsView;
 use crate::failure::Failure;
 use crate::keys_view::{OlderKeyView, ResealView};
 use crate::revert_view::RevertView;
@@ -101,6 +102,8 @@ pub(crate) struct VolumeView {
     pub(crate) revert: Option<RevertView>,
     /// What it is being filled from while it is used.
     pub(crate) import: Option<ImportView>,
+    /// Since its engine started; absent if there was none.
+    pub(crate) bad_reads: Option<BadReadsView>,
     pub(crate) engine: Option<ProcessView>,
 }
 
@@ -451,6 +454,7 @@ pub(crate) fn volume(status: v1::VolumeStatus) -> Result<VolumeView, Failure> {
         encryption,
         revert: status.revert.map(|revert| RevertView::new(revert, record.blocks)),
         import,
+        bad_reads: engine.bad_reads.and_then(BadReadsView::new),
         engine: process,
         name: record.name,
     })

@@ -42,6 +42,25 @@ pub struct VolumeReport {
     /// While blocks are sealed anew under another data key.
     #[serde(default)]
     pub resealing: Option<ResealReport>,
+    /// Since it started.
+    #[serde(default)]
+    pub counters: CountersReport,
+}
+
+/// What an engine was given back otherwise than it was written, and did not pass on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CountersReport {
+    /// Blocks that a member found changed on its medium.
+    pub checksum_errors_medium: u64,
+    /// Reads that a member's device failed.
+    pub medium_errors: u64,
+    /// Answers that were changed on their way.
+    pub checksum_errors_wire: u64,
+    /// Blocks of an encrypted volume that a member gave back otherwise than they were written.
+    pub blocks_forged: u64,
+    /// Blocks of which verified reads found that a member has another version than stands.
+    pub blocks_stale: u64,
 }
 
 /// How far blocks have been sealed anew.

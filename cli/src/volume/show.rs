@@ -127,6 +127,7 @@ fn as_text(volume: &VolumeView) -> String {
         facts.push(("replaced", format!("{} by {}, {why}", replacement.from, replacement.to)));
     }
     facts.extend(volume.revert.iter().map(|revert| ("reverting", revert.to_string())));
+    facts.extend(volume.bad_reads.iter().map(|met| ("bad reads", met.to_string())));
     facts.extend(scrubs(volume));
     if let Some(parent) = &volume.parent {
         facts.push(("clone of", parent.to_string()));

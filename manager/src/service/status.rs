@@ -6,7 +6,7 @@ use crate::control::members::number_of;
 use crate::control::pools::{PoolAnswer, ask_all, of_pool};
 use crate::control::{Refusal, engine_name, export, export_process, volumes};
 use crate::engine_report::{
-    self, MemberReport, ResealReport, RevertReport, ScrubReport, SyncReport, VolumeReport,
+    self, CountersReport, MemberReport, ResealReport, RevertReport, ScrubReport, SyncReport, VolumeReport,
 };
 use crate::records::{
     self, AttachmentRecord, ClusterRecord, DeletionRecord, EncryptionRecord, NodeRecord, ReplacementReason,
@@ -185,6 +185,7 @@ impl ManagerService {
             connections: report.connections,
             members: report.volume.members.iter().map(engine_member).collect(),
             import: report.volume.import.map(sync_progress),
+            bad_reads: Some(bad_reads(report.volume.counters)),
         };
         (engine, report.volume)
     }
@@ -275,6 +276,16 @@ async fn tell_flattening(status: &mut v1::VolumeStatus, record: &VolumeRecord) {
         {
             figures.flattened = Some(report.position);
         }
+    }
+}
+
+const fn bad_reads(counters: CountersReport) -> v1::BadReads {
+    v1::BadReads {
+        medium_blocks: counters.checksum_errors_medium,
+        device_errors: counters.medium_errors,
+        wire_answers: counters.checksum_errors_wire,
+        forged_blocks: counters.blocks_forged,
+        stale_blocks: counters.blocks_stale,
     }
 }
 
