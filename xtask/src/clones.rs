@@ -2,16 +2,17 @@
 //! how fast one is read and written before anything is its own, at the end of a chain, and flattened; and how
 //! long flattening takes.
 
+use crate::bench::workload::{Job, Size};
+use crate::bench::{fio, median};
 use crate::document::{Marks, machine};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 use trivet_tests::nbd::Request;
 use trivet_tests::random::Random;
 use trivet_tests::{Cluster, Setup, patience};
 
-const USAGE: &str = "xtask clones
+const USAGE: &str = "xtask clones (the disk of /var/tmp needs 65 GiB free)
   --size GIB       of the thin volume (1024)
   --written MIB    written to it at random, in blocks of 4 KiB (8192)
   --runtime SECONDS of each measurement of a rate (5)
@@ -31,12 +32,13 @@ const DEPTH: usize = 8;
 const ROUNDS: usize = 3;
 const BLOCK: u64 = 4096;
 const IN_FLIGHT: u64 = 64;
+const WRITES: Job = Job { rw: "randwrite", size: Size::FourKib, depth: 32, sync: None };
 
 struct Bench {
     cluster: Cluster,
     size_gib: u64,
     written_mib: u64,
-    runtime: u64,
+    runtime: u32,
 }
 
 /// Operations of 4 KiB a second.
@@ -51,11 +53,11 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
     let (mut size_gib, mut written_mib, mut runtime, mut write) = (1024, 8192, 5, None);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
-        let number = || value.parse::<u64>().map_err(|e| format!("{name} {value}: {e}"));
+        let invalid = |e: std::num::ParseIntError| format!("{name} {value}: {e}");
         match name.as_str() {
-            "--size" => size_gib = number()?,
-            "--written" => written_mib = number()?,
-            "--runtime" => runtime = number()?,
+            "--size" => size_gib = value.parse().map_err(invalid)?,
+            "--written" => written_mib = value.parse().map_err(invalid)?,
+            "--runtime" => runtime = value.parse().map_err(invalid)?,
             "--write" => write = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown option {name}\n{USAGE}")),
         }
@@ -69,7 +71,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
     bench.attach("c0")?;
     let clone = bench.rates("c0", "a clone of it")?;
     let deep = bench.chain()?;
-    let flattening = bench.flatten("c0")?;
+    let flattening = bench.flatten("c0");
     let flat = bench.rates("c0", "the first clone, flattened")?;
     let text = report(&bench, &[plain, clone, deep, flat], &made, flattening)?;
     println!("{text}");
@@ -142,7 +144,8 @@ impl Bench {
             reads.push(self.read_rate(volume, round as u64)?);
             writes.push(self.write_rate(volume)?);
         }
-        Ok(Rates { name: name.to_owned(), reads: median(reads), writes: median(writes) })
+        let [reads, writes] = [reads, writes].map(|rates| median(rates).ok_or("no round was run"));
+        Ok(Rates { name: name.to_owned(), reads: reads?, writes: writes? })
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -151,7 +154,7 @@ impl Bench {
         let writes = (self.written_mib << 20) / BLOCK;
         let mut random = Random::new(1 << 40 | round);
         let began = patience::now();
-        let until = began + Duration::from_secs(self.runtime);
+        let until = began + Duration::from_secs(u64::from(self.runtime));
         let (mut sent, mut answered) = (0_u64, 0_u64);
         while patience::now() < until {
             while sent - answered < 32 {
@@ -171,22 +174,8 @@ impl Bench {
     fn write_rate(&self, volume: &str) -> Result<f64, String> {
         let shown = self.cluster.trivet_json(&["volume", "show", volume]);
         let uri = shown["uri"].as_str().ok_or("it is not attached")?;
-        let mut fio = Command::new("fio");
-        fio.args([
-            "--name=job",
-            "--ioengine=nbd",
-            "--output-format=json",
-            "--randrepeat=0",
-            "--rw=randwrite",
-        ]);
-        fio.args(["--bs=4k", "--iodepth=32", "--time_based=1", "--norandommap=1", "--size=1g"]);
-        fio.args([format!("--uri={uri}"), format!("--runtime={}", self.runtime)]);
-        let output = fio.output().map_err(|e| format!("cannot start fio (make deps installs it): {e}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let json = text.find('{').map(|at| &text[at..]).unwrap_or_default();
-        let report: serde_json::Value =
-            serde_json::from_str(json).map_err(|e| format!("fio's report: {e}: {text}"))?;
-        report["jobs"][0]["write"]["iops"].as_f64().ok_or_else(|| format!("fio failed: {text}"))
+        let first_gib = fio::served(uri, 1 << 30);
+        Ok(fio::run(&first_gib, &WRITES, self.runtime)?.rate(1))
     }
 
     /// Makes clones of clones, and measures the last.
@@ -201,17 +190,17 @@ impl Bench {
         self.rates(&of, &format!("a clone with {DEPTH} ancestors"))
     }
 
-    fn flatten(&self, volume: &str) -> Result<Duration, String> {
+    fn flatten(&self, volume: &str) -> Duration {
         eprintln!("flattening");
-        let took = self.does(&["volume", "flatten", volume]);
-        let shown = self.cluster.trivet_json(&["volume", "show", volume]);
-        if shown["sharing"] == "nothing" { Ok(took) } else { Err(format!("not flattened: {shown}")) }
+        let began = patience::now();
+        self.does(&["volume", "flatten", volume, "--background"]);
+        patience::wait_for("the clone to share nothing", patience::LONG, || {
+            let shown = self.cluster.trivet_json(&["volume", "show", volume]);
+            patience::until(patience::now() + Duration::from_millis(500));
+            (shown["sharing"] == "nothing").then_some(())
+        });
+        began.elapsed()
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -225,7 +214,7 @@ fn report(bench: &Bench, rates: &[Rates], made: &[Duration], flattening: Duratio
     ))?;
     line(&format!(
         "{:.0} ms (median of {} commands, {MADE} while it was used and {MADE} at rest; the slowest {:.0} ms). Random 4 KiB at",
-        median(milliseconds.clone()),
+        median(milliseconds.clone()).unwrap_or_default(),
         made.len(),
         milliseconds.iter().copied().fold(0.0, f64::max)
     ))?;

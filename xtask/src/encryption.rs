@@ -110,11 +110,7 @@ impl Bench {
     fn target(&self, volume: &str) -> Result<Target, String> {
         let shown = self.cluster.trivet_json(&["volume", "show", volume]);
         let uri = shown["uri"].as_str().ok_or_else(|| format!("{volume} is not attached"))?;
-        Ok(vec![vec![
-            "--ioengine=nbd".into(),
-            format!("--uri={uri}"),
-            format!("--size={}", self.size_mib << 20),
-        ]])
+        Ok(fio::served(uri, self.size_mib << 20))
     }
 
     fn encrypted_target(&self) -> Result<Target, String> {

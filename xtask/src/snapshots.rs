@@ -1,14 +1,16 @@
 //! `xtask snapshots`: what snapshots cost. How long taking one takes and holds writes back, how fast the
 //! volume is with so many of them, and how long deleting them takes to give their space back.
 //!
-//! Between two snapshots blocks all over the volume are overwritten. The volume's random writes have
-//! scattered it before, so that what is measured first is not better off; and what is measured at the end,
-//! without snapshots again, says how much was drift.
+//! Between two snapshots blocks all over the volume are overwritten. A second volume in the same pools is written to
+//! in just the same way and has no snapshots: the two are measured by turns, so that neither the machine's mood
+//! nor the age of the pools is taken for what snapshots cost.
 
+use crate::bench::fio::{self, Target};
+use crate::bench::median;
+use crate::bench::workload::{Job, Size};
 use crate::document::{Marks, machine};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use trivet_tests::nbd::Request;
@@ -16,9 +18,10 @@ use trivet_tests::random::Random;
 use trivet_tests::{Cluster, NbdClient, Setup, patience};
 
 const USAGE: &str = "xtask snapshots
-  --size MIB       of the volume (1024)
+  --size MIB       of each of the two volumes (1024)
   --most N         snapshots (990)
-  --runtime SECONDS of each measurement of a rate (5)
+  --runtime SECONDS of each measurement of a rate (2)
+  --turns N        measurements of each rate of each volume at each number of snapshots (6)
   --write FILE     keep the tables in FILE, between the snapshots markers";
 
 const MARKS: Marks = Marks {
@@ -33,24 +36,41 @@ const LEVELS: [u64; 5] = [0, 10, 100, 250, 990];
 const BETWEEN: u64 = 200;
 /// Snapshots taken at each level to see how long that takes.
 const TAKEN: u64 = 10;
-const ROUNDS: usize = 3;
 const BLOCK: u64 = 4096;
+
+/// The volume with snapshots, and that without.
+const VOLUMES: [&str; 2] = ["disk0", "twin"];
+const SNAPSHOTTED: &str = VOLUMES[0];
+
+const READS: Job = Job { rw: "randread", size: Size::FourKib, depth: 32, sync: None };
+const WRITES: Job = Job { rw: "randwrite", size: Size::FourKib, depth: 32, sync: None };
 
 struct Bench {
     cluster: Cluster,
+    /// Of `VOLUMES`.
+    targets: [Target; 2],
     size_mib: u64,
-    runtime: u64,
+    runtime: u32,
+    turns: usize,
     random: Random,
     taken: u64,
+}
+
+/// Of both volumes, by turns.
+struct Rates {
+    with: f64,
+    without: f64,
+    /// Of each turn, in order of size.
+    ratios: Vec<f64>,
 }
 
 /// What was measured with so many snapshots.
 struct Level {
     snapshots: u64,
-    reads: f64,
-    writes: f64,
-    /// Of the command that takes one, from its start to its end.
-    take: Duration,
+    reads: Rates,
+    writes: Rates,
+    /// Of the commands that take one, from start to end.
+    takes: Vec<Duration>,
     /// The slowest of one writer's writes while one was taken, and in as much time without.
     paused: Vec<Duration>,
     unpaused: Vec<Duration>,
@@ -58,23 +78,30 @@ struct Level {
 
 /// Runs it.
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
-    let (mut size_mib, mut most, mut runtime, mut write) = (1024, 1000, 5, None);
+    let (mut size_mib, mut most, mut runtime, mut turns, mut write) = (1024, 1000, 2, 6, None);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
-        let number = || value.parse::<u64>().map_err(|e| format!("{name} {value}: {e}"));
+        let invalid = |e: std::num::ParseIntError| format!("{name} {value}: {e}");
         match name.as_str() {
-            "--size" => size_mib = number()?,
-            "--most" => most = number()?,
-            "--runtime" => runtime = number()?,
+            "--size" => size_mib = value.parse().map_err(invalid)?,
+            "--most" => most = value.parse().map_err(invalid)?,
+            "--runtime" => runtime = value.parse().map_err(invalid)?,
+            "--turns" => turns = value.parse().map_err(invalid)?,
             "--write" => write = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown option {name}\n{USAGE}")),
         }
     }
-    let cluster = Cluster::start_as(Setup::new(3, &format!("{size_mib}MiB")));
-    let mut bench = Bench { cluster, size_mib, runtime, random: Random::new(1), taken: 0 };
-    eprintln!("filling and scattering the volume");
-    bench.fio("write", &["--bs=1M", "--iodepth=8", "--end_fsync=1"])?;
-    bench.rate("randwrite", 4 * runtime)?;
+    let size = format!("{size_mib}MiB");
+    let cluster = Cluster::start_as(Setup::new(3, &size));
+    drop(cluster.trivet(&["volume", "create", VOLUMES[1], "--size", &size]).succeeded());
+    drop(cluster.trivet(&["volume", "attach", VOLUMES[1]]).succeeded());
+    let targets = VOLUMES.map(|volume| fio::served(&uri_of(&cluster, volume), size_mib << 20));
+    let mut bench = Bench { cluster, targets, size_mib, runtime, turns, random: Random::new(1), taken: 0 };
+    eprintln!("filling and scattering both volumes");
+    for target in &bench.targets {
+        fio::fill(target, size_mib << 20)?;
+        fio::run(target, &WRITES, 4 * runtime)?;
+    }
     let used_before = bench.used_when_quiet();
     let mut levels = Vec::new();
     for level in LEVELS.into_iter().filter(|level| *level <= most) {
@@ -82,9 +109,8 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
         levels.push(bench.level(level)?);
     }
     let used_most = bench.used_when_quiet();
-    let (deleting, freeing) = bench.delete_all(used_before)?;
-    let again = bench.level(0)?;
-    let text = report(&bench, &levels, &again, (used_before, used_most), (deleting, freeing))?;
+    let deleted = bench.delete_all(used_before)?;
+    let text = report(&bench, &levels, (used_before, used_most), deleted)?;
     println!("{text}");
     match write {
         None => Ok(()),
@@ -92,57 +118,54 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
     }
 }
 
-impl Bench {
-    fn fio(&self, rw: &str, options: &[&str]) -> Result<f64, String> {
-        let mut fio = Command::new("fio");
-        fio.args(["--name=job", "--ioengine=nbd", "--output-format=json", "--randrepeat=0"]);
-        fio.args([format!("--uri={}", self.cluster.uri()), format!("--rw={rw}")]);
-        fio.arg(format!("--size={}m", self.size_mib)).args(options);
-        let output = fio.output().map_err(|e| format!("cannot start fio (make deps installs it): {e}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let json = text.find('{').map(|at| &text[at..]).unwrap_or_default();
-        let report: serde_json::Value =
-            serde_json::from_str(json).map_err(|e| format!("fio's report: {e}: {text}"))?;
-        let job = &report["jobs"][0];
-        if !output.status.success() || job["error"] != 0 {
-            return Err(format!("fio failed: {text}"));
-        }
-        let iops = |way: &str| job[way]["iops"].as_f64().unwrap_or(0.0);
-        Ok(iops("read") + iops("write"))
-    }
+fn uri_of(cluster: &Cluster, volume: &str) -> String {
+    let shown = cluster.trivet_json(&["volume", "show", volume]);
+    shown["uri"].as_str().unwrap_or_default().to_owned()
+}
 
-    /// Operations of 4 KiB a second, 32 in flight.
-    fn rate(&self, rw: &str, seconds: u64) -> Result<f64, String> {
-        let runtime = format!("--runtime={seconds}");
-        self.fio(rw, &["--bs=4k", "--iodepth=32", "--time_based=1", "--norandommap=1", &runtime])
+impl Bench {
+    /// Operations a second of the two volumes, measured by turns.
+    fn rates(&self, job: &Job) -> Result<Rates, String> {
+        let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+        for turn in 0..self.turns {
+            let mut latest = [0.0; 2];
+            // Each is first in its turn.
+            for which in [turn % 2, (turn + 1) % 2] {
+                latest[which] = fio::run(&self.targets[which], job, self.runtime)?.rate(1);
+                rates[which].push(latest[which]);
+            }
+            ratios.push(latest[0] / latest[1]);
+            eprintln!("{}: {:.0}/s, {:.0}/s without", job.rw, latest[0], latest[1]);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let [with, without] = rates.map(|rates| median(rates).ok_or("no turn was run"));
+        Ok(Rates { with: with?, without: without?, ratios })
     }
 
     fn level(&mut self, snapshots: u64) -> Result<Level, String> {
         eprintln!("measuring with {snapshots} snapshots");
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            reads.push(self.rate("randread", self.runtime)?);
-            writes.push(self.rate("randwrite", self.runtime)?);
-        }
-        let (take, paused, unpaused) = self.pauses()?;
-        Ok(Level { snapshots, reads: median(reads), writes: median(writes), take, paused, unpaused })
+        let (reads, writes) = (self.rates(&READS)?, self.rates(&WRITES)?);
+        let [takes, paused, unpaused] = self.pauses()?;
+        Ok(Level { snapshots, reads, writes, takes, paused, unpaused })
     }
 
     /// Takes snapshots until there are so many, blocks overwritten between them.
     fn reach(&mut self, level: u64) -> Result<(), String> {
-        let mut client = self.cluster.connect();
+        let mut clients = VOLUMES.map(|volume| self.cluster.connect_to(volume));
         for number in self.count()..level {
             if number % 100 == 0 {
                 eprintln!("taking snapshots: {number} of {level}");
             }
-            self.overwrite(&mut client, BETWEEN)?;
+            for client in &mut clients {
+                self.overwrite(client, BETWEEN)?;
+            }
             self.take();
         }
         Ok(())
     }
 
     fn count(&self) -> u64 {
-        let listed = self.cluster.trivet_json(&["snapshot", "list", "disk0"]);
+        let listed = self.cluster.trivet_json(&["snapshot", "list", SNAPSHOTTED]);
         listed.as_array().map_or(0, |listed| listed.len() as u64)
     }
 
@@ -162,12 +185,13 @@ impl Bench {
 
     fn take(&mut self) {
         self.taken += 1;
-        drop(self.cluster.trivet(&["snapshot", "create", "disk0", &format!("s{}", self.taken)]).succeeded());
+        let create = ["snapshot", "create", SNAPSHOTTED, &format!("s{}", self.taken)];
+        drop(self.cluster.trivet(&create).succeeded());
     }
 
     /// Has one writer write, takes snapshots meanwhile and deletes them again: how long that takes, and the
     /// slowest write each time.
-    fn pauses(&mut self) -> Result<(Duration, Vec<Duration>, Vec<Duration>), String> {
+    fn pauses(&mut self) -> Result<[Vec<Duration>; 3], String> {
         let mut client = self.cluster.connect();
         let blocks = self.size_mib * ((1 << 20) / BLOCK);
         let stop = AtomicBool::new(false);
@@ -184,6 +208,8 @@ impl Bench {
                 }
                 Ok::<_, String>(writes)
             });
+            // Also if a command fails: the scope ends when its threads have ended.
+            let stopped = Stops(&stop);
             for _ in 0..TAKEN {
                 let began = patience::now();
                 patience::until(began + Duration::from_millis(300));
@@ -191,28 +217,28 @@ impl Bench {
                 self.take();
                 windows.push((began, taking, patience::now()));
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stopped);
             writer.join().map_err(|_panic| "the writer has panicked".to_owned())?
         })?;
         for number in first..=self.taken {
-            let delete = ["snapshot", "delete", "disk0", &format!("s{number}"), "--yes"];
+            let delete = ["snapshot", "delete", SNAPSHOTTED, &format!("s{number}"), "--yes"];
             drop(self.cluster.trivet(&delete).succeeded());
         }
         let slowest = |from: Instant, until: Instant| {
             let within = writes.iter().filter(|(began, ended)| *ended >= from && *began < until);
             within.map(|(began, ended)| *ended - *began).max().unwrap_or_default()
         };
-        let takes = windows.iter().map(|(_, taking, taken)| (*taken - *taking).as_secs_f64()).collect();
+        let takes: Vec<Duration> = windows.iter().map(|(_, taking, taken)| *taken - *taking).collect();
         // As long before each as it took.
         let before = |taking: Instant, taken: Instant| slowest(taking - (taken - taking), taking);
         let paused = windows.iter().map(|(_, taking, taken)| slowest(*taking, *taken)).collect();
         let unpaused = windows.iter().map(|(_, taking, taken)| before(*taking, *taken)).collect();
-        Ok((Duration::from_secs_f64(median(takes)), paused, unpaused))
+        Ok([takes, paused, unpaused])
     }
 
     /// Bytes in use once they do not change any more.
     fn used_when_quiet(&self) -> u64 {
-        let used = || self.cluster.trivet_json(&["volume", "show", "disk0"])["used_bytes"].as_u64();
+        let used = || self.cluster.trivet_json(&["volume", "show", SNAPSHOTTED])["used_bytes"].as_u64();
         let mut before = None;
         patience::wait_for("the volume to be quiet", patience::LONG, || {
             patience::until(patience::now() + Duration::from_secs(3));
@@ -226,69 +252,77 @@ impl Bench {
     /// Deletes all snapshots; how long that takes, and until their space is back.
     fn delete_all(&self, used_before: u64) -> Result<(Duration, Duration), String> {
         let began = patience::now();
-        let listed = self.cluster.trivet_json(&["snapshot", "list", "disk0"]);
+        let listed = self.cluster.trivet_json(&["snapshot", "list", SNAPSHOTTED]);
         for snapshot in listed.as_array().into_iter().flatten() {
             let name = snapshot["name"].as_str().ok_or("a snapshot without a name")?;
-            drop(self.cluster.trivet(&["snapshot", "delete", "disk0", name, "--yes"]).succeeded());
+            drop(self.cluster.trivet(&["snapshot", "delete", SNAPSHOTTED, name, "--yes"]).succeeded());
         }
         let deleted = patience::now();
         patience::wait_for("all space to be back", patience::LONG, || {
-            let used = self.cluster.trivet_json(&["volume", "show", "disk0"])["used_bytes"].as_u64();
+            let used = self.cluster.trivet_json(&["volume", "show", SNAPSHOTTED])["used_bytes"].as_u64();
             used.is_some_and(|used| used <= used_before).then_some(())
         });
         Ok((deleted - began, patience::now() - deleted))
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+/// Has a thread stop when it is dropped.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Median and most.
 pub(crate) fn milliseconds(durations: &[Duration]) -> (f64, f64) {
     let all: Vec<f64> = durations.iter().map(|duration| duration.as_secs_f64() * 1000.0).collect();
-    (median(all.clone()), all.into_iter().fold(0.0, f64::max))
+    (median(all.clone()).unwrap_or_default(), all.into_iter().fold(0.0, f64::max))
+}
+
+/// Rates of both volumes, the ratio and the middle half of the ratios.
+fn cells(rates: &Rates) -> String {
+    let Rates { with, without, ratios } = rates;
+    let quarter = ratios.len() / 4;
+    let (low, high) = (ratios[quarter], ratios[ratios.len() - 1 - quarter]);
+    let ratio = median(ratios.clone()).unwrap_or_default();
+    format!("{with:.0}/s | {without:.0}/s | {ratio:.2} ({low:.2} to {high:.2})")
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn report(
     bench: &Bench,
     levels: &[Level],
-    again: &Level,
     (used_before, used_most): (u64, u64),
     (deleting, freeing): (Duration, Duration),
 ) -> Result<String, String> {
     let mut text = format!("Measured on {}.\n\n", machine(&std::env::temp_dir()));
     let mut line = |content: &str| writeln!(text, "{content}").map_err(|e| e.to_string());
+    let Bench { size_mib, runtime, turns, .. } = bench;
     line(&format!(
-        "A volume of {} MiB on three replicas, filled and randomly overwritten; {BETWEEN} random blocks overwritten between two",
-        bench.size_mib
+        "Two volumes of {size_mib} MiB on the same three replicas, filled and randomly overwritten. One has snapshots, {BETWEEN} \
+         random blocks overwritten between two;\nthe other has none, and the same overwrites. Random 4 KiB at depth 32, {turns} turns \
+         of {runtime} s each; medians, and the middle half of the ratios within the turns.\n"
     ))?;
+    line("| snapshots | reads | without | ratio | writes | without | ratio |")?;
+    line("|---|---|---|---|---|---|---|")?;
+    for Level { snapshots, reads, writes, .. } in levels {
+        line(&format!("| {snapshots} | {} | {} |", cells(reads), cells(writes)))?;
+    }
     line(&format!(
-        "snapshots. Random 4 KiB at depth 32, medians of {ROUNDS} times {} s; {TAKEN} snapshots taken beside one writer at depth 1.\n",
-        bench.runtime
+        "\n{TAKEN} snapshots taken beside one writer at depth 1, times in milliseconds (median, most):\n"
     ))?;
     line(
-        "| snapshots | reads | to none | writes | to none | taking one | slowest write meanwhile: median, most | in as much time without |",
+        "| snapshots | taking one, as a command | slowest write meanwhile | slowest write in as much time without |",
     )?;
-    line("|---|---|---|---|---|---|---|---|")?;
-    let Some(none) = levels.first() else { return Err("nothing was measured".to_owned()) };
-    for level in levels.iter().chain([again]) {
-        let (paused, unpaused) = (milliseconds(&level.paused), milliseconds(&level.unpaused));
-        let name = if std::ptr::eq(level, again) { "none again" } else { &level.snapshots.to_string() };
-        line(&format!(
-            "| {name} | {:.0}/s | {:.2} | {:.0}/s | {:.2} | {:.0} ms | {:.1} ms, {:.1} ms | {:.1} ms, {:.1} ms |",
-            level.reads,
-            level.reads / none.reads,
-            level.writes,
-            level.writes / none.writes,
-            level.take.as_secs_f64() * 1000.0,
-            paused.0,
-            paused.1,
-            unpaused.0,
-            unpaused.1
-        ))?;
+    line("|---|---|---|---|")?;
+    for Level { snapshots, takes, paused, unpaused, .. } in levels {
+        let [takes, paused, unpaused] = [takes, paused, unpaused].map(|durations| {
+            let (median, most) = milliseconds(durations);
+            format!("{median:.1}, {most:.1}")
+        });
+        line(&format!("| {snapshots} | {takes} | {paused} | {unpaused} |"))?;
     }
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let most = levels.last().map_or(0, |level| level.snapshots);

@@ -16,6 +16,12 @@ pub(crate) struct Measured {
     pub(crate) cpu_seconds: f64,
 }
 
+/// A disk served over NBD, of so many bytes.
+pub(crate) fn served(uri: &str, bytes: u64) -> Target {
+    // fio knows an engine's options only after its name.
+    vec![vec!["--ioengine=nbd".into(), format!("--uri={uri}"), format!("--size={bytes}")]]
+}
+
 /// Writes everything once.
 pub(crate) fn fill(target: &Target, bytes: u64) -> Result<(), String> {
     let once = ["--rw=write", "--bs=1M", "--iodepth=8", "--end_fsync=1"].map(str::to_owned);

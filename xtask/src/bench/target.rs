@@ -98,9 +98,7 @@ impl Volume {
     }
 
     pub(crate) fn fio_target(&self) -> Target {
-        let size = format!("--size={}", self.size_bytes);
-        // fio knows an engine's options only after its name.
-        vec![vec!["--ioengine=nbd".into(), format!("--uri={}", self.uri), size]]
+        fio::served(&self.uri, self.size_bytes)
     }
 
     /// What is measured, for the report.
