@@ -365,7 +365,10 @@ impl VolumeCore {
             (Purpose::Keys, Ok((record, revision))) => {
                 self.adopt(now, &record);
                 match self.with_keys(&record) {
-                    Some(wanted) => self.swap(now, revision, wanted),
+                    Some(wanted) => {
+                        self.note_rekeying(&wanted);
+                        self.swap(now, revision, wanted);
+                    }
                     None => {
                         self.record_learnt(now, record, revision);
                         self.keys_recorded(now);

@@ -18,8 +18,8 @@ use super::seal::{self, Unopened};
 use super::witness::{Answer, Verifying, stamps_of};
 use super::{MemberFault, MemberIndex, MemberSet, OperationId, VolumeCore, VolumeState};
 use crate::request::IoError;
-use answer::{is_intact, runs};
 pub(super) use answer::{Answered, Run, fits, is_present};
+use answer::{is_intact, runs};
 use std::time::Duration;
 pub(super) use then::Then;
 use trivet_model::{BlockRange, SnapshotId};
@@ -377,7 +377,6 @@ impl VolumeCore {
         let error = IoError::Medium { start: range.start, end: range.end(), cause };
         self.finish(now, id, Outcome::Failed(error));
     }
-
 }
 
 fn reading_mut(operations: &mut hashbrown::HashMap<OperationId, Operation>, id: OperationId) -> &mut Reading {

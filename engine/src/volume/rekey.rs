@@ -1,14 +1,14 @@
 //! Going over to another data key while the volume is served.
 //!
 //! ```text
-//!  ordered, with the key ─► no write gets a stamp ─► the record: the new key, and the last stamp of the old ─►
-//!  writes go on, sealed under the new one; blocks are sealed anew in the background (reseal.rs)
+//!  ordered, with the key ─► the record is read ─► no write gets a stamp ─► the record: the new key, and the last
+//!  stamp of the old ─► writes go on, sealed under the new one; blocks are sealed anew in the background (reseal.rs)
 //! ```
 //!
 //! The record says which key the volume shall have next before anybody is told that key; an order for another
-//! one comes to nothing. Swapping the new key in is the one point at which anything changes: until it is known
-//! what became of it, no write gets a stamp, so that whatever has a stamp was sealed under the key that the
-//! record names for it. What is on its way has its stamps, and is sealed already: nothing need be drained.
+//! one comes to nothing. Swapping the new key in is the one point at which anything changes: from when it is asked
+//! for until it is known what became of it, no write gets a stamp, so that whatever has a stamp was sealed under the
+//! key that the record names for it. Before that, and while nobody can be asked, I/O goes on. What is on its way has its stamps, and is sealed already: nothing need be drained.
 //!
 //! The old key stays in the record, sealed under the new one, for as long as something needs it.
 
@@ -27,6 +27,10 @@ use trivet_model::{Hex, OLDER_KEYS_MAX, OlderKey, VolumeRecord};
 pub(super) struct Rekeying {
     pub(super) tag: Tag,
     key: DataKey,
+    /// The record has been asked for since: what it says counts.
+    is_asked: bool,
+    /// It has been asked to have the key, and may have it.
+    is_undecided: bool,
 }
 
 impl VolumeCore {
@@ -51,9 +55,10 @@ impl VolumeCore {
         if present == Some(key.id()) {
             return self.complete(tag, Ok(IoReply::Done));
         }
-        self.rekeying = Some(Rekeying { tag, key });
-        // A reading of the record that is under way may have begun too early: then the next one counts.
-        if self.errand.is_none() {
+        // A conversation with the authority that is under way may have begun too early: then the next one counts.
+        let is_asked = self.errand.is_none();
+        self.rekeying = Some(Rekeying { tag, key, is_asked, is_undecided: false });
+        if is_asked {
             self.run_errand(Purpose::Keys);
         }
     }
@@ -61,7 +66,15 @@ impl VolumeCore {
     /// Whether no write gets a stamp, since it is not known yet which key it would be sealed under.
     pub(super) fn is_rekeying(&self) -> bool {
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
-        serving && self.rekeying.is_some() && !self.has_planted(Planted::WriteWhileRekeying)
+        let undecided = self.rekeying.as_ref().is_some_and(|rekeying| rekeying.is_undecided);
+        serving && undecided && !self.has_planted(Planted::WriteWhileRekeying)
+    }
+
+    /// The record is asked to be this from now on.
+    pub(super) fn note_rekeying(&mut self, wanted: &VolumeRecord) {
+        if let Some(rekeying) = &mut self.rekeying {
+            rekeying.is_undecided |= wanted.key == Some(rekeying.key.id());
+        }
     }
 
     pub(super) fn awaits_keys_record(&self) -> bool {
@@ -97,21 +110,24 @@ impl VolumeCore {
 
     /// The record says what it should, or that somebody else wants something else.
     pub(super) fn keys_recorded(&mut self, now: Duration) {
-        let Some(Rekeying { tag, key }) = self.rekeying.take() else {
-            return self.resealing_recorded(now);
-        };
         let Some((record, _)) = &self.record else { return };
-        if self.may_rekey(record, &key) {
-            // It was ordered while something else was being recorded.
-            self.rekeying = Some(Rekeying { tag, key });
-            self.resealing_recorded(now);
-        } else if record.key == Some(key.id()) {
-            self.gone_over(now, tag, key);
-        } else {
-            self.complete(
-                tag,
-                Err(IoError::Invalid("the record does not name this key as the volume's next")),
-            );
+        match self.rekeying.take() {
+            None => return self.resealing_recorded(now),
+            Some(Rekeying { tag, key, .. }) if record.key == Some(key.id()) => self.gone_over(now, tag, key),
+            Some(rekeying) if !rekeying.is_asked => {
+                // It was ordered while something else was being recorded.
+                self.rekeying = Some(Rekeying { is_asked: true, ..rekeying });
+                self.resealing_recorded(now);
+                self.run_errand(Purpose::Keys);
+            }
+            Some(Rekeying { tag, .. }) => {
+                let why = if record.older_keys.len() < OLDER_KEYS_MAX {
+                    "the record does not name this key as the volume's next"
+                } else {
+                    "the record keeps as many older data keys as it can"
+                };
+                self.complete(tag, Err(IoError::Invalid(why)));
+            }
         }
         self.release_held_writes(now);
         self.begin_flush(now);

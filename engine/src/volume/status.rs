@@ -267,6 +267,12 @@ impl VolumeCore {
                 Some(self.why_reverting())
             }
             VolumeState::Open if !self.required_are_ready() => Some(away()),
+            VolumeState::Open if self.is_rekeying() => {
+                let trouble = self.authority_trouble.as_deref().unwrap_or("it has not answered yet");
+                Some(format!(
+                    "writes wait until the record says whether the volume has its new data key: {trouble}"
+                ))
+            }
             VolumeState::Open if self.members.iter().any(is_missing) => {
                 let missing = self.what_is_missing();
                 Some(

@@ -93,7 +93,13 @@ impl VolumeCore {
     }
 
     /// Rewrites blocks on every member as `among` have them.
-    pub(in crate::volume) fn copy_from(&mut self, now: Duration, range: BlockRange, among: MemberSet, discard: bool) {
+    pub(in crate::volume) fn copy_from(
+        &mut self,
+        now: Duration,
+        range: BlockRange,
+        among: MemberSet,
+        discard: bool,
+    ) {
         if discard {
             return self.copy(now, range, None);
         }

@@ -369,3 +369,21 @@ fn with_two_copies_the_witness_answers_where_the_other_takes_long_and_is_held_ag
     world.answer(reader);
     assert_eq!(writes(&world), 2);
 }
+
+#[test]
+fn writes_go_on_while_another_key_is_ordered_until_the_record_is_asked_to_have_it() {
+    let mut world = World::new(1, verified());
+    world.settle();
+    world.order_another_key();
+    world.zero(8);
+    assert_eq!(writes(&world), 3, "nobody knows whether the authority will ever answer");
+    (0..3).for_each(|member| world.answer(member));
+    world.ask_authority();
+    world.zero(8);
+    assert_eq!(writes(&world), 0, "it may be sealed under either key");
+    assert!(world.core.reason().is_some_and(|reason| reason.contains("new data key")));
+    world.ask_authority();
+    assert_eq!((writes(&world), world.core.reason()), (3, None));
+    world.settle();
+    world.members_are_identical().unwrap();
+}

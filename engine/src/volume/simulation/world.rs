@@ -8,7 +8,7 @@ use super::model_member::ModelMember;
 use super::{PlantedFault, Random};
 use crate::volume::{
     Action, CoreOptions, MemberFault, MemberIndex, ScrubCounts, ScrubOrder, ScrubStatus, Standing, Tag,
-    VolumeCore, VolumeState,
+    VolumeCore,
 };
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -457,7 +457,6 @@ impl World {
             }
         }
     }
-
 }
 
 fn data_key() -> DataKey {
