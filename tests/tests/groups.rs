@@ -166,16 +166,16 @@ fn what_is_frozen_is_thawed_whatever_happens() {
     patience::wait_for("both to be thawed", patience::SOON, || (sorted(said()) == all).then_some(()));
     process::pause(&replicas, false);
 
-    // Killed while a file system takes long to freeze, which may be frozen by then.
+    // Killed while a file system takes long to freeze, which may be frozen by then: nothing else waits for it.
     std::fs::remove_file(&log).expect("it is there");
-    let mut killed = trivet(&["snapshot", "create", "disk0", "four", "--freeze", "/a", "--freeze", "/slow"])
-        .spawn()
-        .expect("it runs");
+    let slow = ["--freeze", "/a", "--freeze", "/slow", "--post", &note("post")];
+    let mut killed =
+        trivet(&[&["snapshot", "create", "disk0", "four"][..], &slow[..]].concat()).spawn().expect("it runs");
     let frozen = ["--freeze /a", "--freeze /slow"];
     patience::wait_for("both to be told", patience::SOON, || (said() == frozen).then_some(()));
     killed.kill().expect("it is there");
     killed.wait().expect("it ends");
-    let thawed = [&frozen[..], &["--unfreeze /a", "--unfreeze /slow"]].concat();
+    let thawed = [&frozen[..], &["--unfreeze /a", "post", "--unfreeze /slow"]].concat();
     patience::wait_for("both to be thawed", patience::SOON, || (said() == thawed).then_some(()));
     assert!(!names(&cluster, "disk0").contains(&"four".to_owned()));
 }

@@ -3,7 +3,10 @@
 //! A guard of its own, which Ctrl-C does not reach, freezes the file systems when this process says so, and
 //! holds a pipe from it. When the pipe ends, by the word of this process or because it is gone, or when that
 //! takes too long, the guard thaws what it has frozen, nothing else, and runs what is to be run afterwards.
-//! There is no other way in which these happen. One that takes too long to freeze holds up no others.
+//! There is no other way in which these happen.
+//!
+//! One that takes too long to freeze holds up no others. It may be frozen yet, when whoever holds it up gets on: the
+//! kernel does not let the program go before that, killed or not. The guard stays, alone, until then, and thaws it.
 
 use super::{CreateArgs, GuardArgs};
 use crate::failure::{Exit, Failure};
@@ -17,8 +20,6 @@ use tokio::time::Instant;
 
 /// For how long file systems are frozen at most: whoever writes to one stands still meanwhile.
 const FROZEN_MAX: Duration = Duration::from_secs(30);
-/// For how long the guard tries to thaw one of which it cannot tell whether it is frozen.
-const DOUBTFUL_MAX: Duration = Duration::from_secs(5);
 /// Between looks at whether a program has ended.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -57,8 +58,7 @@ impl Frozen {
         match begun {
             Ok(()) => Ok(Self { guard: Some(guard) }),
             Err(failure) => {
-                // What went wrong first is what counts.
-                drop(guard.end());
+                guard.leave();
                 Err(failure)
             }
         }
@@ -108,13 +108,25 @@ impl Guard {
         }
     }
 
-    /// Ends it: it thaws, and runs what is to be run afterwards.
-    fn end(mut self) -> Result<(), Failure> {
+    /// Has it thaw, and run what is to be run afterwards; until that is done. What it said.
+    fn finish(&mut self) -> String {
         drop(self.process.stdin.take());
         let mut said = String::new();
-        if let Err(error) = self.says.read_to_string(&mut said) {
-            said = error.to_string();
+        match self.says.read_to_string(&mut said) {
+            Ok(_) => said,
+            Err(error) => error.to_string(),
         }
+    }
+
+    /// The same after a failure, which is what counts. It may have a file system to wait for: that is left to it.
+    fn leave(mut self) {
+        let said = self.finish();
+        tracing::debug!(said, "the guard is left to itself");
+    }
+
+    /// Ends it.
+    fn end(mut self) -> Result<(), Failure> {
+        let said = self.finish();
         let status = self.process.wait().map_err(|error| failed("--freeze", &error.to_string()))?;
         if said.contains(LATE) {
             return Err(Failure::new(
@@ -160,10 +172,10 @@ pub(super) fn guard(arguments: &GuardArgs) -> Result<(), Failure> {
     }
     let thaw = |path: &PathBuf| run("thawing", fsfreeze("--unfreeze", path));
     let thawed: Vec<Result<(), Failure>> = done.frozen.iter().rev().map(thaw).collect();
-    if let Some(path) = done.doubtful {
-        thaw_if_frozen(path);
-    }
     let after = arguments.post.as_ref().map_or(Ok(()), |post| run("--post", shell(post)));
+    if let Some(doubtful) = done.doubtful {
+        doubtful.thaw_when_known();
+    }
     thawed.into_iter().collect::<Result<(), Failure>>().and(after)
 }
 
@@ -171,8 +183,7 @@ pub(super) fn guard(arguments: &GuardArgs) -> Result<(), Failure> {
 #[derive(Default, Debug)]
 struct Freezing<'a> {
     frozen: &'a [PathBuf],
-    /// It was not frozen in time; it may become so.
-    doubtful: Option<&'a PathBuf>,
+    doubtful: Option<Doubtful<'a>>,
     /// Why not all are frozen.
     refused: Option<String>,
 }
@@ -183,9 +194,11 @@ fn freeze<'a>(paths: &'a [PathBuf], until: Instant, words: &Receiver<String>) ->
     for (at, path) in paths.iter().enumerate() {
         let mut command = fsfreeze("--freeze", path);
         let (doubtful, why) = match ends(&mut command, until, words) {
-            Ok(Some(status)) if status.success() => continue,
-            Ok(Some(status)) => (None, format!("{command:?} ended with {status}")),
-            Ok(None) => (Some(path), format!("{command:?} has not ended within {} s", FROZEN_MAX.as_secs())),
+            Ok(Ended::With(status)) if status.success() => continue,
+            Ok(Ended::With(status)) => (None, format!("{command:?} ended with {status}")),
+            Ok(Ended::Killed(process)) => {
+                (Some(Doubtful { path, process }), format!("{command:?} did not end in time"))
+            }
             Err(error) => (None, format!("{command:?}: {error}")),
         };
         return Freezing { frozen: &paths[..at], doubtful, refused: Some(why) };
@@ -193,31 +206,51 @@ fn freeze<'a>(paths: &'a [PathBuf], until: Instant, words: &Receiver<String>) ->
     Freezing { frozen: paths, doubtful: None, refused: None }
 }
 
-/// Nothing is said of what comes of it: most likely it is not frozen, and refuses.
-fn thaw_if_frozen(path: &Path) {
-    let until = Instant::now() + DOUBTFUL_MAX;
-    let mut command = fsfreeze("--unfreeze", path);
-    let (_open, silence) = mpsc::channel();
-    let status = ends(command.stderr(Stdio::null()), until, &silence);
-    tracing::debug!(?status, ?path, "thawed in case it was frozen");
+/// A file system that was not frozen in time. It may be frozen yet.
+#[derive(Debug)]
+struct Doubtful<'a> {
+    path: &'a Path,
+    process: Child,
 }
 
-/// Runs a program until then at most, and as long as somebody may say something. None if it had to be killed; then
-/// it may go on all the same, where the kernel does not let it go.
-fn ends(
-    command: &mut Command,
-    until: Instant,
-    words: &Receiver<String>,
-) -> std::io::Result<Option<ExitStatus>> {
+impl Doubtful<'_> {
+    /// Thaws it when the kernel has come to an end with freezing it, which may take as long as the volume below
+    /// stands still. Nothing is said of that any more: nobody waits for it.
+    fn thaw_when_known(mut self) {
+        if let Err(error) = let_go_of_output() {
+            tracing::debug!(%error, "whoever reads what the guard says waits for its end");
+        }
+        let frozen = self.process.wait();
+        let thawed = fsfreeze("--unfreeze", self.path).stdin(Stdio::null()).stderr(Stdio::null()).status();
+        tracing::debug!(?frozen, ?thawed, path = ?self.path, "thawed in case it was frozen");
+    }
+}
+
+/// Has whoever reads this process's output and errors see their end.
+fn let_go_of_output() -> std::io::Result<()> {
+    let nothing = std::fs::File::options().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    Ok(rustix::stdio::dup2_stderr(&nothing)?)
+}
+
+/// What has become of a program.
+enum Ended {
+    With(ExitStatus),
+    /// It had to be killed; where the kernel does not let it go, it goes on all the same until it does.
+    Killed(Child),
+}
+
+/// Runs a program until then at most, and as long as somebody may say something.
+fn ends(command: &mut Command, until: Instant, words: &Receiver<String>) -> std::io::Result<Ended> {
     let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     loop {
         if let Some(status) = process.try_wait()? {
-            return Ok(Some(status));
+            return Ok(Ended::With(status));
         }
         let alone = words.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected);
         if alone || Instant::now() >= until {
             process.kill()?;
-            return Ok(None);
+            return Ok(Ended::Killed(process));
         }
     }
 }
