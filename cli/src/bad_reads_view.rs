@@ -53,7 +53,8 @@ mod tests {
     fn only_what_was_met_is_told() {
         assert_eq!(BadReadsView::new(v1::BadReads::default()), None);
         let met = v1::BadReads { medium_blocks: 3, stale_blocks: 1, ..v1::BadReads::default() };
-        let words = "3 blocks changed on a medium, 1 block older than what stands, none of which was passed on";
+        let words =
+            "3 blocks changed on a medium, 1 block older than what stands, none of which was passed on";
         assert_eq!(BadReadsView::new(met).unwrap().to_string(), words);
     }
 }

@@ -99,9 +99,11 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
             "wait a moment; if it stays so, go on with it: trivet volume rekey NAME --data, with its key",
             Exit::Conflict,
         ),
-        FailureKind::InUse if message.contains("older data keys already") => {
-            ("delete the oldest of its snapshots: trivet snapshot list NAME", Exit::Conflict)
-        }
+        FailureKind::InUse if message.contains("older data keys already") => (
+            "delete the oldest of its snapshots (trivet snapshot list NAME), and see that all copies are in sync \
+                 (trivet volume show NAME)",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("would need an older data key") => (
             "clone the volume as it is once all is encrypted anew (trivet volume show NAME says when), or export \
              that snapshot and import it into a new volume",
@@ -111,9 +113,10 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
             "it does as soon as its engine can; trivet volume show NAME says so; the same command goes on with it",
             Exit::Failed,
         ),
-        FailureKind::InUse if message.contains("is not attached for writing") => {
-            ("attach it first: trivet volume attach NAME", Exit::Conflict)
-        }
+        FailureKind::InUse if message.contains("is not attached for writing") => (
+            "attach it first: trivet volume attach NAME; if it is attached for reading only, detach it before",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("writes were not held") || message.contains("opened anew") => {
             ("nothing was taken of any volume; try again", Exit::Conflict)
         }
@@ -135,9 +138,11 @@ fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
                  was written to it: trivet volume delete NAME",
             Exit::Conflict,
         ),
-        FailureKind::InUse if message.contains("is still being imported") => {
-            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
-        }
+        FailureKind::InUse if message.contains("is still being imported") => (
+            "wait until that is done: trivet volume show NAME says how far it is; while it is not attached, it \
+                 rests: trivet volume attach NAME",
+            Exit::Conflict,
+        ),
         FailureKind::InUse if message.contains("was still being imported") => (
             "delete it and import it again: its source has all but what was written since: trivet volume delete NAME",
             Exit::Conflict,

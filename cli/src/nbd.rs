@@ -4,12 +4,15 @@
 //! waits for us to read never waits for ever because we wait for it to read.
 
 use std::io::{self, IoSlice};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use trivet_nbd::{Connection, Event, Export, Finished, ProtocolError, Request, Server, Uri, Wanted};
 
 const RECEIVE_BYTES: usize = 256 << 10;
 const SLICES_MAX: usize = 64;
+/// A server that says nothing for so long is not worth waiting for.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A connection.
 pub(crate) struct NbdClient {
@@ -25,6 +28,14 @@ type Halves = (Box<dyn AsyncRead + Unpin + Send>, Box<dyn AsyncWrite + Unpin + S
 impl NbdClient {
     /// Connects, and agrees on everything.
     pub(crate) async fn connect(uri: &Uri, wanted: Wanted) -> io::Result<Self> {
+        let connected = tokio::time::timeout(ANSWER_MAX, Self::connect_in_time(uri, wanted)).await;
+        connected.unwrap_or_else(|_elapsed| {
+            let cause = format!("it does not answer within {} s", ANSWER_MAX.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, cause))
+        })
+    }
+
+    async fn connect_in_time(uri: &Uri, wanted: Wanted) -> io::Result<Self> {
         match &uri.server {
             Server::Unix(path) => Self::over(UnixStream::connect(path).await?, &uri.export, wanted).await,
             Server::Tcp(address) => {

@@ -34,6 +34,8 @@ pub struct Jail {
     pub memory_bytes_max: u64,
     /// Of processor time.
     pub cpu_seconds_max: u64,
+    /// The process that started it, whose end is its end.
+    pub parent: u32,
 }
 
 const WRITABLE: &str = "--writable";
@@ -41,7 +43,7 @@ const SOCKET: &str = "--socket";
 
 /// A jail's description that makes no sense: only we write them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a jail is IMAGE MEMORY-BYTES CPU-SECONDS [--writable] [--socket] -- PROGRAM ARGUMENTS")]
+#[error("a jail is IMAGE MEMORY-BYTES CPU-SECONDS PARENT [--writable] [--socket] -- PROGRAM ARGUMENTS")]
 pub struct BadDescription;
 
 impl Jail {
@@ -51,6 +53,7 @@ impl Jail {
         let mut command = Command::new(&launcher.program);
         command.args(&launcher.arguments).arg(&self.image);
         command.arg(self.memory_bytes_max.to_string()).arg(self.cpu_seconds_max.to_string());
+        command.arg(self.parent.to_string());
         command.args(self.writable.then_some(WRITABLE)).args(self.socket.then_some(SOCKET));
         command.arg("--").arg(program).args(arguments).env_clear().stdin(Stdio::null());
         command
@@ -77,8 +80,9 @@ impl Jail {
     pub fn parse(words: &[OsString]) -> Result<(Self, &[OsString]), BadDescription> {
         let end = words.iter().position(|word| word == "--").ok_or(BadDescription)?;
         let (jail, program) = (&words[..end], &words[end + 1..]);
-        let [image, memory, cpu, options @ ..] = jail else { return Err(BadDescription) };
-        let number = |word: &OsString| word.to_str().and_then(|word| word.parse().ok()).ok_or(BadDescription);
+        let [image, memory, cpu, parent, options @ ..] = jail else { return Err(BadDescription) };
+        let number =
+            |word: &OsString| word.to_str().and_then(|word| word.parse::<u64>().ok()).ok_or(BadDescription);
         if program.is_empty() || options.iter().any(|option| option != WRITABLE && option != SOCKET) {
             return Err(BadDescription);
         }
@@ -88,6 +92,7 @@ impl Jail {
             socket: options.iter().any(|option| option == SOCKET),
             memory_bytes_max: number(memory)?,
             cpu_seconds_max: number(cpu)?,
+            parent: u32::try_from(number(parent)?).or(Err(BadDescription))?,
         };
         Ok((jail, program))
     }
@@ -111,17 +116,19 @@ mod tests {
         let launcher = Launcher { program: "/bin/trivet".into(), arguments: vec!["confine".to_owned()] };
         for (writable, socket) in [(false, false), (true, true)] {
             let image = PathBuf::from("/a/--writable");
-            let jail = Jail { image, writable, socket, memory_bytes_max: 1 << 40, cpu_seconds_max: 7 };
+            let jail =
+                Jail { image, writable, socket, memory_bytes_max: 1 << 40, cpu_seconds_max: 7, parent: 9 };
             let command = jail.command(&launcher, Path::new("/usr/bin/x"), &["--".to_owned()]);
             let words: Vec<OsString> = command.get_args().skip(1).map(OsString::from).collect();
             let (parsed, program) = Jail::parse(&words).unwrap();
             assert_eq!((parsed, program.to_vec()), (jail, vec!["/usr/bin/x".into(), "--".into()]));
         }
         for bad in [
-            &["a", "1", "2"][..],
-            &["a", "1", "2", "--"],
-            &["a", "1", "--", "x"],
-            &["a", "b", "2", "--", "x"],
+            &["a", "1", "2", "3"][..],
+            &["a", "1", "2", "3", "--"],
+            &["a", "1", "2", "--", "x"],
+            &["a", "b", "2", "3", "--", "x"],
+            &["a", "1", "2", "-3", "--", "x"],
         ] {
             let words: Vec<OsString> = bad.iter().map(OsString::from).collect();
             assert_eq!(Jail::parse(&words), Err(BadDescription));

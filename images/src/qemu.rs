@@ -33,6 +33,7 @@ pub fn inspection_jail(image: &Path) -> Jail {
         socket: false,
         memory_bytes_max: MEMORY_BYTES_MAX,
         cpu_seconds_max: INSPECTION_SECONDS_MAX,
+        parent: std::process::id(),
     }
 }
 
@@ -63,6 +64,7 @@ pub fn serving_jail(image: &Path, size: u64, writable: bool) -> Jail {
         socket: true,
         memory_bytes_max: MEMORY_BYTES_MAX,
         cpu_seconds_max: seconds,
+        parent: std::process::id(),
     }
 }
 

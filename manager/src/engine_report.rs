@@ -305,6 +305,7 @@ mod tests {
             revert: Some(revert),
             import: None,
             resealing: Some(resealing),
+            counters: CountersReport { blocks_stale: 1, ..CountersReport::default() },
         };
         let report = EngineReport { state: "degraded: x".into(), serving: true, connections: 2, volume };
         let listener = UnixListener::bind(&path).unwrap();

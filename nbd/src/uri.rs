@@ -28,7 +28,8 @@ const PORT_DEFAULT: u16 = 10_809;
 /// The URI of an export on a unix socket.
 #[must_use]
 pub fn unix_uri(export: &str, socket: &Path) -> String {
-    format!("nbd+unix:///{export}?socket={}", encode(socket.as_os_str().as_bytes()))
+    let (export, socket) = (encode(export.as_bytes()), encode(socket.as_os_str().as_bytes()));
+    format!("nbd+unix:///{export}?socket={socket}")
 }
 
 impl std::str::FromStr for Uri {
@@ -66,7 +67,7 @@ impl std::str::FromStr for Uri {
     }
 }
 
-/// Everything that is not allowed to stand for itself in a query becomes `%XX`.
+/// Everything that is not allowed to stand for itself in a path or a query becomes `%XX`.
 fn encode(bytes: &[u8]) -> String {
     let mut text = String::new();
     for &byte in bytes {

@@ -333,7 +333,7 @@ fn in_the_jail_there_is_the_image_and_nothing_else() {
     let jailed = |options: &[&str], program: &[&str]| {
         let mut command = trivet_tests::cluster::trivet();
         command
-            .args(["confine", "--", text(&image), "1073741824", "5"])
+            .args(["confine", "--", text(&image), "1073741824", "5", &std::process::id().to_string()])
             .args(options)
             .arg("--")
             .args(program);

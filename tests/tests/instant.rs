@@ -124,10 +124,8 @@ fn right_data_at_every_moment_from_a_slow_source_with_kills_in_the_middle() {
     let mut client = connect(&cluster);
     let mut oracle = Oracle::new(&image, 11);
     oracle.use_volume(&mut client, 2);
-    // The target is a second on a machine that does nothing else; a busy one must not fail for that.
-    let usable = patience::now() - began;
-    eprintln!("made, attached, read and written after {} ms", usable.as_millis());
-    assert!(usable < Duration::from_secs(10), "{usable:?}");
+    // The target is a second on a machine that does nothing else.
+    eprintln!("made, attached, read and written after {} ms", (patience::now() - began).as_millis());
     let view = shown(&cluster);
     assert_eq!(view["state"], "hydrating", "{view}");
     assert!(view["import"]["imported_bytes"].as_u64().is_some_and(|bytes| bytes < 96 * MIB), "{view}");
@@ -234,6 +232,7 @@ fn a_source_that_is_away_or_another_delays_and_is_named() {
         (&["import", "https://127.0.0.1:1/x", "x", "--instant"][..], &["download it"][..]),
         (&["import", &back.uri(), "x", "--instant", "--size", "8MiB"], &["--size"]),
         (&["import", &back.uri(), "disk0", "--instant"], &["disk0"]),
+        (&["import", &back.uri(), "moved", "--instant", "--dry-run"], &["opened before"]),
         (&["import", "nbd://127.0.0.1:1/x", "x", "--instant"], &["cannot read from"]),
     ] {
         drop(cluster.trivet(arguments).failed_saying(words));
@@ -248,25 +247,45 @@ fn an_image_is_served_by_its_import_which_goes_on_when_it_is_run_again() {
     let image = raw.with_extension("qcow2");
     must("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&raw), text(&image)]);
     let import = ["import", text(&image), "moved", "--instant"];
-    let mut serving = Command::new(trivet_tests::cluster::binary());
-    serving.args(import).env("TRIVET_DIR", cluster.directory()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut serving = serving.spawn().expect("trivet starts");
-    patience::wait_for("the volume to be served", patience::SOON, || {
+    let start = || {
+        let mut serving = Command::new(trivet_tests::cluster::binary());
+        serving.args(import).env("TRIVET_DIR", cluster.directory());
+        serving.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("trivet starts")
+    };
+    let mut serving = start();
+    // Before its engine is up, which is when copying begins.
+    patience::wait_for("the volume to be attached", patience::SOON, || {
         let volumes = cluster.trivet_json(&["volume", "list"]);
         let moved = volumes.as_array()?.iter().find(|volume| volume["name"] == "moved")?.clone();
-        (moved["serving"] == true).then_some(())
+        (moved["attached"] == true).then_some(())
     });
     serving.kill().expect("it can be killed");
     serving.wait().expect("it ends");
     let mut client = connect(&cluster);
     let mut oracle = Oracle::new(&raw, 5);
-    if let Some(bytes) = imported_bytes(&cluster) {
-        eprintln!("killed when {} MiB of 600 were imported", bytes / MIB);
-        wait_for_trouble(&cluster, "not imported yet");
-        let again = cluster.trivet(&import).succeeded();
-        assert!(again.stdout.contains("is in moved"), "{again}");
-    }
-    assert_eq!(imported_bytes(&cluster), None);
+    let bytes = imported_bytes(&cluster).expect("it is not all imported");
+    eprintln!("killed when {} MiB of 600 were imported", bytes / MIB);
+    wait_for_trouble(&cluster, "not imported yet");
+    // Another image under the same name, with the same ends, is not taken for it.
+    let kept = image.with_extension("kept");
+    fs::rename(&image, &kept).expect("it can be renamed");
+    fs::copy(&kept, &image).expect("it can be copied");
+    drop(
+        cluster
+            .trivet(&import)
+            .failed_saying(&["is not what it was when that began", "trivet volume delete"]),
+    );
+    fs::rename(&kept, &image).expect("it can be renamed");
+    // It is served on, whatever becomes of the manager.
+    let mut serving = start();
+    patience::wait_for("the source to be back", patience::SOON, || {
+        let view = shown(&cluster);
+        (view["import"].is_null() || view["trouble"] == "").then_some(())
+    });
+    process::kill_hard(&cluster.processes_of(Role::Manager));
+    cluster.up();
+    wait_until_imported(&cluster);
+    assert!(serving.wait().expect("it ends").success());
     oracle.use_volume(&mut client, 100);
     oracle.check_all(&mut client);
     // One that QEMU cannot read makes no volume.
@@ -287,6 +306,13 @@ fn a_new_encrypted_volume_is_imported_at_once_and_sealed() {
     let made = ["volume", "create", "moved", "--size", "12MiB", "--encrypt", "--key-file", text(&key)];
     drop(cluster.trivet(&made).succeeded());
     let import = ["import", &source.uri(), "moved", "--instant", "--wait", "--key-file", text(&key)];
+    let wrong = cluster.scratch().join("wrong");
+    fs::write(&wrong, [8; 32]).expect("a key file");
+    let wrong = [&import[..6], &[text(&wrong)]].concat();
+    drop(cluster.trivet(&wrong).failed_saying(&["nothing was touched"]));
+    drop(cluster.trivet(&import[..5]).failed_saying(&["its key was not given"]));
+    drop(cluster.trivet(&[&import[..4], &["--dry-run"]].concat()).failed_saying(&["its key was not given"]));
+    assert!(shown(&cluster)["import"].is_null(), "nothing has begun");
     let imported = cluster.trivet(&import).succeeded();
     assert!(imported.stdout.contains("is in moved"), "{imported}");
     let view = shown(&cluster);

@@ -27,6 +27,9 @@ const JAIL_PATIENCE: Duration = Duration::from_secs(60);
 /// Looking at a large image takes longer.
 const INSPECTION_PATIENCE: Duration = Duration::from_secs(600);
 
+/// What is kept of what a process said before it ended.
+const LAST_WORDS_BYTES: usize = 4096;
+
 /// What a source has to say.
 #[derive(Debug)]
 pub(super) enum SourceEvent {
@@ -297,7 +300,7 @@ pub(super) fn find(program: &str) -> Result<PathBuf, Failure> {
     qemu::find(program).ok_or_else(|| {
         Failure::new(
             format!("{program} is not installed"),
-            "QEMU's tools read and write the formats other than raw",
+            "QEMU's tools read and write the formats other than raw, and serve images to instant imports",
             "install them: apt-get install qemu-utils",
         )
         .exit(Exit::Machine)
@@ -340,19 +343,37 @@ struct Looked {
 
 impl Looked {
     fn complaint(&self, path: &Path) -> Failure {
-        let text = String::from_utf8_lossy(&self.complained);
-        // The jail's own words, not the inspector's.
+        let silent = "QEMU ended without saying why: it may need more memory or time than it is given";
+        Complaint::of(&self.complained, silent).of_image(path)
+    }
+}
+
+/// Why QEMU has ended that should have read an image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Complaint {
+    pub(super) cause: String,
+    /// The image has nothing to do with it.
+    pub(super) of_machine: bool,
+}
+
+impl Complaint {
+    /// By what it said, or if it said nothing.
+    pub(super) fn of(said: &[u8], silent: &str) -> Self {
+        let text = String::from_utf8_lossy(said);
+        // The jail's own words, not the reader's.
         if let Some(own) = text.strip_prefix("error: ") {
-            let own = own.trim().replace("\n  ", "; ");
-            return explain::process("cannot look at the image", &own).exit(Exit::Machine);
+            return Self { cause: own.trim().replace("\n  ", "; "), of_machine: true };
         }
-        let cause = match &self.complained[..] {
-            [] => {
-                "QEMU ended without saying why: it may need more memory or time than it is given".to_owned()
-            }
-            complained => inspect::complaint(complained).to_string(),
-        };
-        unusable(path, &cause, Exit::Data)
+        let cause = if said.is_empty() { silent.to_owned() } else { inspect::complaint(said).to_string() };
+        Self { cause, of_machine: false }
+    }
+
+    /// As what it means for an import that has made nothing yet.
+    pub(super) fn of_image(&self, path: &Path) -> Failure {
+        if self.of_machine {
+            return explain::process("cannot read the image", &self.cause).exit(Exit::Machine);
+        }
+        unusable(path, &self.cause, Exit::Data)
     }
 }
 
@@ -384,6 +405,18 @@ async fn read_some(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>
         stream.take(most).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
+}
+
+/// The last that a stream brings before its end.
+pub(super) async fn last_words(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let (mut kept, mut part) = (Vec::new(), [0; 1024]);
+    if let Some(mut stream) = stream {
+        while let Ok(count @ 1..) = stream.read(&mut part).await {
+            kept.extend_from_slice(&part[..count]);
+            kept.drain(..kept.len().saturating_sub(LAST_WORDS_BYTES));
+        }
+    }
+    kept
 }
 
 /// Has QEMU serve an image out of a jail.

@@ -9,6 +9,8 @@ use crate::view::{self, VolumeView};
 use crate::volume::key::{KeyArgs, unlock};
 use std::path::PathBuf;
 use trivet_api::{ApiError, Client, FailureKind, Layout, v1};
+use trivet_crypto::DataKey;
+use trivet_keys::KeyHolder;
 use trivet_nbd::Uri;
 
 /// The volumes of a cluster.
@@ -37,6 +39,15 @@ impl Volumes {
         let found = self.client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await;
         let what = || format!("cannot look at volume '{name}'");
         view::volume(found.map_err(|error| explain::api(&self.dir, what(), &error))?)
+    }
+
+    /// The same; nothing while no manager answers.
+    pub(super) async fn get_if_answered(&self, name: &str) -> Result<Option<VolumeView>, Failure> {
+        match self.client.get_volume(v1::GetVolumeRequest { name: name.to_owned() }).await {
+            Ok(found) => view::volume(found).map(Some),
+            Err(ApiError::Unreachable { .. }) => Ok(None),
+            Err(error) => Err(explain::api(&self.dir, format!("cannot look at volume '{name}'"), &error)),
+        }
     }
 
     pub(super) async fn create(
@@ -70,18 +81,30 @@ impl Volumes {
         read_only: bool,
         key: &KeyArgs,
     ) -> Result<VolumeView, Failure> {
-        let what = format!("cannot attach volume '{name}'");
-        let data_key = match key.holder(&what)? {
-            None => Vec::new(),
-            Some(holder) => {
-                let (key, _) = unlock(&self.client, &self.dir, name, &what, holder.as_ref()).await?;
-                key.expose().to_vec()
-            }
+        let key = match key.holder(&cannot_attach(name))? {
+            None => None,
+            Some(holder) => Some(self.unlock(name, holder.as_ref()).await?),
         };
+        self.attach_unlocked(name, read_only, key.as_ref()).await
+    }
+
+    /// Takes the data key of an encrypted volume out.
+    pub(super) async fn unlock(&self, name: &str, holder: &dyn KeyHolder) -> Result<DataKey, Failure> {
+        unlock(&self.client, &self.dir, name, &cannot_attach(name), holder).await.map(|(key, _)| key)
+    }
+
+    /// As [`Volumes::attach`], with the data key where one is needed.
+    pub(super) async fn attach_unlocked(
+        &self,
+        name: &str,
+        read_only: bool,
+        key: Option<&DataKey>,
+    ) -> Result<VolumeView, Failure> {
+        let data_key = key.map_or_else(Vec::new, |key| key.expose().to_vec());
         let request =
             v1::AttachVolumeRequest { name: name.to_owned(), read_only, data_key, ..Default::default() };
         let asked = self.client.attach_volume(request).await;
-        asked.map_err(|error| explain::api(&self.dir, what, &error))?;
+        asked.map_err(|error| explain::api(&self.dir, cannot_attach(name), &error))?;
         self.served(name).await
     }
 
@@ -130,4 +153,8 @@ impl Volumes {
 pub(super) fn parse_uri(name: &str, uri: Option<&str>) -> Result<Uri, Failure> {
     let uri = uri.unwrap_or_default();
     uri.parse().map_err(|error| Failure::new(format!("'{name}' is not served"), error, ""))
+}
+
+fn cannot_attach(name: &str) -> String {
+    format!("cannot attach volume '{name}'")
 }

@@ -57,6 +57,9 @@ pub enum ConfineError {
     /// The filter of system calls was refused.
     #[error("the filter of system calls cannot be set: {0}")]
     Seccomp(String),
+    /// Who started it has ended.
+    #[error("the process that it was to read for has ended")]
+    Orphan,
     /// The program itself.
     #[error("it cannot be started: {0}")]
     Start(#[source] io::Error),
@@ -99,6 +102,10 @@ fn enter(jail: &Jail, program: &[OsString]) -> Result<Command, ConfineError> {
     // What the parent started ends with it, however that ends. Last of all: changing rights undoes it.
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| ConfineError::Rights(error.into()))?;
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs());
+    if parent != Some(jail.parent) {
+        return Err(ConfineError::Orphan);
+    }
     let filter = system_calls::filter().map_err(|error| ConfineError::Seccomp(error.to_string()))?;
     seccompiler::apply_filter(&filter).map_err(|error| ConfineError::Seccomp(error.to_string()))?;
     std::mem::forget(image);

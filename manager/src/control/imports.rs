@@ -17,17 +17,20 @@ impl Control {
     pub(super) fn import_volume(&self, request: &v1::ImportVolumeRequest) -> Result<u32, Refusal> {
         let store = self.store.as_ref();
         let (record, revision) = find(store, &request.name)?;
-        let v1::ImportVolumeRequest { name, source, bytes, fingerprint } = request;
+        let v1::ImportVolumeRequest { name, source, bytes, fingerprint, dry_run } = request;
         let fits = *bytes > 0 && *bytes <= record.blocks * BLOCK_SIZE_U64;
-        if !fits || source.len() > SOURCE_BYTES_MAX {
+        if !fits {
             return Err(Refusal::BadImport { volume: record.name, bytes: *bytes });
+        }
+        if source.len() > SOURCE_BYTES_MAX {
+            return Err(Refusal::LongSource { bytes: source.len(), most: SOURCE_BYTES_MAX });
         }
         if let Some(under_way) = &record.import {
             if (under_way.bytes, under_way.fingerprint) != (*bytes, *fingerprint) {
                 let volume = record.name.clone();
                 return Err(Refusal::OtherSource { volume, from: under_way.source.clone() });
             }
-            if under_way.source != *source {
+            if under_way.source != *source && !dry_run {
                 self.source_moved(&record, source)?;
             }
             return Ok(0);
@@ -37,6 +40,9 @@ impl Control {
             return Err(Refusal::NotNew(record.name));
         }
         self.check_unused(&record, false)?;
+        if *dry_run {
+            return Ok(0);
+        }
         let import =
             InstantImport { source: source.clone(), bytes: *bytes, fingerprint: *fingerprint, hydrated: 0 };
         records::write(store, &VolumeRecord { import: Some(import), ..record }, Some(revision))?;

@@ -132,6 +132,14 @@ pub enum Refusal {
         /// Of its source.
         bytes: u64,
     },
+    /// No record takes a URI of this length.
+    #[error("the URI of the source has {bytes} bytes, and may have {most}")]
+    LongSource {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        most: usize,
+    },
     /// It is being filled from something else.
     #[error("volume '{volume}' is being imported from {from}, and this is another source")]
     OtherSource {
@@ -423,8 +431,10 @@ pub enum Refusal {
     /// One after the other.
     #[error("the data of volume '{0}' is being encrypted anew already")]
     Resealing(String),
-    /// Its snapshots need them.
-    #[error("snapshots of volume '{volume}' need {most} older data keys already, the most there can be")]
+    /// Its snapshots need them, or copies that are not in sync.
+    #[error(
+        "snapshots and copies of volume '{volume}' need {most} older data keys already, the most there can be"
+    )]
     TooManyKeys {
         /// Which volume.
         volume: String,
@@ -506,6 +516,7 @@ impl Refusal {
             | Self::SnapshotOrder { .. }
             | Self::NamedTwice(_)
             | Self::BadImport { .. }
+            | Self::LongSource { .. }
             | Self::BadSize { .. }
             | Self::Shrinks { .. }
             | Self::BadReplicaCount { .. }

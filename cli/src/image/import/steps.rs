@@ -170,7 +170,8 @@ impl Import<'_> {
         let blocks = whole_blocks(size);
         let (volume, created) = match found {
             Some(volume) => {
-                check_fits(self.arguments, &volume, size)?;
+                self.check_no_wishes(name)?;
+                check_fits(&volume, size)?;
                 let lost = format!("This overwrites the first {} of volume '{name}'.", ByteSize(size));
                 if self.arguments.dry_run {
                     say(&format!("would import {} into volume '{name}', which is there", ByteSize(size)));
@@ -204,6 +205,16 @@ impl Import<'_> {
         record.created = created;
         self.records.keep_import(&record).map_err(|error| record_failure(&error))?;
         Ok(Some(record))
+    }
+
+    /// A volume that is there keeps its size and copies.
+    fn check_no_wishes(&self, name: &str) -> Result<(), Failure> {
+        if self.arguments.size.is_none() && self.arguments.copies.is_none() {
+            return Ok(());
+        }
+        let next = "leave --size and --copies away, or name another volume";
+        let cause = "there is such a volume, which keeps its size and copies";
+        Err(Failure::new(format!("cannot make volume '{name}'"), cause, next).exit(Exit::Conflict))
     }
 
     fn check_same(&self, record: &ImportRecord, prepared: &Prepared) -> Result<(), Failure> {
@@ -309,13 +320,8 @@ impl Import<'_> {
 }
 
 /// Refuses a volume that is there and cannot take what is of this size.
-pub(super) fn check_fits(arguments: &ImportArgs, volume: &VolumeView, size: u64) -> Result<(), Failure> {
+pub(super) fn check_fits(volume: &VolumeView, size: u64) -> Result<(), Failure> {
     let name = &volume.name;
-    if arguments.size.is_some() || arguments.copies.is_some() {
-        let next = "leave --size and --copies away, or name another volume";
-        let cause = "there is such a volume, which keeps its size and copies";
-        return Err(Failure::new(format!("cannot make volume '{name}'"), cause, next).exit(Exit::Conflict));
-    }
     if let Some(import) = &volume.import {
         let cause = format!("it is still being imported, from {}", import.source);
         let next = format!("wait until that is done: trivet volume show {name}; or name another volume");

@@ -7,7 +7,7 @@ use trivet_model::{BLOCK_SIZE_U64, Generation};
 
 fn request(source: &str, fingerprint: u32) -> v1::ImportVolumeRequest {
     let bytes = 1000 * BLOCK_SIZE_U64;
-    v1::ImportVolumeRequest { name: "data".into(), source: source.into(), bytes, fingerprint }
+    v1::ImportVolumeRequest { name: "data".into(), source: source.into(), bytes, fingerprint, dry_run: false }
 }
 
 impl World {
@@ -28,7 +28,9 @@ async fn an_import_goes_on_from_where_its_source_is_now() {
     world.control.import_volume(&request("nbd://a/x", 7)).unwrap();
     let refused = words(world.control.import_volume(&request("nbd://b/x", 8)));
     assert!(refused.contains("from nbd://a/x") && refused.contains("another source"), "{refused}");
+    let only_asked = v1::ImportVolumeRequest { dry_run: true, ..request("nbd://c/x", 7) };
     world.control.import_volume(&request("nbd://b/x", 7)).unwrap();
+    world.control.import_volume(&only_asked).unwrap();
     let import = world.record().0.import.unwrap();
     assert_eq!((import.source.as_str(), import.hydrated), ("nbd://b/x", 128));
 }
@@ -39,7 +41,10 @@ async fn only_a_volume_that_was_never_opened_is_filled_and_is_not_copied_before_
     let large = v1::ImportVolumeRequest { bytes: 1025 * BLOCK_SIZE_U64, ..request("nbd://a/x", 7) };
     assert!(words(world.control.import_volume(&large)).contains("cannot be filled"));
     let long = request(&"x".repeat(5000), 7);
-    assert!(words(world.control.import_volume(&long)).contains("cannot be filled"));
+    assert!(words(world.control.import_volume(&long)).contains("has 5000 bytes"));
+    let only_asked = v1::ImportVolumeRequest { dry_run: true, ..request("nbd://a/x", 7) };
+    world.control.import_volume(&only_asked).unwrap();
+    assert_eq!(world.record().0.import, None);
     world.control.import_volume(&request("nbd://a/x", 7)).unwrap();
     let clone = v1::CloneVolumeRequest { of: "data".into(), name: "copy".into(), ..Default::default() };
     assert!(words(world.control.clone_volume(&clone).await).contains("still being imported"));
