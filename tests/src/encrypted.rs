@@ -122,7 +122,10 @@ impl Encrypted {
             let older = encryption["older_keys"].as_array()?;
             let right = match snapshots {
                 [] => older.is_empty(),
-                names => older.iter().all(|older| older["snapshots"] == serde_json::json!(names)),
+                names => {
+                    let names = serde_json::json!(names);
+                    !older.is_empty() && older.iter().all(|older| older["snapshots"] == names)
+                }
             };
             (right && encryption["next_key"].is_null() && encryption["resealing"].is_null()).then_some(())
         });

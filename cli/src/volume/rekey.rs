@@ -146,14 +146,23 @@ impl Plan {
 
     /// What who has the old data key can still read, and until when.
     fn what_stays(&self) -> String {
-        let old = match self.volume.snapshots.len() {
-            0 => "The old data key is destroyed when all is done".to_owned(),
-            1 => "The old data key stays for its snapshot, and is destroyed when that is deleted".to_owned(),
-            count => {
-                format!(
-                    "The old data key stays for its {count} snapshots, and is destroyed when they are deleted"
-                )
-            }
+        let behind = self.volume.members.iter().filter(|member| member.state != "in-sync").count();
+        let snapshots = match self.volume.snapshots.len() {
+            0 => None,
+            1 => Some("its snapshot".to_owned()),
+            count => Some(format!("its {count} snapshots")),
+        };
+        let behind = match behind {
+            0 => None,
+            1 => Some("a copy that is not in sync".to_owned()),
+            count => Some(format!("{count} copies that are not in sync")),
+        };
+        let needed_by: Vec<String> = [snapshots, behind].into_iter().flatten().collect();
+        let old = if needed_by.is_empty() {
+            "The old data key is destroyed when all is done".to_owned()
+        } else {
+            let needed_by = needed_by.join(" and ");
+            format!("The old data key stays for {needed_by}, and is destroyed when none of that needs it")
         };
         match self.sharers.as_str() {
             "" => old,

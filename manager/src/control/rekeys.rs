@@ -51,17 +51,28 @@ impl Control {
             return Err(Refusal::Raced);
         }
         self.keep_key(record.id, key.clone())?;
-        self.change_record(record.id, |record| {
+        let chosen = self.change_record(record.id, |record| {
             self.check_rekeyed(record)?;
             let (mut kept, revision) = self.encryption(record)?;
+            if Some(kept.key.data_key()) != record.key {
+                // It has gone over to the one that is next here, which must not be lost.
+                return Err(Refusal::Raced);
+            }
             record.next_key = Some(wrapped.data_key());
             kept.next = Some(wrapped.clone());
             Ok(vec![records::put(&kept, Some(revision))])
-        })?;
-        tracing::info!(volume = %record.name, key = %wrapped.data_key(), "its data is to have another key");
+        });
+        if let Err(refusal) = chosen {
+            self.drop_key(record.id, key.id());
+            return Err(refusal);
+        }
+        tracing::info!(volume = %record.name, key = %key.id(), "its data is to have another key");
         let told = self.tell_key(&record, &key, ORDERED).await;
+        let (record, _) = find(store, &request.name)?;
+        // What counts is the record, whatever the engine says.
+        let told = told.and(if record.key == Some(key.id()) { Ok(()) } else { Err(OrderError::Silent) });
         told.map_err(|cause| Refusal::NotRekeyedYet { volume: record.name.clone(), cause })?;
-        self.settle_keys(&find(store, &request.name)?.0)?;
+        self.settle_keys(&record)?;
         Ok(1)
     }
 
@@ -114,21 +125,37 @@ impl Control {
 
     /// Destroys what has no use any more of a volume's keys.
     pub(super) fn settle_keys(&self, record: &VolumeRecord) -> Result<(), Refusal> {
+        self.destroy_old_wrapping(record)?;
+        self.destroy_older_keys(record)
+    }
+
+    /// Once the record has gone over to the next key, what unlocks the one before it is destroyed. That `next` is
+    /// still there says that this has begun and may not be done.
+    fn destroy_old_wrapping(&self, record: &VolumeRecord) -> Result<(), Refusal> {
         let store = self.store.as_ref();
         let id = record.id.to_string();
-        if let Some((mut kept, mut revision)) = records::read::<EncryptionRecord>(store, &id)?
-            && let Some(next) = kept.next.clone().filter(|next| Some(next.data_key()) == record.key)
-        {
-            if kept.key != next {
-                kept.key = next;
-                revision = records::write(store, &kept, Some(revision))?;
-            }
-            store.erase(&records::key::<EncryptionRecord>(&id))?;
-            kept.next = None;
-            records::write(store, &kept, Some(revision))?;
-            self.forget_other_keys(record.id, record.key);
-            tracing::info!(volume = %record.name, "its old key unlocks it no more");
+        let Some((mut kept, mut revision)) = records::read::<EncryptionRecord>(store, &id)? else {
+            return Ok(());
+        };
+        let Some(next) = kept.next.clone().filter(|next| Some(next.data_key()) == record.key) else {
+            return Ok(());
+        };
+        if kept.key != next {
+            kept.key = next;
+            revision = records::write(store, &kept, Some(revision))?;
         }
+        store.erase(&records::key::<EncryptionRecord>(&id))?;
+        kept.next = None;
+        records::write(store, &kept, Some(revision))?;
+        self.forget_other_keys(record.id, record.key);
+        tracing::info!(volume = %record.name, "its old key unlocks it no more");
+        Ok(())
+    }
+
+    /// Keys that the record keeps under newer ones, and that nothing needs, are destroyed. One without what it was
+    /// sealed in says that this has begun and may not be done.
+    fn destroy_older_keys(&self, record: &VolumeRecord) -> Result<(), Refusal> {
+        let store = self.store.as_ref();
         if record.unneeded_keys() == 0 {
             return Ok(());
         }
@@ -137,7 +164,7 @@ impl Control {
             record.older_keys[..unneeded].iter_mut().for_each(|older| older.sealed = None);
             Ok(Vec::new())
         })?;
-        store.erase(&records::key::<VolumeRecord>(&id))?;
+        store.erase(&records::key::<VolumeRecord>(&record.id.to_string()))?;
         self.change_record(record.id, |record| {
             record.older_keys.retain(|older| older.sealed.is_some());
             Ok(Vec::new())

@@ -71,6 +71,11 @@ impl Control {
         self.unlocked.get(volume, key)
     }
 
+    /// Forgets one of a volume's keys.
+    pub(super) fn drop_key(&self, volume: VolumeId, key: KeyId) {
+        self.unlocked.with(|keys| drop(keys.remove(&(volume, key))));
+    }
+
     pub(super) fn forget_key(&self, volume: VolumeId) {
         self.forget_other_keys(volume, None);
     }

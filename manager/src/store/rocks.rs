@@ -8,6 +8,7 @@ use super::{Change, CommitError, RecordStore, StoreError, Stored};
 use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions,
 };
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use trivet_model::Revision;
@@ -111,10 +112,33 @@ impl RecordStore for RocksStore {
     fn erase(&self, key: &str) -> Result<(), StoreError> {
         // Out of the log, then out of every table.
         self.db.flush().map_err(database("flush"))?;
+        let before = self.tables_around(key)?;
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.db.compact_range_opt(Some(key), Some(key), &options);
-        Ok(())
+        // It does not say whether it could: a table that is still there was not written anew.
+        let after = self.tables_around(key)?;
+        match before.intersection(&after).next() {
+            None => Ok(()),
+            Some(table) => {
+                let cause =
+                    format!("{table}, which may hold what is to be erased, could not be written anew");
+                Err(StoreError::Database { operation: "erase from", cause })
+            }
+        }
+    }
+}
+
+impl RocksStore {
+    /// The tables that may hold a key.
+    fn tables_around(&self, key: &str) -> Result<BTreeSet<String>, StoreError> {
+        let key = key.as_bytes();
+        let tables = self.db.live_files().map_err(database("list the files of"))?;
+        let around = tables.into_iter().filter(|table| {
+            let starts = table.start_key.as_deref().is_none_or(|start| start <= key);
+            starts && table.end_key.as_deref().is_none_or(|end| end >= key)
+        });
+        Ok(around.map(|table| table.name).collect())
     }
 }
 
