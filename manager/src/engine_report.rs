@@ -66,7 +66,7 @@ pub struct CountersReport {
 /// How far blocks have been sealed anew.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ResealReport {
-    /// Everything before this block is done.
+    /// Blocks of the volume that are done, wherever they lie.
     pub position: u64,
     /// Blocks sealed anew.
     pub changed: u64,

@@ -15,6 +15,10 @@
 //! older version, which a copy that lies could give back, must not be written to everyone. To members and everything else these are ordinary writes, so that who is away is brought back as
 //! always, and snapshots keep what they show, under the keys of their time.
 //!
+//! A block that no member can read is left over, by itself, and tried again and again beside the walk: it keeps the
+//! old key until it can be read, or is overwritten or discarded. Only the want of space, which all would meet,
+//! has everything rest.
+//!
 //! The record says up to which block all is done and stable; whoever opens the volume goes on from there. That it
 //! is done is recorded with a stamp above all that has been written anew: what snapshots with higher cuts show is
 //! not sealed under an older key. So none may be under way at that moment, whose cut may be lower.
@@ -29,6 +33,7 @@ use super::scrub::pace::Pace;
 use super::segments::trim;
 use super::write::Writing;
 use super::{MemberSet, OperationId, VolumeCore, VolumeState};
+use crate::request::IoError;
 use hashbrown::HashMap;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -42,8 +47,12 @@ const UNDER_WAY_MAX: usize = 4;
 const BYTES_PER_SECOND: u64 = 100 << 20;
 /// How often the position is put into the record.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// How long it rests when something cannot be read, or written for want of space.
+/// How long it rests when something cannot be written for want of space.
 const REST: Duration = Duration::from_secs(1);
+/// How long until a block that could not be read is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// Such blocks, at most (64 MiB): with more, the walk goes no further until some of them are done.
+const UNREADABLE_MAX: usize = 16 << 10;
 
 /// Blocks being sealed anew; the module draws it.
 #[derive(Debug)]
@@ -51,26 +60,43 @@ pub(super) struct Resealing {
     /// What has a stamp up to here is sealed under an older key.
     until: Stamp,
     next: u64,
-    /// What was begun before `next`, and is not done.
+    /// What was begun before `next`, and is not done: parts of at most as many windows as may be under way.
     left: VecDeque<BlockRange>,
     under_way: HashMap<OperationId, Window>,
+    /// In the order in which they are tried again; they stay while they are.
+    unreadable: VecDeque<Unreadable>,
     /// Blocks, in earlier openings too.
     changed: u64,
     began: (Duration, u64),
     pace: Pace,
     saving: Option<Saving>,
     saved_at: Duration,
+    /// The position and the blocks changed, as recorded.
+    saved: (u64, u64),
     rests_until: Duration,
-    trouble: Option<String>,
+    /// What nobody had space for when it was tried last.
+    refused: Option<BlockRange>,
 }
 
 /// A part that is being looked at.
 #[derive(Debug)]
 struct Window {
     range: BlockRange,
+    /// Whether it could not be read before.
+    again: bool,
     /// Blocks that hold data, and blocks that are written.
     read: u64,
     written: u64,
+    /// What is to be looked at once those are.
+    rest: Option<BlockRange>,
+}
+
+/// A block that no member could read.
+#[derive(Debug)]
+struct Unreadable {
+    block: u64,
+    cause: String,
+    again_at: Duration,
 }
 
 /// What is to be recorded once it is stable.
@@ -88,7 +114,7 @@ struct Saving {
 /// How far blocks have been sealed anew, for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ResealStatus {
-    /// Everything before this block is done.
+    /// Blocks of the volume that are done, wherever they lie.
     pub position: u64,
     /// Blocks sealed anew, in earlier openings too.
     pub changed: u64,
@@ -105,7 +131,77 @@ impl Resealing {
     fn position(&self) -> u64 {
         let under_way = self.under_way.values().map(|window| window.range.start);
         let left = self.left.iter().map(|range| range.start);
-        under_way.chain(left).min().unwrap_or(self.next).min(self.next)
+        let unreadable = self.unreadable.iter().map(|unreadable| unreadable.block);
+        under_way.chain(left).chain(unreadable).min().unwrap_or(self.next).min(self.next)
+    }
+
+    /// How many blocks are done.
+    fn done(&self) -> u64 {
+        let first = self.under_way.values().filter(|window| !window.again);
+        let open: u64 =
+            first.map(|window| &window.range).chain(&self.left).map(|range| u64::from(range.count)).sum();
+        self.next.saturating_sub(open + self.unreadable.len() as u64)
+    }
+
+    /// Whether there is something to begin with, besides what could not be read.
+    fn goes_on(&self, blocks: u64) -> bool {
+        !self.left.is_empty() || (self.next < blocks && self.unreadable.len() < UNREADABLE_MAX)
+    }
+
+    /// What is to be looked at next, and whether it could not be read before: of that, one block at a time.
+    fn next_range(&mut self, now: Duration, blocks: u64) -> Option<(BlockRange, bool)> {
+        if let Some(range) = self.left.pop_front() {
+            return Some((range, false));
+        }
+        let is_due = self.unreadable.front().is_some_and(|first| now >= first.again_at);
+        if is_due
+            && self.under_way.values().all(|window| !window.again)
+            && let Some(mut again) = self.unreadable.pop_front()
+        {
+            let range = BlockRange::new(again.block, 1);
+            again.again_at = now + TRY_AGAIN;
+            self.unreadable.push_back(again);
+            return Some((range, true));
+        }
+        if !self.goes_on(blocks) {
+            return None;
+        }
+        let left = u32::try_from(blocks - self.next).unwrap_or(u32::MAX);
+        let range = BlockRange::new(self.next, left.min(WINDOW_BLOCKS));
+        self.next = range.end();
+        Some((range, false))
+    }
+
+    /// Nobody can read one of a window's blocks: it is left over, and the others are looked at without it. Whether
+    /// that is new.
+    fn leave_over(&mut self, now: Duration, window: &Window, block: u64, cause: &str) -> bool {
+        let (start, end) = (window.range.start, window.range.end());
+        for (from, to) in [(block + 1, end), (start, block)] {
+            if let Some(count @ 1..) = to.checked_sub(from).and_then(|count| u32::try_from(count).ok()) {
+                self.left.push_front(BlockRange::new(from, count));
+            }
+        }
+        if let Some(known) = self.unreadable.iter_mut().find(|known| known.block == block) {
+            cause.clone_into(&mut known.cause);
+            return false;
+        }
+        self.unreadable.push_back(Unreadable { block, cause: cause.to_owned(), again_at: now + TRY_AGAIN });
+        true
+    }
+
+    /// Why it does not get on, or will not come to its end.
+    fn trouble(&self) -> Option<String> {
+        if self.refused.is_some() {
+            return Some(IoError::NoSpace.to_string());
+        }
+        let first = self.unreadable.iter().min_by_key(|unreadable| unreadable.block)?;
+        let (block, cause) = (first.block, &first.cause);
+        Some(match self.unreadable.len() - 1 {
+            0 => format!("no member can read block {block} ({cause}): overwrite or discard it"),
+            others => format!(
+                "no member can read block {block} and {others} others ({cause}): overwrite or discard them"
+            ),
+        })
     }
 }
 
@@ -120,13 +216,15 @@ impl VolumeCore {
                 next: newest.position,
                 left: VecDeque::new(),
                 under_way: HashMap::new(),
+                unreadable: VecDeque::new(),
                 changed: newest.changed,
                 began: (now, newest.position),
                 pace: Pace::new(now, BYTES_PER_SECOND),
                 saving: None,
                 saved_at: now,
+                saved: (newest.position, newest.changed),
                 rests_until: now,
-                trouble: None,
+                refused: None,
             });
             tracing::info!(volume = %self.options.volume, position = newest.position,
                 "what is sealed under an older key is sealed anew");
@@ -137,6 +235,9 @@ impl VolumeCore {
     /// How soon it wants to be looked at.
     pub(super) fn resealing_within(&self) -> Option<Duration> {
         let resealing = self.resealing.as_ref().filter(|_| self.state == VolumeState::Open)?;
+        if !resealing.goes_on(self.blocks) {
+            return Some(IDLE);
+        }
         let rest = resealing.rests_until.saturating_sub(self.now);
         Some(resealing.pace.wait(self.now).max(rest).clamp(Duration::from_millis(1), IDLE))
     }
@@ -152,26 +253,17 @@ impl VolumeCore {
             && resealing.under_way.len() < UNDER_WAY_MAX
             && now >= resealing.rests_until
             && resealing.pace.wait(now).is_zero()
+            && let Some((range, again)) = resealing.next_range(now, blocks)
         {
-            let range = match resealing.left.pop_front() {
-                Some(range) => range,
-                None if resealing.next < blocks => {
-                    let left = u32::try_from(blocks - resealing.next).unwrap_or(u32::MAX);
-                    let range = BlockRange::new(resealing.next, left.min(WINDOW_BLOCKS));
-                    resealing.next = range.end();
-                    range
-                }
-                None => break,
-            };
-            self.begin_window_anew(now, range);
+            self.begin_window_anew(now, range, again);
         }
         self.save_resealing(now);
     }
 
-    fn begin_window_anew(&mut self, now: Duration, range: BlockRange) {
+    fn begin_window_anew(&mut self, now: Duration, range: BlockRange, again: bool) {
         let id = OperationId(self.new_id());
         if let Some(resealing) = &mut self.resealing {
-            resealing.under_way.insert(id, Window { range, read: 0, written: 0 });
+            resealing.under_way.insert(id, Window { range, again, read: 0, written: 0, rest: None });
         }
         let beside = self.has_planted(Planted::ResealBesideWrites);
         let span = Span { start: range.start, end: range.end() };
@@ -225,7 +317,7 @@ impl VolumeCore {
         window.written = u64::from(anew.count);
         if let Some(first) = rest {
             let blocks = u32::try_from(window.range.end() - first).unwrap_or(0);
-            resealing.left.push_front(BlockRange::new(first, blocks));
+            window.rest = Some(BlockRange::new(first, blocks));
         }
         let writing = Writing::data(anew, segments, false, true);
         self.operations.get_mut(&id).expect("it was reading").phase = Phase::Writing(writing);
@@ -248,13 +340,30 @@ impl VolumeCore {
         // A window costs something even where nothing was ever written.
         let bytes = (window.read + window.written + 1) * BLOCK_SIZE_U64;
         resealing.pace.read(now, bytes, busy, latency);
-        if let Outcome::Failed(error) = outcome {
-            tracing::warn!(volume = %self.options.volume, %error, "blocks cannot be sealed anew");
-            resealing.left.push_front(window.range);
-            (resealing.trouble, resealing.rests_until) = (Some(error.to_string()), now + REST);
-        } else {
-            resealing.changed += window.written;
-            resealing.trouble = None;
+        let tried_again = resealing.refused.is_some_and(|refused| refused.start == window.range.start);
+        if tried_again || window.written > 0 {
+            resealing.refused = None;
+        }
+        match outcome {
+            Outcome::Failed(IoError::Medium { start, cause, .. }) => {
+                if resealing.leave_over(now, &window, *start, cause) {
+                    tracing::warn!(volume = %self.options.volume, block = start, %cause,
+                        "a block that no member can read cannot be sealed anew");
+                }
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!(volume = %self.options.volume, %error, "blocks cannot be sealed anew");
+                resealing.left.push_front(window.range);
+                (resealing.refused, resealing.rests_until) = (Some(window.range), now + REST);
+            }
+            Outcome::Done | Outcome::Data(_) => {
+                resealing.changed += window.written;
+                resealing.left.extend(window.rest);
+                if !resealing.unreadable.is_empty() {
+                    let done = window.range.start..window.rest.map_or(window.range.end(), |rest| rest.start);
+                    resealing.unreadable.retain(|unreadable| !done.contains(&unreadable.block));
+                }
+            }
         }
         self.advance_resealing(now);
     }
@@ -265,9 +374,11 @@ impl VolumeCore {
         let (blocks, cutting) = (self.blocks, self.has_snapshot_under_way());
         let Some(resealing) = &mut self.resealing else { return };
         let ended = resealing.next >= blocks && (resealing.left.is_empty() || early);
-        let done = ended && (resealing.under_way.is_empty() || early);
+        let done = ended && resealing.unreadable.is_empty() && (resealing.under_way.is_empty() || early);
+        let due = now >= resealing.saved_at + SAVE_EVERY
+            && (resealing.position(), resealing.changed) != resealing.saved;
         match &mut resealing.saving {
-            None if (done && !cutting) || now >= resealing.saved_at + SAVE_EVERY => {
+            None if (done && !cutting) || due => {
                 let last = self.log.last();
                 resealing.saving = Some(Saving {
                     position: resealing.position(),
@@ -307,7 +418,7 @@ impl VolumeCore {
     pub(super) fn resealing_recorded(&mut self, now: Duration) {
         let Some(resealing) = &mut self.resealing else { return };
         let Some(saving) = resealing.saving.take_if(|saving| saving.recording) else { return };
-        resealing.saved_at = now;
+        (resealing.saved_at, resealing.saved) = (now, (saving.position, saving.changed));
         if saving.rewritten.is_some() {
             tracing::info!(volume = %self.options.volume, changed = saving.changed,
                 "all that it shows is sealed under its present key");
@@ -320,7 +431,7 @@ impl VolumeCore {
     #[must_use]
     pub fn reseal_status(&self, now: Duration) -> Option<ResealStatus> {
         let resealing = self.resealing.as_ref()?;
-        let position = resealing.position();
+        let position = resealing.done();
         let elapsed = now.saturating_sub(resealing.began.0).as_millis().max(1);
         let done = u128::from(position.saturating_sub(resealing.began.1));
         let left = u128::from(self.blocks.saturating_sub(position));
@@ -330,8 +441,9 @@ impl VolumeCore {
             position,
             changed: resealing.changed,
             bytes_per_second: number(done * u128::from(BLOCK_SIZE_U64) * 1000 / elapsed),
-            seconds_left: (done > 0).then(|| number(left * elapsed / done / 1000)),
-            waits: resealing.trouble.clone().or(away),
+            seconds_left: (done > 0 && resealing.goes_on(self.blocks))
+                .then(|| number(left * elapsed / done / 1000)),
+            waits: away.or_else(|| resealing.trouble()),
         })
     }
 }

@@ -5,6 +5,7 @@ mod checker;
 mod client;
 mod hydrating;
 mod model_member;
+mod resealing;
 mod scrubbing;
 mod tests;
 mod world;

@@ -53,7 +53,8 @@ pub(super) struct ModelMember {
     pull: Option<Pull>,
     /// By their cuts: stable at once. What they show is the whole simulator's to check.
     pub(super) snapshots: BTreeMap<Stamp, SnapshotId>,
-    pub(super) full: bool,
+    /// Writes find no space, once in so many times.
+    pub(super) full: u32,
     /// Reads fail, or answer changed data, once in so many times.
     pub(super) bad_read: u32,
 }
@@ -76,7 +77,7 @@ impl ModelMember {
             orphans: Vec::new(),
             pull: None,
             snapshots: BTreeMap::new(),
-            full: false,
+            full: 0,
             bad_read: 0,
         }
     }
@@ -195,7 +196,7 @@ impl ModelMember {
         match message {
             Message::Write { start, stamp, progress, force_unit_access, data } => {
                 data.verify().expect("checksums match what is sent");
-                if self.full && random.once_in(2) {
+                if random.once_in(self.full) {
                     return Message::Error { code: ErrorCode::NoSpace, detail: String::new() };
                 }
                 self.note(progress);
@@ -334,6 +335,11 @@ impl ModelMember {
         if let Some(version) = self.blocks.get(&block) {
             self.rotten.insert(block, version.stamp);
         }
+    }
+
+    /// All can be read again.
+    pub(super) fn heal(&mut self) {
+        self.rotten.clear();
     }
 
     /// Whether it can be read no more as it was written.

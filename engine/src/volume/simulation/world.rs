@@ -110,7 +110,7 @@ impl World {
             is_image: false,
             settings: VolumeSettings { verified_reads: faults.verified, ..VolumeSettings::default() },
             copies: 0,
-            key: faults.verified.then(|| data_key().id()),
+            key: faults.verified.then(|| data_key(FIRST_KEY).id()),
             next_key: None,
             older_keys: Vec::new(),
             reverting: None,
@@ -125,7 +125,7 @@ impl World {
             random: Random(seed),
             faults,
             time: 0,
-            core: VolumeCore::new(options(0, faults.verified), Duration::ZERO),
+            core: VolumeCore::new(options(0, &record), Duration::ZERO),
             members,
             links: (0..MEMBERS).map(|_| Link::default()).collect(),
             record: (record, Revision(1)),
@@ -155,7 +155,7 @@ impl World {
         self.client.forget();
         self.image_tag = None;
         self.openings += 1;
-        self.core = VolumeCore::new(options(self.openings, self.faults.verified), self.now());
+        self.core = VolumeCore::new(options(self.openings, &self.record.0), self.now());
         self.core.plant(self.faults.planted);
         self.perform();
     }
@@ -213,7 +213,7 @@ impl World {
             self.break_link(member);
         }
         if self.random.once_in(faults.full) {
-            self.members[member].full ^= true;
+            self.members[member].full = if self.members[member].full == 0 { 2 } else { 0 };
         }
         if self.random.once_in(faults.bad_read) {
             self.members[member].bad_read = if self.members[member].bad_read == 0 { 2 } else { 0 };
@@ -459,17 +459,22 @@ impl World {
     }
 }
 
-fn data_key() -> DataKey {
-    DataKey::take(&mut [5; 32])
+/// Of an encrypted volume, as long as it has not got another.
+const FIRST_KEY: u8 = 5;
+const SECOND_KEY: u8 = 6;
+
+fn data_key(byte: u8) -> DataKey {
+    DataKey::take(&mut [byte; 32])
 }
 
-fn options(session: u64, encrypted: bool) -> CoreOptions {
+fn options(session: u64, record: &VolumeRecord) -> CoreOptions {
+    let keys = [FIRST_KEY, SECOND_KEY].map(data_key);
     CoreOptions {
         volume: VolumeId::from_bytes([9; 16]),
         owner: "test".to_owned(),
         session,
         read_only: false,
         snapshot: None,
-        key: encrypted.then(data_key),
+        key: keys.into_iter().find(|key| record.key == Some(key.id())),
     }
 }

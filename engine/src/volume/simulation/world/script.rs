@@ -1,11 +1,13 @@
 //! What tests have the world do, step by step or until something has come about.
 
-use super::{Faults, MEMBERS, World};
+use super::{Faults, MEMBERS, SECOND_KEY, World, data_key};
+use crate::request::IoRequest;
 use crate::volume::simulation::model_member::ModelMember;
 use crate::volume::{MemberIndex, Standing, Tag, VolumeState};
+use bytes::Bytes;
 use std::time::Duration;
 use trivet_crypto::DataKey;
-use trivet_model::{MemberState, Revision, VolumeRecord};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, MemberState, Revision, VolumeRecord};
 use trivet_wire::Message;
 
 impl World {
@@ -15,7 +17,7 @@ impl World {
         let source_fails = if source_fails > 0 { u32::MAX } else { 0 };
         self.faults = Faults { planted, source_fails, verified, ..Faults::default() };
         for member in &mut self.members {
-            (member.full, member.bad_read) = (false, 0);
+            (member.full, member.bad_read) = (0, 0);
         }
         for _ in 0..200_000 {
             self.step(0);
@@ -137,6 +139,44 @@ impl World {
         let (tag, _) = self.client.ask_flush(self.time);
         self.core.grow(self.now(), Tag(tag), blocks);
         self.perform();
+    }
+
+    /// Blocks are filled with a byte, of which the consumer's record of what it wrote knows nothing.
+    pub(in crate::volume::simulation) fn fill(&mut self, range: BlockRange, byte: u8) {
+        let block = Bytes::from(vec![byte; BLOCK_SIZE]);
+        let segments = range.blocks().map(|_| block.clone()).collect();
+        let offset = range.start * BLOCK_SIZE_U64;
+        self.submit(IoRequest::Write { offset, segments, force_unit_access: false });
+    }
+
+    /// Asks for something in the consumer's name.
+    pub(in crate::volume::simulation) fn submit(&mut self, request: IoRequest) {
+        let (tag, _) = self.client.ask_flush(self.time);
+        self.core.submit(self.now(), Tag(tag), request);
+        self.perform();
+    }
+
+    /// The volume is to go over to another data key.
+    pub(in crate::volume::simulation) fn rekey(&mut self) {
+        let key = data_key(SECOND_KEY);
+        if self.record.0.key != Some(key.id()) && self.record.0.next_key.is_none() {
+            self.record.0.next_key = Some(key.id());
+            self.record.1.0 += 1;
+        }
+        let (tag, _) = self.client.ask_flush(self.time);
+        self.core.rekey(self.now(), Tag(tag), key);
+        self.perform();
+    }
+
+    /// Until something has come about.
+    pub(in crate::volume::simulation) fn wait_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..200_000 {
+            if is_so(self) {
+                return;
+            }
+            self.step(0);
+        }
+        panic!("{what} does not come about: {:?}", self.core.status(self.now()));
     }
 
     pub(in crate::volume::simulation) fn in_sync(&self) -> impl Iterator<Item = &ModelMember> {
