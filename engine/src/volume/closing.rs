@@ -83,7 +83,8 @@ impl VolumeCore {
             return self.closed(now);
         }
         let drained = self.is_idle() && self.waiting.is_empty() && self.growing.is_none();
-        let drained = drained && !self.has_snapshot_under_way() && !self.waits_for_source();
+        let drained =
+            drained && !self.has_snapshot_under_way() && !self.waits_for_source() && !self.is_feeding();
         match step {
             Step::Draining if drained => self.flush_at_last(now),
             Step::Flushing if drained && !self.flushing.is_running() => self.part(now),

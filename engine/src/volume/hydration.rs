@@ -22,8 +22,8 @@
 //! - below the recorded cursor everything is the volume's, stable on every in-sync member before the cursor
 //!   was recorded;
 //! - above it, a block is the volume's if the volume *has* it, even as zeros; a block that it does not have
-//!   is the source's. Hence until the cursor has passed, discards are written as zeros (`read.rs` for
-//!   parts of blocks), and a block that once was the volume's never becomes the source's again;
+//!   is the source's. Hence until the cursor has passed, discards of what the source has are written as zeros
+//!   (`read.rs` for parts of blocks), and a block that once was the volume's never becomes the source's again;
 //! - a request waits for chunks, a chunk for a request only that has been taken and waits for none, so there is
 //!   no deadlock. Nor do limits hold hydration up (`throttle.rs`): it goes into the window ahead of what they hold.
 //!
@@ -31,29 +31,44 @@
 //! the source has data.
 
 mod chunks;
+mod feeding;
 
 use super::control::Purpose;
+use super::operation::Phase;
 use super::pieces::check_bounds;
 use super::planted::PlantedFault as Planted;
 use super::segments::push_zeros;
 use super::status::SyncStatus;
-use super::{Action, Tag, VolumeCore, VolumeState};
+use super::write::Writing;
+use super::{Action, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
 use bytes::Bytes;
 pub(super) use chunks::Hydration;
-use chunks::{Blocked, CHUNK_BLOCKS, CHUNK_BYTES, Job, OWN_TAGS, Step};
+use chunks::{Blocked, CHUNK_BLOCKS, Job, OWN_TAGS, PART_TAGS, Step};
+pub(super) use feeding::Feeding;
+use feeding::PART_BYTES;
 use std::ops::Range;
 use std::time::Duration;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, VolumeRecord};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeRecord};
 
 /// How long until the source, or a pool without space, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the cursor is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 
+/// Whether a request is made here: hydration's, or a part of a consumer's.
+pub(super) const fn is_made_here(tag: Tag) -> bool {
+    tag.0 >= PART_TAGS
+}
+
 /// Whether a request is hydration's.
 pub(super) const fn is_own(tag: Tag) -> bool {
     tag.0 >= OWN_TAGS
+}
+
+/// Whether it is a part of a consumer's.
+const fn is_part(tag: Tag) -> bool {
+    is_made_here(tag) && !is_own(tag)
 }
 
 /// The bytes of a request that has some; how many they are.
@@ -71,18 +86,13 @@ fn span(request: &IoRequest) -> Option<(u64, u64)> {
     }
 }
 
-/// A discard as a write of zeros.
-fn kept(request: IoRequest) -> IoRequest {
-    let (offset, length, force_unit_access) = match request {
-        IoRequest::Discard { offset, length } => (offset, length, false),
-        IoRequest::WriteZeroes { offset, length, force_unit_access, .. } => {
-            (offset, length, force_unit_access)
-        }
-        other => return other,
-    };
-    let mut segments = Vec::new();
-    push_zeros(&mut segments, usize::try_from(length).unwrap_or(usize::MAX));
-    IoRequest::Write { offset, segments, force_unit_access }
+/// Whether what a request zeroes must be stable when it is answered; nothing if it does not zero.
+const fn zeroes(request: &IoRequest) -> Option<bool> {
+    match request {
+        IoRequest::Discard { .. } => Some(false),
+        IoRequest::WriteZeroes { force_unit_access, .. } => Some(*force_unit_access),
+        _ => None,
+    }
 }
 
 impl VolumeCore {
@@ -96,13 +106,11 @@ impl VolumeCore {
 
     /// Takes a consumer's request: at once, or when its chunks are hydrated.
     pub(super) fn take(&mut self, now: Duration, tag: Tag, request: IoRequest) {
-        let lets_go = self.has_planted(Planted::DiscardWhileHydrating);
         let skips = self.has_planted(Planted::SkipHydration);
-        let Some(hydration) = &mut self.hydration else { return self.accept(now, tag, request) };
-        let Some((offset, length)) = span(&request) else { return self.accept(now, tag, request) };
-        if skips {
+        let Some(hydration) = self.hydration.as_deref().filter(|_| !skips) else {
             return self.accept(now, tag, request);
-        }
+        };
+        let Some((offset, length)) = span(&request) else { return self.accept(now, tag, request) };
         if check_bounds(offset, length, self.blocks).is_err() {
             // It is refused there.
             return self.accept(now, tag, request);
@@ -111,23 +119,66 @@ impl VolumeCore {
             // What is still at the source may hold data or not: nobody has looked.
             return self.complete(tag, Ok(IoReply::Allocation(vec![(length, true)])));
         }
-        let end = offset + length;
-        let undecided = end > hydration.recorded * BLOCK_SIZE_U64 && offset / CHUNK_BYTES < hydration.end;
-        let wanted = hydration.wanted(offset, end, !matches!(request, IoRequest::Read { .. }));
-        let request = if undecided && !lets_go { kept(request) } else { request };
-        if hydration.may_take(&wanted) {
-            hydration.taken(tag, &wanted);
-            return self.accept(now, tag, request);
+        let bytes = offset..offset + length;
+        let undecided = hydration.undecided();
+        let is_undecided = bytes.start < undecided.end && undecided.start < bytes.end;
+        if let Some(force_unit_access) = zeroes(&request).filter(|_| length > PART_BYTES && is_undecided) {
+            self.counters.count(&request);
+            self.feeding.add(tag, bytes, force_unit_access);
+        } else if self.take_or_block(now, tag, request, &bytes) {
+            return;
         }
-        hydration.blocked.push(Blocked { tag, request, wanted });
         self.advance_hydration(now);
+    }
+
+    /// Takes a request, unless chunks are to be hydrated first. Whether that was so.
+    fn take_or_block(&mut self, now: Duration, tag: Tag, request: IoRequest, bytes: &Range<u64>) -> bool {
+        if let Some(hydration) = &mut self.hydration {
+            let wanted = hydration.wanted(bytes.start, bytes.end, !matches!(request, IoRequest::Read { .. }));
+            if !hydration.may_take(&wanted) {
+                hydration.blocked.push(Blocked { tag, request, wanted });
+                return false;
+            }
+            hydration.taken(tag, &wanted);
+        }
+        self.accept(now, tag, request);
+        true
+    }
+
+    /// The blocks in which zeros must stay something that the volume has: those that may still be the source's.
+    fn kept_blocks(&self) -> Range<u64> {
+        let kept = |hydration: &Hydration| hydration.recorded..hydration.source_blocks();
+        self.hydration.as_deref().map_or(0..0, kept)
+    }
+
+    /// Those that a discard is to write zeros to.
+    pub(super) fn zeroed_by_writing(&self) -> Range<u64> {
+        if self.has_planted(Planted::DiscardWhileHydrating) { 0..0 } else { self.kept_blocks() }
     }
 
     /// Whether zeros that are written to a block must stay something that the volume has.
     pub(super) fn keeps_zeros(&self, block: u64) -> bool {
-        let keeps =
-            |hydration: &Hydration| block >= hydration.recorded && block / CHUNK_BLOCKS < hydration.end;
-        self.hydration.as_deref().is_some_and(keeps) && !self.has_planted(Planted::ZeroPartsWhileHydrating)
+        self.kept_blocks().contains(&block) && !self.has_planted(Planted::ZeroPartsWhileHydrating)
+    }
+
+    /// Nothing else is in flight on blocks that are to be zeroed, and were the source's when that was asked.
+    pub(super) fn start_zeroing(
+        &mut self,
+        now: Duration,
+        id: OperationId,
+        range: BlockRange,
+        force_unit_access: bool,
+    ) {
+        let kept = self.kept_blocks();
+        let writing = if range.start < kept.end && kept.start < range.end() {
+            let mut segments = Vec::new();
+            push_zeros(&mut segments, range.count as usize * BLOCK_SIZE);
+            Writing::data(range, segments, force_unit_access, self.ciphers.is_some())
+        } else {
+            Writing::discard(range, force_unit_access)
+        };
+        self.operations.get_mut(&id).expect("it has its place").phase = Phase::Writing(writing);
+        self.send_write(now, id);
     }
 
     /// Whether it is imported while it is used.
@@ -138,7 +189,7 @@ impl VolumeCore {
 
     /// Whether it can go on at once.
     pub(super) fn is_hydration_stirred(&self) -> bool {
-        self.hydration.as_ref().is_some_and(|hydration| hydration.is_stirred)
+        self.feeding.is_stirred() || self.hydration.as_ref().is_some_and(|hydration| hydration.is_stirred)
     }
 
     /// Whether consumers wait for chunks.
@@ -150,8 +201,7 @@ impl VolumeCore {
     pub(super) fn hydration_status(&self, now: Duration) -> Option<SyncStatus> {
         let hydration = self.hydration.as_deref()?;
         Some(SyncStatus {
-            position: (hydration.chunks_done * CHUNK_BLOCKS)
-                .min(hydration.source_bytes.div_ceil(BLOCK_SIZE_U64)),
+            position: (hydration.chunks_done * CHUNK_BLOCKS).min(hydration.source_blocks()),
             copied_blocks: hydration.chunks_since * CHUNK_BLOCKS,
             since_ms: u64::try_from(now.saturating_sub(hydration.began).as_millis()).unwrap_or(u64::MAX),
         })
@@ -165,9 +215,10 @@ impl VolumeCore {
 
     /// Forgets what waits, and who.
     pub(super) fn take_blocked_tags(&mut self) -> Vec<Tag> {
-        let hydration = self.hydration.take();
-        hydration
-            .map_or_else(Vec::new, |hydration| hydration.blocked.iter().map(|blocked| blocked.tag).collect())
+        let mut tags = self.feeding.take_tags();
+        let blocked = self.hydration.take().map_or_else(Vec::new, |hydration| hydration.blocked);
+        tags.extend(blocked.iter().map(|blocked| blocked.tag).filter(|tag| !is_made_here(*tag)));
+        tags
     }
 
     /// A consumer's request has ended, and with it what it did to whole chunks.
@@ -178,9 +229,12 @@ impl VolumeCore {
         }
     }
 
-    /// A request of our own has ended; [`VolumeCore::advance_hydration`] takes it from there.
+    /// A request that was made here has ended; [`VolumeCore::advance_hydration`] takes it from there.
     pub(super) fn own_ended(&mut self, tag: Tag, result: Result<IoReply, IoError>) {
-        if let Some(hydration) = &mut self.hydration {
+        if is_part(tag) {
+            self.consumer_ended(tag, &result);
+            self.feeding.part_ended(tag, result);
+        } else if let Some(hydration) = &mut self.hydration {
             hydration.ended.push_back((tag.0 & !OWN_TAGS, result));
             hydration.is_stirred = true;
         }
@@ -215,6 +269,9 @@ impl VolumeCore {
 
     /// Goes on with all that can go on.
     pub(super) fn advance_hydration(&mut self, now: Duration) {
+        if self.is_feeding() && !self.state.is_over() {
+            self.feed(now);
+        }
         let Some(hydration) = self.hydration.as_mut().filter(|_| !self.state.is_over()) else { return };
         hydration.is_stirred = false;
         while let Some((job, result)) =
@@ -288,7 +345,8 @@ impl VolumeCore {
         let serving = matches!(self.state, VolumeState::Open | VolumeState::Closing);
         let in_background = self.state == VolumeState::Open;
         let Some(hydration) = self.hydration.as_deref_mut().filter(|_| serving) else { return };
-        for chunk in hydration.due(now, in_background) {
+        let feeding = &self.feeding;
+        for chunk in hydration.due(now, in_background, |chunk| feeding.will_zero(chunk)) {
             self.ask_for_chunk(now, chunk, None, Vec::new());
         }
     }

@@ -5,7 +5,7 @@
 //! within [`LEASE`] knows that no newer one serves yet. Without that, whatever succeeds is not told
 //! until the members have answered again; if they answer that a newer engine has them, it never is.
 
-use super::hydration::is_own;
+use super::hydration::is_made_here;
 use super::{Action, MemberIndex, Tag, VolumeCore};
 use crate::request::{IoError, IoReply};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl VolumeCore {
 
     /// Answers a request, as soon as that is safe.
     pub(super) fn complete(&mut self, tag: Tag, result: Result<IoReply, IoError>) {
-        if is_own(tag) {
+        if is_made_here(tag) {
             // Nobody is told: what follows is written, which members refuse to an engine that was passed over.
             return self.own_ended(tag, result);
         }

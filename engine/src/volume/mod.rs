@@ -236,6 +236,7 @@ pub struct VolumeCore {
     /// When it last did not answer.
     authority_failed_at: Option<Duration>,
     hydration: Option<Box<hydration::Hydration>>,
+    feeding: hydration::Feeding,
     closing: Option<Closing>,
     unfinished: bool,
     renewing: bool,
@@ -303,6 +304,7 @@ impl VolumeCore {
             authority_trouble: None,
             authority_failed_at: None,
             hydration: None,
+            feeding: hydration::Feeding::default(),
             closing: None,
             unfinished: false,
             renewing: false,

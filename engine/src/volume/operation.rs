@@ -5,7 +5,7 @@
 //! - an operation that is `ordered` is registered in the ordering, no other is;
 //! - an operation of a request is one of the `remaining` parts of that request.
 
-use super::hydration::is_own;
+use super::hydration::{is_made_here, is_own};
 use super::ordering::Span;
 use super::pieces::{self, Piece};
 use super::query::{Querying, Question};
@@ -122,10 +122,10 @@ impl VolumeCore {
             }
         }
         let own = is_own(tag);
-        if !own {
+        if !is_made_here(tag) {
             self.counters.count(&request);
         }
-        let pieces = match pieces::cut(request, self.blocks) {
+        let pieces = match pieces::cut(request, self.blocks, &self.zeroed_by_writing()) {
             Ok(pieces) => pieces,
             Err(error) => return self.complete(tag, Err(error)),
         };
@@ -223,6 +223,9 @@ impl VolumeCore {
             Piece::Write { range, segments, force_unit_access } => {
                 operation.phase = Phase::Writing(Writing::data(range, segments, force_unit_access, encrypts));
                 self.send_write(now, id);
+            }
+            Piece::Zeros { range, force_unit_access } => {
+                self.start_zeroing(now, id, range, force_unit_access)
             }
             Piece::Discard { range, force_unit_access } => {
                 operation.phase = Phase::Writing(Writing::discard(range, force_unit_access));

@@ -6,6 +6,7 @@
 use super::segments::{SegmentCursor, push_zeros};
 use crate::request::{IoError, IoRequest};
 use bytes::Bytes;
+use std::ops::Range;
 use trivet_model::geometry::IO_BLOCKS_MAX;
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, SECTOR_SIZE};
 use trivet_wire::frame::DISCARD_BLOCKS_MAX;
@@ -29,6 +30,8 @@ pub(super) enum Piece {
     Reseal { range: BlockRange },
     /// Compare what members have of a block.
     Scrub { block: u64 },
+    /// Write zeros, that are made when it is done.
+    Zeros { range: BlockRange, force_unit_access: bool },
     /// Make blocks read as zeros.
     Discard { range: BlockRange, force_unit_access: bool },
 }
@@ -40,6 +43,7 @@ impl Piece {
             | Self::Write { range, .. }
             | Self::Restore { range }
             | Self::Reseal { range }
+            | Self::Zeros { range, .. }
             | Self::Discard { range, .. } => *range,
             Self::Patch { block, .. }
             | Self::Rewrite { block }
@@ -54,7 +58,8 @@ impl Piece {
             Self::Read { range, .. }
             | Self::Write { range, .. }
             | Self::Restore { range }
-            | Self::Reseal { range } => range.count as usize * BLOCK_SIZE,
+            | Self::Reseal { range }
+            | Self::Zeros { range, .. } => range.count as usize * BLOCK_SIZE,
             Self::Patch { .. }
             | Self::Rewrite { .. }
             | Self::Mend { .. }
@@ -84,11 +89,11 @@ pub(super) fn check_bounds(offset: u64, length: u64, blocks: u64) -> Result<(), 
     }
 }
 
-/// Cuts a read, write, discard or write-zeroes into pieces.
+/// Cuts a read, write, discard or write-zeroes into pieces. Whole blocks that are `kept` are zeroed by writing.
 ///
 /// # Panics
 /// On a flush or an allocation query, which have no pieces.
-pub(super) fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError> {
+pub(super) fn cut(request: IoRequest, blocks: u64, kept: &Range<u64>) -> Result<Vec<Piece>, IoError> {
     let mut pieces = Vec::with_capacity(1);
     match request {
         IoRequest::Read { offset, length } => {
@@ -102,11 +107,11 @@ pub(super) fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError
         }
         IoRequest::Discard { offset, length } => {
             check_bounds(offset, length, blocks)?;
-            cut_zeroes(offset, length, false, &mut pieces);
+            cut_zeroes(offset, length, false, kept, &mut pieces);
         }
         IoRequest::WriteZeroes { offset, length, force_unit_access, may_unmap: _ } => {
             check_bounds(offset, length, blocks)?;
-            cut_zeroes(offset, length, force_unit_access, &mut pieces);
+            cut_zeroes(offset, length, force_unit_access, kept, &mut pieces);
         }
         IoRequest::Flush | IoRequest::Allocation { .. } | IoRequest::Changed { .. } => {
             unreachable!("has no pieces")
@@ -176,16 +181,17 @@ fn cut_write(
     }
 }
 
-fn cut_discard(start: u64, end: u64, force_unit_access: bool, pieces: &mut Vec<Piece>) {
+/// Runs of at most `most` blocks.
+fn runs(start: u64, end: u64, most: u32) -> impl Iterator<Item = BlockRange> {
     let mut at = start;
-    while at < end {
-        let range = run(at, end, DISCARD_BLOCKS_MAX);
-        pieces.push(Piece::Discard { range, force_unit_access });
+    std::iter::from_fn(move || {
+        let range = (at < end).then(|| run(at, end, most))?;
         at = range.end();
-    }
+        Some(range)
+    })
 }
 
-fn cut_zeroes(offset: u64, length: u64, force_unit_access: bool, pieces: &mut Vec<Piece>) {
+fn cut_zeroes(offset: u64, length: u64, force_unit_access: bool, kept: &Range<u64>, pieces: &mut Vec<Piece>) {
     let mut patch = |from: u64, to: u64| {
         let mut segments = Vec::with_capacity(1);
         push_zeros(&mut segments, small(to - from));
@@ -205,7 +211,13 @@ fn cut_zeroes(offset: u64, length: u64, force_unit_access: bool, pieces: &mut Ve
     if tail < end {
         patch(tail, end);
     }
-    cut_discard(inner.start, inner.end, force_unit_access, pieces);
+    let kept_start = kept.start.clamp(inner.start, inner.end);
+    let kept_end = kept.end.clamp(kept_start, inner.end);
+    let freed = [inner.start..kept_start, kept_end..inner.end].into_iter();
+    let freed = freed.flat_map(|freed| runs(freed.start, freed.end, DISCARD_BLOCKS_MAX));
+    pieces.extend(freed.map(|range| Piece::Discard { range, force_unit_access }));
+    let zeroed = runs(kept_start, kept_end, IO_BLOCKS_MAX);
+    pieces.extend(zeroed.map(|range| Piece::Zeros { range, force_unit_access }));
 }
 
 #[cfg(test)]
@@ -214,6 +226,11 @@ mod tests {
     use proptest::prelude::*;
 
     const BLOCKS: u64 = 2000;
+
+    /// As it is cut where nothing is kept.
+    fn cut(request: IoRequest, blocks: u64) -> Result<Vec<Piece>, IoError> {
+        super::cut(request, blocks, &(0..0))
+    }
 
     /// Marks every byte that the pieces touch with how; panics when one is touched twice.
     fn touched(pieces: &[Piece]) -> Vec<(u64, u64, char)> {
@@ -231,6 +248,7 @@ mod tests {
                         assert!(at + length <= BLOCK_SIZE && length < BLOCK_SIZE);
                         (start + *at as u64, start + (at + length) as u64, 'w')
                     }
+                    Piece::Zeros { range, .. } => (start, start + range.bytes(), 'z'),
                     Piece::Discard { range, .. } => (start, start + range.bytes(), 'd'),
                     Piece::Rewrite { .. }
                     | Piece::Mend { .. }
@@ -275,6 +293,31 @@ mod tests {
 
             let discard = cut(IoRequest::Discard { offset, length }, BLOCKS).unwrap();
             covers(&touched(&discard), offset, end);
+        }
+
+        #[test]
+        fn zeros_are_written_just_where_they_are_kept(
+            sector in 0u64..8000, sectors in 1u64..8000, first in 0..BLOCKS, count in 0..BLOCKS)
+        {
+            let (offset, length) = (sector * 512, sectors * 512);
+            prop_assume!(offset + length <= BLOCKS * BLOCK_SIZE_U64);
+            let kept = first..first + count;
+            let pieces = super::cut(IoRequest::Discard { offset, length }, BLOCKS, &kept).unwrap();
+            let spans = touched(&pieces);
+            covers(&spans, offset, offset + length);
+            for piece in &pieces {
+                let blocks = piece.range().blocks();
+                match piece {
+                    Piece::Zeros { range, .. } => {
+                        prop_assert!(range.count <= IO_BLOCKS_MAX);
+                        prop_assert!(blocks.into_iter().all(|block| kept.contains(&block)));
+                    }
+                    Piece::Discard { .. } => {
+                        prop_assert!(!blocks.into_iter().any(|block| kept.contains(&block)));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

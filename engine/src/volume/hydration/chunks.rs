@@ -20,8 +20,10 @@ const HARDLY_LONGER: Duration = Duration::from_millis(5);
 /// Chunks that failed and are tried again, beside which the background goes on: a source that is away is not
 /// asked for everything, and one that has lost some of its sectors for the rest.
 const PAUSING_MAX: usize = 64;
-/// Tags of our own; consumers' have a front end's number above.
+/// Tags of our own; consumers' have a front end's number there.
 pub(super) const OWN_TAGS: u64 = 0xffff << 48;
+/// And those of parts of consumers' requests.
+pub(super) const PART_TAGS: u64 = 0xfffe << 48;
 
 /// How far a chunk is; the module draws it. `missing` are blocks that the volume does not have.
 #[derive(Debug)]
@@ -183,7 +185,7 @@ impl Hydration {
         let (_, chunks) = self.overwritten.swap_remove(at);
         self.is_stirred = true;
         if !done {
-            self.next = self.next.min(chunks.start);
+            self.look_again_from(chunks.start);
             return;
         }
         for chunk in chunks {
@@ -191,6 +193,11 @@ impl Hydration {
                 self.hydrated(chunk);
             }
         }
+    }
+
+    /// What was about to be overwritten was not: the background begins with it, if nobody else has.
+    pub(super) fn look_again_from(&mut self, chunk: u64) {
+        self.next = self.next.min(chunk);
     }
 
     fn is_overwritten(&self, chunk: u64) -> bool {
@@ -213,10 +220,18 @@ impl Hydration {
         Tag(OWN_TAGS | self.next_job)
     }
 
+    pub(super) const fn source_blocks(&self) -> u64 {
+        self.source_bytes.div_ceil(BLOCK_SIZE_U64)
+    }
+
     /// The blocks of a chunk that the source has.
     pub(super) fn blocks(&self, chunk: u64) -> Range<u64> {
-        let end = self.source_bytes.div_ceil(BLOCK_SIZE_U64);
-        chunk * CHUNK_BLOCKS..((chunk + 1) * CHUNK_BLOCKS).min(end)
+        chunk * CHUNK_BLOCKS..((chunk + 1) * CHUNK_BLOCKS).min(self.source_blocks())
+    }
+
+    /// The bytes, in whole chunks, that may still be the source's.
+    pub(super) const fn undecided(&self) -> Range<u64> {
+        self.recorded * BLOCK_SIZE_U64..self.end * CHUNK_BYTES
     }
 
     /// The run of bytes of the source to which a chunk belongs.
@@ -259,8 +274,13 @@ impl Hydration {
     }
 
     /// The chunks to begin with now: those that pause no more, those that are waited for, and as many others as
-    /// the background may have.
-    pub(super) fn due(&mut self, now: Duration, in_background: bool) -> Vec<u64> {
+    /// the background may have, but for those that will be overwritten.
+    pub(super) fn due(
+        &mut self,
+        now: Duration,
+        in_background: bool,
+        will_be_overwritten: impl Fn(u64) -> bool,
+    ) -> Vec<u64> {
         let is_pausing = |step: &Step| matches!(step, Step::Pausing { .. });
         let is_over = |step: &Step| matches!(step, Step::Pausing { until } if now >= *until);
         let mut chunks: Vec<u64> =
@@ -288,7 +308,8 @@ impl Hydration {
         self.next = self.next.max(self.cursor);
         while in_background && background > 0 && self.next < self.end {
             // What is about to be overwritten need not be fetched.
-            let spared = self.blocked.iter().any(|blocked| blocked.wanted.covered.contains(&self.next));
+            let spared = will_be_overwritten(self.next)
+                || self.blocked.iter().any(|blocked| blocked.wanted.covered.contains(&self.next));
             if self.is_untouched(self.next) && !spared {
                 chunks.push(self.next);
                 background -= 1;

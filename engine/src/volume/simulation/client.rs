@@ -167,6 +167,8 @@ impl Client {
             }
             // Not acknowledged: it may have happened or not, now or later.
             (Kind::Flush, Err(IoError::Invalid(_))) => {}
+            // Asked for in its name (`World::submit`).
+            (Kind::Flush, Ok(IoReply::Data(_))) => {}
             (_, Err(IoError::NoSpace | IoError::Fenced | IoError::Closed | IoError::Medium { .. })) => {
                 self.refused += 1;
             }

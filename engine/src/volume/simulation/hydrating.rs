@@ -2,7 +2,10 @@
 
 use super::tests::lose_all_power;
 use super::world::{Faults, World};
+use crate::request::IoRequest;
 use crate::volume::{PlantedFault, VolumeState};
+use trivet_model::{BLOCK_SIZE_U64, BlockRange};
+use trivet_wire::Message;
 
 const DEPTH: usize = 12;
 
@@ -137,8 +140,8 @@ fn planted_faults_are_found() {
         "BelieveFailedOverwrites was found in {found:?} of 400 seeds each"
     );
     let faults = Faults { planted: Some(PlantedFault::RecordUnstableHydration), ..faults() };
-    let found = (0..300).filter(|&seed| lose_all_power(seed, faults).is_err()).count();
-    assert!(found > 3, "RecordUnstableHydration was found in {found} of 300 seeds");
+    let found = (0..600).filter(|&seed| lose_all_power(seed, faults).is_err()).count();
+    assert!(found > 3, "RecordUnstableHydration was found in {found} of 600 seeds");
 }
 
 #[test]
@@ -154,4 +157,66 @@ fn a_source_that_is_away_is_named_and_nothing_wrong_is_read() {
     world.client.check().unwrap_or_else(|error| panic!("{error}"));
     // Those who wait are told when the volume is given up.
     assert!(!world.close(std::time::Duration::from_secs(2)));
+}
+
+/// A volume of so many blocks that is imported from a source of fewer.
+fn larger(blocks: u64, source_blocks: u64) -> World {
+    let mut world = World::new(3, Faults { source_fails: u32::MAX, ..Faults::default() });
+    world.enlarge(blocks, source_blocks);
+    world.wait_until("it to be open", |world| world.core.state() == VolumeState::Open);
+    world
+}
+
+fn discard_all(world: &mut World, blocks: u64) {
+    world.submit(IoRequest::Discard { offset: 0, length: blocks * BLOCK_SIZE_U64 });
+}
+
+#[test]
+fn a_discard_frees_what_is_imported_or_was_never_the_sources_and_zeroes_the_rest() {
+    let (blocks, source_blocks) = (600, 400);
+    let mut world = larger(blocks, source_blocks);
+    world.fill(BlockRange::new(0, 100), 1);
+    world.fill(BlockRange::new(350, 150), 2);
+    world.wait_until("some of it to be imported", |world| world.hydrated().is_some_and(|block| block > 50));
+    let imported = world.hydrated().expect("not all is");
+    assert!(imported < source_blocks);
+    discard_all(&mut world, blocks);
+    world.settle();
+    let data = |block| world.members[0].blocks.get(&block).map(|version| version.data.is_some());
+    let holes = |mut blocks: std::ops::Range<u64>| blocks.all(|block| data(block) != Some(true));
+    assert!(holes(0..imported), "what is imported is freed");
+    assert!(holes(source_blocks..blocks), "what was never the source's is freed");
+    assert!(
+        (imported..source_blocks).any(|block| data(block) == Some(true)),
+        "the rest is zeroed by writing"
+    );
+    world.wait_until("the rest to be imported", |world| world.hydrated().is_none());
+    let zeros = |data: &bytes::Bytes| data.iter().all(|&byte| byte == 0);
+    let versions = world.members[0].blocks.values();
+    assert!(versions.flat_map(|version| &version.data).all(zeros), "all of it is zeros");
+}
+
+#[test]
+fn a_large_discard_keeps_nobody_waiting() {
+    // Far more than may be in flight.
+    let (blocks, source_blocks) = (20_001, 20_000);
+    let mut world = larger(blocks, source_blocks);
+    discard_all(&mut world, blocks);
+    let blocks_sent = |world: &World| -> u64 {
+        let sent = world.asked_of(0).into_iter().map(|message| match message {
+            Message::Write { data, .. } => data.blocks() as u64,
+            _ => 0,
+        });
+        sent.sum()
+    };
+    world.wait_until("a part to be sent", |world| blocks_sent(world) > 0);
+    assert!(blocks_sent(&world) <= 4, "a little at a time: {}", blocks_sent(&world));
+    let offset = source_blocks * BLOCK_SIZE_U64;
+    world.submit(IoRequest::Read { offset, length: 4096 });
+    let is_asked = (0..3).any(|member| {
+        world.asked_of(member).into_iter().any(|message| matches!(message, Message::Read { .. }))
+    });
+    assert!(is_asked, "a read does not wait for it");
+    // Those who wait are told when the volume is given up.
+    assert!(!world.close(std::time::Duration::from_secs(1)));
 }

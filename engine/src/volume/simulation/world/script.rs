@@ -141,6 +141,15 @@ impl World {
         self.perform();
     }
 
+    /// A larger volume is imported, and from a larger source, which has zeros beyond what it has otherwise. Not
+    /// for the consumer, who knows of no such blocks.
+    pub(in crate::volume::simulation) fn enlarge(&mut self, blocks: u64, source_blocks: u64) {
+        self.record.0.blocks = blocks;
+        self.members.iter_mut().for_each(|member| member.size = blocks);
+        let import = self.record.0.import.as_mut().expect("it is imported");
+        import.bytes = source_blocks * BLOCK_SIZE_U64;
+    }
+
     /// Blocks are filled with a byte, of which the consumer's record of what it wrote knows nothing.
     pub(in crate::volume::simulation) fn fill(&mut self, range: BlockRange, byte: u8) {
         let block = Bytes::from(vec![byte; BLOCK_SIZE]);
