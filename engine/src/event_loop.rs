@@ -10,7 +10,7 @@ use crate::frontend::{Frontend, Port, split_tag};
 use crate::handover::{Handover, Seen, Shared};
 use crate::import_source::{Fetch, Fetched, ImportSource};
 use crate::link::{Link, Thread, member_of};
-use crate::volume::{Action, CoreOptions, MemberIndex, VolumeCore, VolumeState};
+use crate::volume::{Action, CoreOptions, MemberIndex, SourceError, VolumeCore, VolumeState};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +148,9 @@ impl EventLoop {
         match (started, &mut self.import) {
             (Ok(()), Some(source)) => source.fetch(fetch),
             (Ok(()), None) => unreachable!("it has been started"),
-            (Err(trouble), _) => self.core.source_fetched(self.reactor.now(), fetch.chunk, Err(trouble)),
+            (Err(trouble), _) => {
+                self.core.source_fetched(self.reactor.now(), fetch.chunk, Err(SourceError::Away(trouble)))
+            }
         }
     }
 

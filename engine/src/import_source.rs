@@ -3,6 +3,7 @@
 //! Many fetches are in flight on one connection. When it breaks, all of them have failed; who wants them
 //! asks again, and the next one connects anew.
 
+use crate::volume::SourceError;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For each of its addresses.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const RECEIVE_BYTES: usize = 256 << 10;
+/// The NBD protocol's numbers for a server that has no memory for the request, and for one that is about to end.
+const ENOMEM: i32 = 12;
+const ESHUTDOWN: i32 = 108;
 
 /// Bytes of the source to fetch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +39,7 @@ pub(crate) struct Fetch {
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) chunk: u64,
-    pub(crate) result: Result<Bytes, String>,
+    pub(crate) result: Result<Bytes, SourceError>,
 }
 
 /// The thread's two ends. It ends by itself once this is dropped and the call under way returns.
@@ -103,14 +107,14 @@ impl Thread {
             // Those that have come meanwhile would fare no better.
             open.extend(self.asked.try_iter().map(|fetch| (fetch.chunk, fetch)));
             for (chunk, _) in open.drain() {
-                if self.tell(chunk, Err(error.to_string())).is_err() {
+                if self.tell(chunk, Err(SourceError::Away(error.to_string()))).is_err() {
                     return;
                 }
             }
         }
     }
 
-    fn tell(&self, chunk: u64, result: Result<Bytes, String>) -> Result<(), NobodyWaits> {
+    fn tell(&self, chunk: u64, result: Result<Bytes, SourceError>) -> Result<(), NobodyWaits> {
         self.done.send(Fetched { chunk, result }).map_err(|_gone| NobodyWaits)?;
         self.waker.wake();
         Ok(())
@@ -156,13 +160,14 @@ fn submit(connection: &mut Connection, fetch: Fetch) -> io::Result<()> {
 }
 
 /// What a read has brought.
-fn data_of(finished: Finished) -> Result<Bytes, String> {
-    match finished.error {
+fn data_of(finished: Finished) -> Result<Bytes, SourceError> {
+    let number = i32::try_from(finished.error).unwrap_or(i32::MAX);
+    let cause = || format!("reading it: {}", io::Error::from_raw_os_error(number));
+    match number {
         0 => Ok(finished.data),
-        number => {
-            let number = i32::try_from(number).unwrap_or(i32::MAX);
-            Err(format!("reading it: {}", io::Error::from_raw_os_error(number)))
-        }
+        // These say nothing about what was to be read.
+        ENOMEM | ESHUTDOWN => Err(SourceError::Away(cause())),
+        _ => Err(SourceError::Refused(cause())),
     }
 }
 
@@ -285,5 +290,22 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_sector_is_told_from_a_server_that_is_about_to_end() {
+        let finished = |error| Finished { handle: 1, error, data: Bytes::new(), extents: Vec::new() };
+        assert_eq!(data_of(finished(0)), Ok(Bytes::new()));
+        assert!(
+            matches!(data_of(finished(5)), Err(SourceError::Refused(cause)) if cause.contains("os error 5"))
+        );
+        for error in [12, 108] {
+            assert!(matches!(data_of(finished(error)), Err(SourceError::Away(_))), "{error}");
+        }
     }
 }

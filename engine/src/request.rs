@@ -90,7 +90,7 @@ pub enum IoError {
     /// A member's pool is full.
     #[error("no space left in the pool of a member")]
     NoSpace,
-    /// No member could return the right data.
+    /// No member could return the right data, or the source did not give it that the volume is imported from.
     #[error("no member can return blocks {start}..{end}: {cause}")]
     Medium {
         /// First block.

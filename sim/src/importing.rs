@@ -8,6 +8,7 @@ use crate::swarm::Profile;
 use crate::world::{Event, Mending, World};
 use bytes::Bytes;
 use std::time::Duration;
+use trivet_engine::volume::SourceError;
 use trivet_model::{BLOCK_SIZE_U64, InstantImport, VolumeRecord};
 
 /// How long the source takes, unless it takes long.
@@ -64,8 +65,11 @@ impl World {
             return;
         }
         let fails = self.source_away > 0 || (self.is_striking() && self.random.one_in(FAILS_ONE_IN));
-        let result =
-            if fails { Err("it does not answer".to_owned()) } else { Ok(data(&self.profile, fetch)) };
+        let result = if fails {
+            Err(SourceError::Away("it does not answer".to_owned()))
+        } else {
+            Ok(data(&self.profile, fetch))
+        };
         self.with_core(engine, |core, now| core.source_fetched(now, fetch.chunk, result));
     }
 

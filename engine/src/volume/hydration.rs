@@ -15,6 +15,8 @@
 //!      └──────────── it failed ───────────────────┘
 //! ```
 //!
+//! A chunk for which the source answers with errors is fetched block by block, *sifted*: `lost.rs`.
+//!
 //! Which chunks are hydrated is known only to this engine. The next one begins at the cursor in the record, and
 //! asks the volume what it has. So that it finds there what it must:
 //!
@@ -32,6 +34,7 @@
 
 mod chunks;
 mod feeding;
+mod lost;
 
 use super::control::Purpose;
 use super::operation::Phase;
@@ -44,15 +47,19 @@ use super::{Action, OperationId, Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
 use bytes::Bytes;
 pub(super) use chunks::Hydration;
-use chunks::{Blocked, CHUNK_BLOCKS, Job, OWN_TAGS, PART_TAGS, Step};
+use chunks::{Blocked, CHUNK_BLOCKS, Job, OWN_TAGS, PART_TAGS, Step, Trouble};
 pub(super) use feeding::Feeding;
 use feeding::PART_BYTES;
+pub use lost::SourceError;
+use lost::{Sifting, Verdict};
 use std::ops::Range;
 use std::time::Duration;
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeRecord};
 
 /// How long until the source, or a pool without space, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For how long the source may answer for a chunk with errors until its blocks are asked for one by one.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// How often the cursor is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 
@@ -95,6 +102,17 @@ const fn zeroes(request: &IoRequest) -> Option<bool> {
     }
 }
 
+/// A block of the source, as it is written: whole; nothing if it is zeros.
+fn segments_of(data: Bytes) -> Option<Vec<Bytes>> {
+    if data.iter().all(|&byte| byte == 0) {
+        return None;
+    }
+    let rest = BLOCK_SIZE.saturating_sub(data.len());
+    let mut segments = vec![data];
+    push_zeros(&mut segments, rest);
+    Some(segments)
+}
+
 impl VolumeCore {
     /// The volume is open: its import goes on, if it has one.
     pub(super) fn begin_hydration(&mut self, now: Duration) {
@@ -131,15 +149,21 @@ impl VolumeCore {
         self.advance_hydration(now);
     }
 
-    /// Takes a request, unless chunks are to be hydrated first. Whether that was so.
+    /// Takes a request, or refuses it, unless chunks are to be hydrated first. Whether that was so.
     fn take_or_block(&mut self, now: Duration, tag: Tag, request: IoRequest, bytes: &Range<u64>) -> bool {
         if let Some(hydration) = &mut self.hydration {
             let wanted = hydration.wanted(bytes.start, bytes.end, !matches!(request, IoRequest::Read { .. }));
-            if !hydration.may_take(&wanted) {
-                hydration.blocked.push(Blocked { tag, request, wanted });
-                return false;
+            match hydration.verdict(&wanted) {
+                Verdict::Take => hydration.taken(tag, &wanted),
+                Verdict::Wait => {
+                    hydration.blocked.push(Blocked { tag, request, wanted });
+                    return false;
+                }
+                Verdict::Fail(error) => {
+                    self.complete(tag, Err(error));
+                    return true;
+                }
             }
-            hydration.taken(tag, &wanted);
         }
         self.accept(now, tag, request);
         true
@@ -201,7 +225,9 @@ impl VolumeCore {
     pub(super) fn hydration_status(&self, now: Duration) -> Option<SyncStatus> {
         let hydration = self.hydration.as_deref()?;
         Some(SyncStatus {
-            position: (hydration.chunks_done * CHUNK_BLOCKS).min(hydration.source_blocks()),
+            position: (hydration.chunks_done * CHUNK_BLOCKS)
+                .min(hydration.source_blocks())
+                .saturating_sub(hydration.lost.len() as u64),
             copied_blocks: hydration.chunks_since * CHUNK_BLOCKS,
             since_ms: u64::try_from(now.saturating_sub(hydration.began).as_millis()).unwrap_or(u64::MAX),
         })
@@ -209,8 +235,12 @@ impl VolumeCore {
 
     /// What keeps it from going on.
     pub(super) fn hydration_trouble(&self) -> Option<String> {
-        let (_, trouble) = self.hydration.as_ref()?.troubles.first_key_value()?;
-        Some(format!("what is not imported yet cannot be had: {trouble}"))
+        let hydration = self.hydration.as_ref()?;
+        let first = hydration.troubles.first_key_value();
+        let waits =
+            first.map(|(_, trouble)| format!("what is not imported yet cannot be had: {}", trouble.cause));
+        let troubles: Vec<String> = waits.into_iter().chain(hydration.lost.trouble()).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
     /// Forgets what waits, and who.
@@ -241,30 +271,64 @@ impl VolumeCore {
     }
 
     /// The answer to [`Action::FetchSource`]: all the bytes asked for, or why not.
-    pub fn source_fetched(&mut self, now: Duration, chunk: u64, result: Result<Bytes, String>) {
+    pub fn source_fetched(&mut self, now: Duration, chunk: u64, result: Result<Bytes, SourceError>) {
         self.now = now;
         let Some(hydration) = self.hydration.as_deref_mut().filter(|_| !self.state.is_over()) else { return };
-        let Some(Step::Fetching { missing, since }) = hydration.under_way.get_mut(&chunk) else { return };
-        let (missing, took) = (std::mem::take(missing), now.saturating_sub(*since));
-        if self.state == VolumeState::Closing && !hydration.is_waited_for(chunk) {
-            // Members are about to be told that nothing more comes.
-            hydration.under_way.remove(&chunk);
-            return;
-        }
-        let wanted = hydration.bytes(chunk);
-        match result {
-            Ok(data) if data.len() as u64 == wanted.end - wanted.start => {
-                hydration.fetched_within(took);
-                self.write_chunk(now, chunk, &missing, data);
+        let is_waited_for = hydration.is_waited_for(chunk);
+        match hydration.under_way.get_mut(&chunk) {
+            Some(Step::Fetching { .. } | Step::Sifting(_))
+                if self.state == VolumeState::Closing && !is_waited_for =>
+            {
+                // Members are about to be told that nothing more comes.
+                hydration.under_way.remove(&chunk);
+                return;
             }
-            Ok(data) => {
-                let trouble =
-                    format!("its source sent {} bytes of {}", data.len(), wanted.end - wanted.start);
-                self.pause_chunk(now, chunk, trouble);
+            Some(Step::Fetching { missing, since }) => {
+                let (missing, took) = (std::mem::take(missing), now.saturating_sub(*since));
+                self.chunk_fetched(now, chunk, &missing, took, result);
             }
-            Err(trouble) => self.pause_chunk(now, chunk, trouble),
+            Some(Step::Sifting(_)) => self.sifted(now, chunk, result),
+            _ => self.lost_fetched(now, chunk, result),
         }
         self.advance_hydration(now);
+    }
+
+    fn chunk_fetched(
+        &mut self,
+        now: Duration,
+        chunk: u64,
+        missing: &[Range<u64>],
+        took: Duration,
+        result: Result<Bytes, SourceError>,
+    ) {
+        let Some(hydration) = &mut self.hydration else { return };
+        let wanted = hydration.bytes(chunk);
+        let wanted = wanted.end - wanted.start;
+        match result {
+            Ok(data) if data.len() as u64 == wanted => {
+                hydration.fetched_within(took);
+                self.write_chunk(now, chunk, missing, &data);
+            }
+            Ok(data) => {
+                let trouble = format!("its source sent {} bytes of {wanted}", data.len());
+                self.pause_chunk(now, chunk, trouble);
+            }
+            Err(SourceError::Away(trouble)) => self.pause_chunk(now, chunk, trouble),
+            Err(SourceError::Refused(cause)) => {
+                let known = hydration.troubles.get(&chunk).and_then(|trouble| trouble.refused_since);
+                let since = known.unwrap_or(now);
+                if now >= since + REFUSED_FOR {
+                    hydration.under_way.insert(chunk, Step::Sifting(Sifting::new(missing)));
+                    return self.sift(now, chunk);
+                }
+                self.pause_chunk(now, chunk, cause);
+                let trouble =
+                    self.hydration.as_mut().and_then(|hydration| hydration.troubles.get_mut(&chunk));
+                if let Some(trouble) = trouble {
+                    trouble.refused_since = Some(since);
+                }
+            }
+        }
     }
 
     /// Goes on with all that can go on.
@@ -281,6 +345,7 @@ impl VolumeCore {
         }
         self.release_blocked(now);
         self.start_chunks(now);
+        self.retry_lost(now);
         self.make_stable(now);
     }
 
@@ -291,7 +356,7 @@ impl VolumeCore {
             tracing::warn!(volume = %self.options.volume, %trouble, "the import waits");
         }
         hydration.under_way.insert(chunk, Step::Pausing { until: now + PAUSE });
-        hydration.troubles.insert(chunk, trouble);
+        hydration.troubles.insert(chunk, Trouble { cause: trouble, refused_since: None });
     }
 
     fn job_ended(&mut self, now: Duration, job: u64, result: Result<IoReply, IoError>) {
@@ -317,6 +382,8 @@ impl VolumeCore {
                 }
             }
             (Some(Job::Flush { .. }), Err(_)) => hydration.flushing = false,
+            (Some(Job::AskAgain { block }), result) => self.lost_answered(block, result),
+            (Some(Job::WriteLost), result) => hydration.overwrite_ended(Tag(OWN_TAGS | job), result.is_ok()),
             (None, _) => {}
         }
     }
@@ -327,16 +394,22 @@ impl VolumeCore {
         let mut index = 0;
         let mut released = Vec::new();
         while index < hydration.blocked.len() {
-            if hydration.may_take(&hydration.blocked[index].wanted) {
-                let blocked = hydration.blocked.remove(index);
-                hydration.taken(blocked.tag, &blocked.wanted);
-                released.push(blocked);
-            } else {
+            let verdict = hydration.verdict(&hydration.blocked[index].wanted);
+            if verdict == Verdict::Wait {
                 index += 1;
+                continue;
             }
+            let blocked = hydration.blocked.remove(index);
+            if verdict == Verdict::Take {
+                hydration.taken(blocked.tag, &blocked.wanted);
+            }
+            released.push((blocked, verdict));
         }
-        for Blocked { tag, request, .. } in released {
-            self.accept(now, tag, request);
+        for (Blocked { tag, request, .. }, verdict) in released {
+            match verdict {
+                Verdict::Fail(error) => self.complete(tag, Err(error)),
+                Verdict::Take | Verdict::Wait => self.accept(now, tag, request),
+            }
         }
     }
 
@@ -355,6 +428,9 @@ impl VolumeCore {
     fn ask_for_chunk(&mut self, now: Duration, chunk: u64, from: Option<u64>, missing: Vec<Range<u64>>) {
         let Some(hydration) = &mut self.hydration else { return };
         let blocks = hydration.blocks(chunk);
+        if from.is_none() {
+            hydration.lost.forget(chunk);
+        }
         let known_to = from.unwrap_or(blocks.start);
         hydration.under_way.insert(chunk, Step::Asking { known_to, missing });
         let tag = hydration.job(Job::Ask { chunk });
@@ -386,19 +462,25 @@ impl VolumeCore {
         self.actions.push(Action::FetchSource { chunk, offset: start, length });
     }
 
-    /// Writes what the volume does not have of a chunk, and the source has. Zeros need no writing.
-    fn write_chunk(&mut self, now: Duration, chunk: u64, missing: &[Range<u64>], data: Bytes) {
+    /// Writes what the volume does not have of a chunk, and the source has.
+    fn write_chunk(&mut self, now: Duration, chunk: u64, missing: &[Range<u64>], data: &Bytes) {
         let Some(hydration) = &mut self.hydration else { return };
         let first = hydration.blocks(chunk).start;
+        let of_block = |block: u64| {
+            let at = usize::try_from((block - first) * BLOCK_SIZE_U64).unwrap_or(usize::MAX);
+            (block, data.slice(at.min(data.len())..at.saturating_add(BLOCK_SIZE).min(data.len())))
+        };
+        let blocks = missing.iter().cloned().flatten().map(of_block).collect();
+        self.write_blocks(now, chunk, blocks);
+    }
+
+    /// Writes blocks of a chunk, and with them it is hydrated. Zeros need no writing.
+    fn write_blocks(&mut self, now: Duration, chunk: u64, blocks: Vec<(u64, Bytes)>) {
+        let Some(hydration) = &mut self.hydration else { return };
         let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
         let mut last = None;
-        for block in missing.iter().cloned().flatten() {
-            let at = usize::try_from((block - first) * BLOCK_SIZE_U64).unwrap_or(usize::MAX);
-            let mut segments = vec![data.slice(at.min(data.len())..(at + BLOCK_SIZE).min(data.len()))];
-            if segments[0].iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            push_zeros(&mut segments, BLOCK_SIZE - data.len().saturating_sub(at).min(BLOCK_SIZE));
+        for (block, data) in blocks {
+            let Some(mut segments) = segments_of(data) else { continue };
             match writes.last_mut() {
                 Some((_, run)) if last == block.checked_sub(1) => run.append(&mut segments),
                 _ => writes.push((block, segments)),

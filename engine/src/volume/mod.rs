@@ -58,6 +58,7 @@ mod view;
 mod witness;
 mod write;
 
+pub use hydration::SourceError;
 pub use member::MemberFault;
 pub use member_set::{MemberIndex, MemberSet};
 #[cfg(any(test, feature = "planted-faults"))]

@@ -1,6 +1,7 @@
 //! How far each chunk of a volume under import is, and which is next.
 
 use super::super::Tag;
+use super::lost::{Lost, Sifting, Verdict};
 use crate::request::{IoError, IoReply, IoRequest};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ pub(super) const PART_TAGS: u64 = 0xfffe << 48;
 pub(super) enum Step {
     Asking { known_to: u64, missing: Vec<Range<u64>> },
     Fetching { missing: Vec<Range<u64>>, since: Duration },
+    Sifting(Sifting),
     Writing { left: usize, trouble: Option<String> },
     Pausing { until: Duration },
 }
@@ -37,9 +39,28 @@ pub(super) enum Step {
 /// What a request of our own is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Job {
-    Ask { chunk: u64 },
-    Write { chunk: u64 },
-    Flush { cursor: u64 },
+    Ask {
+        chunk: u64,
+    },
+    Write {
+        chunk: u64,
+    },
+    Flush {
+        cursor: u64,
+    },
+    /// What the volume has of a lost block, and to write it.
+    AskAgain {
+        block: u64,
+    },
+    WriteLost,
+}
+
+/// Why a chunk could not be had.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) cause: String,
+    /// Since when the source has answered for it with errors, and with nothing else.
+    pub(super) refused_since: Option<Duration>,
 }
 
 /// The chunks of a consumer's request. Those that it writes whole, `covered`, need not be hydrated before: they
@@ -48,6 +69,8 @@ pub(super) enum Job {
 pub(super) struct Wanted {
     all: Range<u64>,
     covered: Range<u64>,
+    bytes: Range<u64>,
+    changes: bool,
 }
 
 impl Wanted {
@@ -97,7 +120,8 @@ pub(in super::super) struct Hydration {
     pub(super) stable: Option<u64>,
     pub(super) recorded_at: Duration,
     /// Why chunks could not be had, as long as they could not.
-    pub(super) troubles: BTreeMap<u64, String>,
+    pub(super) troubles: BTreeMap<u64, Trouble>,
+    pub(super) lost: Lost,
     /// Since when this engine hydrates, how many chunks are hydrated in all, and by this engine.
     pub(super) began: Duration,
     pub(super) chunks_done: u64,
@@ -129,6 +153,7 @@ impl Hydration {
             stable: None,
             recorded_at: now,
             troubles: BTreeMap::new(),
+            lost: Lost::default(),
             began: now,
             chunks_done: cursor,
             chunks_since: 0,
@@ -151,11 +176,15 @@ impl Hydration {
         let last = if holds_last { all.end } else { end / CHUNK_BYTES };
         let covered = offset.div_ceil(CHUNK_BYTES)..last;
         let covered = if changes && !covered.is_empty() { covered } else { all.end..all.end };
-        Wanted { all, covered }
+        Wanted { all, covered, bytes: offset..end, changes }
     }
 
-    /// Whether a request may be taken now.
-    pub(super) fn may_take(&self, wanted: &Wanted) -> bool {
+    /// Whether a request may be taken now, or fails.
+    pub(super) fn verdict(&self, wanted: &Wanted) -> Verdict {
+        if self.may_take(wanted) { self.lost.verdict(&wanted.bytes, wanted.changes) } else { Verdict::Wait }
+    }
+
+    fn may_take(&self, wanted: &Wanted) -> bool {
         let is_free = |range: &Range<u64>| {
             self.under_way.range(range.clone()).all(|(_, step)| matches!(step, Step::Pausing { .. }))
                 && self.overwritten.iter().all(|(_, other)| {
@@ -168,6 +197,9 @@ impl Hydration {
 
     /// It is taken: chunks that it writes whole are its own until [`Hydration::overwrite_ended`].
     pub(super) fn taken(&mut self, tag: Tag, wanted: &Wanted) {
+        if wanted.changes {
+            self.lost.hold(tag, &wanted.bytes);
+        }
         let covered = wanted.covered.start.max(self.cursor)..wanted.covered.end.min(self.end);
         if covered.is_empty() {
             return;
@@ -181,6 +213,10 @@ impl Hydration {
 
     /// A request has ended. What it wrote whole is hydrated; if it failed, nobody knows what is there.
     pub(super) fn overwrite_ended(&mut self, tag: Tag, done: bool) {
+        if self.lost.release(tag, done) {
+            self.is_stirred = true;
+            self.advance_cursor();
+        }
         let Some(at) = self.overwritten.iter().position(|(other, _)| *other == tag) else { return };
         let (_, chunks) = self.overwritten.swap_remove(at);
         self.is_stirred = true;
@@ -268,9 +304,27 @@ impl Hydration {
         self.chunks_since += 1;
         let (word, bit) = Self::bit(chunk);
         self.hydrated[word] |= bit;
-        while self.cursor < self.end && self.is_hydrated(self.cursor) {
+        self.advance_cursor();
+    }
+
+    fn advance_cursor(&mut self) {
+        while self.cursor < self.end && self.is_hydrated(self.cursor) && !self.lost.are_in(self.cursor) {
             self.cursor += 1;
         }
+    }
+
+    /// A lost block is the volume's.
+    pub(super) fn found(&mut self, block: u64) {
+        self.lost.remove(block);
+        self.is_stirred = true;
+        self.advance_cursor();
+    }
+
+    /// Where a block begins at the source, and how many bytes of it the source has.
+    pub(super) fn bytes_of(&self, block: u64) -> (u64, u32) {
+        let offset = block * BLOCK_SIZE_U64;
+        let length = self.source_bytes.saturating_sub(offset).min(BLOCK_SIZE_U64);
+        (offset, u32::try_from(length).unwrap_or(u32::MAX))
     }
 
     /// The chunks to begin with now: those that pause no more, those that are waited for, and as many others as
@@ -303,7 +357,7 @@ impl Hydration {
         // While the source is busy with what a consumer waits for, it is asked for nothing else.
         let is_awaited = |(&chunk, step): (&u64, &Step)| !is_pausing(step) && self.is_waited_for(chunk);
         let awaited = chunks.len() > again || self.under_way.iter().any(is_awaited);
-        let in_background = in_background && !awaited && pausing < PAUSING_MAX;
+        let in_background = in_background && !awaited && pausing < PAUSING_MAX && !self.lost.are_too_many();
         let mut background = self.background.saturating_sub(active + chunks.len());
         self.next = self.next.max(self.cursor);
         while in_background && background > 0 && self.next < self.end {

@@ -1,8 +1,9 @@
 //! A volume that is imported while it is used: right data at every moment, through all faults.
 
+use super::client::source_data;
 use super::tests::lose_all_power;
 use super::world::{Faults, World};
-use crate::request::IoRequest;
+use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::{PlantedFault, VolumeState};
 use trivet_model::{BLOCK_SIZE_U64, BlockRange};
 use trivet_wire::Message;
@@ -219,4 +220,117 @@ fn a_large_discard_keeps_nobody_waiting() {
     assert!(is_asked, "a read does not wait for it");
     // Those who wait are told when the volume is given up.
     assert!(!world.close(std::time::Duration::from_secs(1)));
+}
+
+fn read_block(world: &mut World, block: u64) -> Result<Vec<u8>, IoError> {
+    match world.ask(IoRequest::Read { offset: block * BLOCK_SIZE_U64, length: 4096 })? {
+        IoReply::Data(segments) => Ok(segments.concat()),
+        other => panic!("a read is answered {other:?}"),
+    }
+}
+
+fn write(offset: u64, bytes: usize) -> IoRequest {
+    IoRequest::Write { offset, segments: vec![vec![7; bytes].into()], force_unit_access: false }
+}
+
+/// A source whose first block has rotted, and all else of it is imported.
+fn rotten() -> World {
+    let mut world = larger(8, 6);
+    world.source_lacks.insert(0);
+    let rest_is_there = |world: &World| {
+        world.core.status(std::time::Duration::ZERO).import.is_some_and(|import| import.position == 5)
+    };
+    world.wait_until("the rest to be imported", rest_is_there);
+    assert_eq!(world.hydrated(), Some(0), "the import is not done");
+    world
+}
+
+#[test]
+fn a_block_that_the_source_has_lost_fails_alone_and_is_named() {
+    let mut world = rotten();
+    let reason = world.core.reason().unwrap_or_default();
+    assert!(reason.contains("does not give block 0 (a bad sector)"), "{reason}");
+    assert_eq!(read_block(&mut world, 1), Ok(source_data(4096, 4096).to_vec()));
+    for request in [IoRequest::Read { offset: 0, length: 512 }, write(512, 512), write(512, 8192)] {
+        let error = world.ask(request).unwrap_err();
+        let words = error.to_string();
+        assert!(matches!(error, IoError::Medium { start: 0, end: 1, .. }), "{words}");
+        assert!(words.contains("a bad sector"), "{words}");
+    }
+    // Another engine finds the same.
+    world.open();
+    world.wait_until("it to be open", |world| world.core.state() == VolumeState::Open);
+    assert!(read_block(&mut world, 0).is_err());
+}
+
+#[test]
+fn overwriting_or_discarding_what_the_source_has_lost_ends_it() {
+    let requests = [
+        (write(0, 4096), 7),
+        (write(0, 8192), 7),
+        (IoRequest::Discard { offset: 0, length: 4096 }, 0),
+        (IoRequest::Discard { offset: 0, length: 6 * 4096 }, 0),
+    ];
+    for (request, byte) in requests {
+        let mut world = rotten();
+        assert_eq!(world.ask(request), Ok(IoReply::Done));
+        assert_eq!(read_block(&mut world, 0), Ok(vec![byte; 4096]));
+        world.wait_until("the import to end", |world| world.hydrated().is_none());
+        assert_eq!(read_block(&mut world, 0), Ok(vec![byte; 4096]));
+        assert_eq!(world.core.reason(), None);
+    }
+}
+
+#[test]
+fn what_the_source_gives_again_is_imported() {
+    let mut world = rotten();
+    world.source_lacks.clear();
+    world.wait_until("the import to end", |world| world.hydrated().is_none());
+    assert_eq!(read_block(&mut world, 0), Ok(source_data(0, 4096).to_vec()));
+}
+
+#[test]
+fn many_bad_sectors_do_not_stop_the_rest() {
+    let mut world = larger(600, 600);
+    world.source_lacks.extend((0..400).step_by(2));
+    let rest_is_there = |world: &World| {
+        world.core.status(std::time::Duration::ZERO).import.is_some_and(|import| import.position == 400)
+    };
+    world.wait_until("the rest to be imported", rest_is_there);
+    let reason = world.core.reason().unwrap_or_default();
+    assert!(reason.contains("block 0 and 199 others"), "{reason}");
+    discard_all(&mut world, 600);
+    world.wait_until("the import to end", |world| world.hydrated().is_none());
+}
+
+/// A volume in use whose source has lost a block, and gives it again in the end.
+fn hydrate_rotten(seed: u64, faults: Faults) -> Result<(), String> {
+    let mut world = World::new(seed, faults);
+    world.source_lacks.insert(seed % 5);
+    for _ in 0..2500 {
+        world.step(DEPTH);
+    }
+    world.client.check()?;
+    world.source_lacks.clear();
+    world.settle();
+    world.wait_until("the import to end", |world| world.hydrated().is_none());
+    world.read_all();
+    world.client.check()?;
+    world.members_are_identical()
+}
+
+#[test]
+fn a_source_that_has_lost_blocks_is_imported_through_faults() {
+    let faults = Faults { source_fails: 8, ..Faults::default() };
+    let others = [
+        faults,
+        Faults { crash_engine: 300, disconnect: 200, ..faults },
+        Faults { isolate: 400, full: 100, crash_engine: 900, ..faults },
+    ];
+    for seed in 0..200 {
+        for faults in others {
+            hydrate_rotten(seed, faults)
+                .unwrap_or_else(|error| panic!("seed {seed} under {faults:?}: {error}"));
+        }
+    }
 }

@@ -6,17 +6,18 @@ mod script;
 use super::client::{Client, SOURCE_BYTES, source_data};
 use super::model_member::ModelMember;
 use super::{PlantedFault, Random};
+use crate::request::{IoError, IoReply};
 use crate::volume::{
-    Action, CoreOptions, MemberFault, MemberIndex, ScrubCounts, ScrubOrder, ScrubStatus, Standing, Tag,
-    VolumeCore,
+    Action, CoreOptions, MemberFault, MemberIndex, ScrubCounts, ScrubOrder, ScrubStatus, SourceError,
+    Standing, Tag, VolumeCore,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use trivet_crypto::DataKey;
 use trivet_model::{
-    AuthorityError, BlockRange, Epoch, Generation, InstantImport, Member, MemberState, PoolId, Revision,
-    VolumeId, VolumeRecord, VolumeSettings,
+    AuthorityError, BLOCK_SIZE_U64, BlockRange, Epoch, Generation, InstantImport, Member, MemberState,
+    PoolId, Revision, VolumeId, VolumeRecord, VolumeSettings,
 };
 use trivet_wire::{ErrorCode, Frame, Message};
 
@@ -79,6 +80,10 @@ pub(super) struct World {
     pub(super) image: Option<Vec<u8>>,
     /// What has been asked of the source that the volume is imported from.
     fetches: VecDeque<(u64, u64, u32)>,
+    /// Blocks for which it answers with an error.
+    pub(super) source_lacks: BTreeSet<u64>,
+    /// What came of requests that are not the consumer's (`ask`).
+    answers: BTreeMap<u64, Result<IoReply, IoError>>,
     trace: DefaultHasher,
     openings: u64,
     scrubs: u64,
@@ -134,6 +139,8 @@ impl World {
             image_tag: None,
             image: None,
             fetches: VecDeque::new(),
+            source_lacks: BTreeSet::new(),
+            answers: BTreeMap::new(),
             trace: DefaultHasher::new(),
             openings: 0,
             scrubs: 0,
@@ -380,8 +387,11 @@ impl World {
         }
         let at = self.random.below(self.fetches.len());
         let Some((chunk, offset, length)) = self.fetches.remove(at) else { return };
+        let blocks = offset / BLOCK_SIZE_U64..(offset + u64::from(length)).div_ceil(BLOCK_SIZE_U64);
         let result = if self.random.once_in(self.faults.source_fails) {
-            Err("the source is away".to_owned())
+            Err(SourceError::Away("the source is away".to_owned()))
+        } else if self.source_lacks.range(blocks).next().is_some() {
+            Err(SourceError::Refused("a bad sector".to_owned()))
         } else {
             Ok(source_data(offset, length))
         };
@@ -446,8 +456,12 @@ impl World {
                 }
                 Action::Complete { tag, result } => {
                     tag.hash(&mut self.trace);
+                    if tag.0 >= script::ASKED {
+                        self.answers.insert(tag.0, result);
+                        continue;
+                    }
                     if Some(tag.0) == self.image_tag
-                        && let Ok(crate::request::IoReply::Data(segments)) = &result
+                        && let Ok(IoReply::Data(segments)) = &result
                     {
                         self.image = Some(segments.iter().flat_map(|segment| segment.to_vec()).collect());
                     }

@@ -1,7 +1,7 @@
 //! What tests have the world do, step by step or until something has come about.
 
 use super::{Faults, MEMBERS, SECOND_KEY, World, data_key};
-use crate::request::IoRequest;
+use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::simulation::model_member::ModelMember;
 use crate::volume::{MemberIndex, Standing, Tag, VolumeState};
 use bytes::Bytes;
@@ -9,6 +9,9 @@ use std::time::Duration;
 use trivet_crypto::DataKey;
 use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, MemberState, Revision, VolumeRecord};
 use trivet_wire::Message;
+
+/// Tags of requests that are not the consumer's, from here on.
+pub(super) const ASKED: u64 = 1 << 40;
 
 impl World {
     /// No more faults: everything asked is answered, and members are at rest.
@@ -163,6 +166,15 @@ impl World {
         let (tag, _) = self.client.ask_flush(self.time);
         self.core.submit(self.now(), Tag(tag), request);
         self.perform();
+    }
+
+    /// Asks for something, and answers what comes of it.
+    pub(in crate::volume::simulation) fn ask(&mut self, request: IoRequest) -> Result<IoReply, IoError> {
+        let tag = ASKED + self.time;
+        self.core.submit(self.now(), Tag(tag), request);
+        self.perform();
+        self.wait_until("an answer", |world| world.answers.contains_key(&tag));
+        self.answers.remove(&tag).expect("it has come")
     }
 
     /// The volume is to go over to another data key.
