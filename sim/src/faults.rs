@@ -93,6 +93,11 @@ impl World {
                 if self.hosts[host].process.is_some() {
                     self.kill_replica(host, "killed");
                     self.schedule(away, Event::StartReplica { host });
+                    if self.profile.has(Fault::SlowReturn) {
+                        self.count(Fault::SlowReturn);
+                        self.hosts[host].slowness = random.pick(&[200, 500, 1000]);
+                        self.mend_after(away + hang, Mending::Disk(host));
+                    }
                 }
             }
             Fault::ReplicaPower => {
@@ -178,7 +183,8 @@ impl World {
             | Fault::ClockDrift
             | Fault::RestartOnFailedDisk
             | Fault::MisdirectedRead
-            | Fault::OldVersions => unreachable!("does not strike at moments"),
+            | Fault::OldVersions
+            | Fault::SlowReturn => unreachable!("does not strike at moments"),
         }
     }
 

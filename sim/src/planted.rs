@@ -220,7 +220,6 @@ impl Planted {
                 | Self::KeepReaders
                 | Self::UntieUnflushed
                 | Self::SkipSwitchFlush
-                | Self::PromoteBeforeDrain
                 | Self::DropUnwitnessed
                 | Self::RecordUnstableHydration
         )

@@ -97,11 +97,13 @@ pub enum Fault {
     Imported,
     /// An encrypted volume goes over to another data key.
     Rekey,
+    /// The device of a server that was killed is slow when it comes back, for a while.
+    SlowReturn,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::BreakLink,
         Self::ClogLink,
         Self::Partition,
@@ -143,6 +145,7 @@ impl Fault {
         Self::OldVersions,
         Self::Imported,
         Self::Rekey,
+        Self::SlowReturn,
     ];
 
     /// Whether it strikes at moments; the others are a condition of the whole run.
@@ -158,6 +161,7 @@ impl Fault {
                 | Self::RestartOnFailedDisk
                 | Self::MisdirectedRead
                 | Self::OldVersions
+                | Self::SlowReturn
         )
     }
 
@@ -177,6 +181,7 @@ impl Fault {
                 | Self::OldVersions
                 | Self::Imported
                 | Self::Rekey
+                | Self::SlowReturn
         );
         let own_test =
             matches!(self, Self::MisdirectedRead | Self::RottenData | Self::RottenMetadata | Self::OlderDisk);
@@ -295,6 +300,8 @@ const ISOLATED: &[Fault] = &[Fault::Isolation, Fault::Contention, Fault::RecordL
 const RETURNING: &[Fault] = &[Fault::KillReplica, Fault::SlowDisk, Fault::BreakLink];
 const LOSING: &[Fault] = &[Fault::KillReplica, Fault::ReplicaPower, Fault::BreakLink];
 const REUSING: &[Fault] = &[Fault::ReplicaPower, Fault::TotalPower, Fault::CrowdedPool];
+/// What a member may lack while it becomes part of the volume again, and nothing beside that would take up the run.
+const PROMOTING: [Fault; 2] = [Fault::KillReplica, Fault::SlowReturn];
 
 /// What may be beside a copy that tells of the past.
 const TELLING: &[Fault] = &[Fault::Cloned, Fault::Settings, Fault::Snapshot];
@@ -308,6 +315,54 @@ const IMPORTING: &[Fault] = &[Fault::TotalPower, Fault::KillEngine, Fault::Break
 /// While faults strike, one in so many answers of an import's source takes long.
 const SLOW_FETCH_ONE_IN: u64 = 3;
 
+/// One world in so many has the faults of `PROMOTING` alone, and is short and dense.
+const ALONE_ONE_IN: u64 = 6;
+
+/// What is done with volumes while faults strike; and in six worlds of ten, others of them, which belong together.
+/// Whether it is such a world.
+fn draw_beside(seed: u64, faults: &mut BTreeSet<Fault>) -> bool {
+    if Random::stream(seed, 5).one_in(3) {
+        faults.insert(Fault::Scrub);
+    }
+    let snapshots = Random::stream(seed, 13).one_in(2);
+    let mut apart = Random::stream(seed, 11);
+    let theme = [ISOLATED, RETURNING, RETURNING, LOSING, RETURNING, REUSING].get(apart.index(10));
+    if let Some(theme) = theme {
+        *faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
+    }
+    if snapshots {
+        faults.insert(Fault::Snapshot);
+        if Random::stream(seed, 14).one_in(4) {
+            faults.insert(Fault::Reader);
+        }
+        if Random::stream(seed, 20).one_in(4) {
+            faults.insert(Fault::Revert);
+        }
+        if Random::stream(seed, 21).one_in(4) {
+            faults.insert(Fault::Group);
+        }
+    }
+    if Random::stream(seed, 16).one_in(3) {
+        faults.insert(Fault::Cloned);
+    }
+    if Random::stream(seed, 17).one_in(3) {
+        faults.insert(Fault::Settings);
+    }
+    if is_encrypted(seed) && Random::stream(seed, 25).one_in(6) {
+        faults.insert(Fault::Rekey);
+    }
+    if is_encrypted(seed) && Random::stream(seed, 22).one_in(16) {
+        faults.retain(|fault| TELLING.contains(fault));
+        faults.insert(Fault::OldVersions);
+    }
+    if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
+        && Random::stream(seed, 9).one_in(2)
+    {
+        faults.insert(Fault::RestartOnFailedDisk);
+    }
+    theme.is_some()
+}
+
 /// About how many requests a run is to have.
 const REQUESTS: u32 = 260;
 
@@ -317,49 +372,21 @@ impl Profile {
     pub fn draw(seed: u64) -> Self {
         let random = &mut Random::stream(seed, 1);
         let mut faults = draw_faults(random);
-        // Drawn apart, so that other seeds stay what they were.
-        if Random::stream(seed, 5).one_in(3) {
-            faults.insert(Fault::Scrub);
-        }
-        let snapshots = Random::stream(seed, 13).one_in(2);
-        let mut apart = Random::stream(seed, 11);
-        let theme = [ISOLATED, RETURNING, RETURNING, LOSING, RETURNING, REUSING].get(apart.index(10));
-        if let Some(theme) = theme {
-            faults = theme.iter().copied().filter(|_| apart.percent(80)).collect();
-        }
-        if snapshots {
-            faults.insert(Fault::Snapshot);
-            if Random::stream(seed, 14).one_in(4) {
-                faults.insert(Fault::Reader);
-            }
-            if Random::stream(seed, 20).one_in(4) {
-                faults.insert(Fault::Revert);
-            }
-            if Random::stream(seed, 21).one_in(4) {
-                faults.insert(Fault::Group);
-            }
-        }
-        if Random::stream(seed, 16).one_in(3) {
-            faults.insert(Fault::Cloned);
-        }
-        if Random::stream(seed, 17).one_in(3) {
-            faults.insert(Fault::Settings);
-        }
-        if is_encrypted(seed) && Random::stream(seed, 25).one_in(6) {
-            faults.insert(Fault::Rekey);
-        }
-        if is_encrypted(seed) && Random::stream(seed, 22).one_in(16) {
-            faults.retain(|fault| TELLING.contains(fault));
-            faults.insert(Fault::OldVersions);
-        }
-        if (faults.contains(&Fault::WriteError) || faults.contains(&Fault::FlushError))
-            && Random::stream(seed, 9).one_in(2)
-        {
-            faults.insert(Fault::RestartOnFailedDisk);
-        }
+        // What follows is drawn apart, so that other seeds stay what they were.
+        let is_alone = Random::stream(seed, 26).one_in(ALONE_ONE_IN);
+        let is_themed = if is_alone {
+            faults = PROMOTING.into();
+            true
+        } else {
+            draw_beside(seed, &mut faults)
+        };
         // Short runs are dense: much is unflushed then, and freed space is soon wanted again.
-        let least = if random.one_in(3) { 1 } else { 8 };
-        let run_for = random.log_between(Duration::from_secs(least), Duration::from_secs(180 / 8 * least));
+        let (least, most) = match (random.one_in(3), is_alone) {
+            (_, true) => (3, 15),
+            (true, false) => (1, 22),
+            (false, false) => (8, 176),
+        };
+        let run_for = random.log_between(Duration::from_secs(least), Duration::from_secs(most));
         let members = random.pick(&[3, 3, 3, 3, 2, 1]);
         let (blocks, hot) = match random.below(4) {
             0 => (4, vec![(0, 4)]),
@@ -369,7 +396,7 @@ impl Profile {
             _ => (520, vec![(0, 5), (12, 8), (250, 12), (508, 12)]),
         };
         // An import moves on by chunks of 64 blocks, and a clone begins with what its parent has.
-        let is_apart = theme.is_some() || faults.contains(&Fault::OldVersions);
+        let is_apart = is_themed || faults.contains(&Fault::OldVersions);
         let may_import = blocks > 64 && !faults.contains(&Fault::Cloned) && !is_apart;
         let mut import = Random::stream(seed, 18);
         let mut slow_fetch_one_in = SLOW_FETCH_ONE_IN;
@@ -385,7 +412,11 @@ impl Profile {
         let fills = (0..members).map(|_| room - random.pick(&[6, 14, 14, 100])).collect();
         let isolated = faults.contains(&Fault::Isolation);
         // In worlds drawn apart some go on while others are not answered.
-        let depths: &[usize] = if theme.is_some() { &[6, 16] } else { &[1, 2, 6, 16] };
+        let depths: &[usize] = match (is_alone, is_themed) {
+            (true, _) => &[16],
+            (false, true) => &[6, 16],
+            (false, false) => &[1, 2, 6, 16],
+        };
         Self {
             faults,
             run_for,

@@ -374,7 +374,7 @@ fn with_two_copies_the_witness_answers_where_the_other_takes_long_and_is_held_ag
 fn writes_go_on_while_another_key_is_ordered_until_the_record_is_asked_to_have_it() {
     let mut world = World::new(1, verified());
     world.settle();
-    world.order_another_key();
+    world.rekey();
     world.zero(8);
     assert_eq!(writes(&world), 3, "nobody knows whether the authority will ever answer");
     (0..3).for_each(|member| world.answer(member));

@@ -6,8 +6,7 @@ use crate::volume::simulation::model_member::ModelMember;
 use crate::volume::{MemberIndex, Standing, Tag, VolumeState};
 use bytes::Bytes;
 use std::time::Duration;
-use trivet_crypto::DataKey;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, MemberState, Revision, VolumeRecord};
+use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, MemberState, VolumeRecord};
 use trivet_wire::Message;
 
 /// Tags of requests that are not the consumer's, from here on.
@@ -221,16 +220,6 @@ impl World {
             member.power_lost(&mut self.random);
         }
         self.open();
-    }
-
-    /// The record names another data key, and the engine is ordered to go over to it.
-    pub(in crate::volume::simulation) fn order_another_key(&mut self) {
-        let key = DataKey::take(&mut [6; 32]);
-        self.record.0.next_key = Some(key.id());
-        self.record.1 = Revision(self.record.1.0 + 1);
-        let (tag, _) = self.client.ask_flush(self.time);
-        self.core.rekey(self.now(), Tag(tag), key);
-        self.perform();
     }
 
     /// The authority answers one question.
