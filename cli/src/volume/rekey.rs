@@ -4,7 +4,7 @@ use super::{RekeyArgs, key};
 use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::output::{announce, say};
-use crate::view::{self, VolumeView, size};
+use crate::view::{self, MemberView, ReplicaView, VolumeView, size};
 use std::path::Path;
 use trivet_api::{Client, v1};
 use trivet_crypto::DataKey;
@@ -78,6 +78,9 @@ async fn encrypt_anew(arguments: &RekeyArgs) -> Result<(), Failure> {
     };
     let rekeyed = client.rekey_volume(request).await;
     let rekeyed = rekeyed.map_err(|error| explain::api(&dir, what, &error))?;
+    if let Some(warning) = plan.warning() {
+        eprintln!("warning: {warning}");
+    }
     let line = format!(
         "{name} has a new data key, unlocked by {}. {} of data follow in the background: trivet volume show {name} \
          says how far that is. {}",
@@ -117,8 +120,22 @@ async fn only_say(arguments: &RekeyArgs) -> Result<(), Failure> {
     let before = before.map_err(|error| explain::api(&dir, what(name), &error))?;
     let plan = Plan::of(&client, &dir, before).await?;
     let used = size(plan.volume.used_bytes);
-    say(&format!("would encrypt {used} of '{name}' anew, under a new data key. {}", plan.what_stays()));
+    let text = format!("would encrypt {used} of '{name}' anew, under a new data key. {}", plan.what_stays());
+    say(&plan.warning().map_or(text.clone(), |warning| format!("{text}. {warning}")));
     Ok(())
+}
+
+/// Servers on which there may not be as much room as the copy takes now.
+fn crowded(volume: &VolumeView, replicas: &[ReplicaView]) -> Vec<String> {
+    if volume.snapshots.is_empty() {
+        return Vec::new();
+    }
+    let of_member = |member: &MemberView| {
+        let replica = replicas.iter().find(|replica| replica.name == member.name)?;
+        let free = replica.size_bytes?.saturating_sub(replica.used_bytes?);
+        (free < member.used_bytes?).then(|| format!("{} has {} free", replica.name, size(Some(free))))
+    };
+    volume.members.iter().filter_map(of_member).collect()
 }
 
 fn what(name: &str) -> String {
@@ -135,13 +152,30 @@ struct Plan {
     volume: VolumeView,
     /// Others that have its old data key.
     sharers: String,
+    /// The servers of its copies that may not have room for it.
+    crowded: Vec<String>,
 }
 
 impl Plan {
     async fn of(client: &Client, dir: &Path, before: v1::VolumeStatus) -> Result<Self, Failure> {
         let volume = view::volume(before)?;
         let sharers = key::sharers(client, dir, &volume).await?;
-        Ok(Self { volume, sharers })
+        let status = client.get_status(v1::GetStatusRequest {}).await;
+        let status = status.map_err(|error| explain::api(dir, what(&volume.name), &error))?;
+        let crowded = crowded(&volume, &view::cluster(status)?.replicas);
+        Ok(Self { volume, sharers, crowded })
+    }
+
+    /// What that may cost.
+    fn warning(&self) -> Option<String> {
+        let used = size(self.volume.used_bytes);
+        (!self.crowded.is_empty()).then(|| {
+            format!(
+                "Snapshots keep what is replaced, so that it takes up to {used} more on each server, and {}: without \
+                 that room it stops, and writes to volumes there fail. Delete snapshots first, or make room.",
+                self.crowded.join(", ")
+            )
+        })
     }
 
     /// What who has the old data key can still read, and until when.
