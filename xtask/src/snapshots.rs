@@ -7,6 +7,7 @@
 
 use crate::bench::fio::{self, Target};
 use crate::bench::median;
+use crate::bench::target::cpu_seconds_of;
 use crate::bench::workload::{Job, Size};
 use crate::document::{Marks, machine};
 use std::fmt::Write;
@@ -15,11 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use trivet_tests::nbd::Request;
 use trivet_tests::random::Random;
-use trivet_tests::{Cluster, NbdClient, Setup, patience};
+use trivet_tests::{Cluster, NbdClient, Role, Setup, patience};
 
 const USAGE: &str = "xtask snapshots
   --size MIB       of each of the two volumes (1024)
-  --most N         snapshots (990)
+  --levels N,N     numbers of snapshots at which is measured (0,10,100,250,990)
   --runtime SECONDS of each measurement of a rate (2)
   --turns N        measurements of each rate of each volume at each number of snapshots (6)
   --write FILE     keep the tables in FILE, between the snapshots markers";
@@ -37,6 +38,8 @@ const BETWEEN: u64 = 200;
 /// Snapshots taken at each level to see how long that takes.
 const TAKEN: u64 = 10;
 const BLOCK: u64 = 4096;
+/// Blocks overwritten after a snapshot that is deleted to see what that costs.
+const CHANGED: [u64; 4] = [0, 1_000, 10_000, 100_000];
 
 /// The volume with snapshots, and that without.
 const VOLUMES: [&str; 2] = ["disk0", "twin"];
@@ -76,15 +79,28 @@ struct Level {
     unpaused: Vec<Duration>,
 }
 
+/// What deleting one cost.
+struct Deletion {
+    /// Blocks that nothing needed any more.
+    freed: u64,
+    /// Until their space was back.
+    took: Duration,
+    /// Of all replica servers.
+    cpu_seconds: f64,
+}
+
 /// Runs it.
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
-    let (mut size_mib, mut most, mut runtime, mut turns, mut write) = (1024, 1000, 2, 6, None);
+    let (mut size_mib, mut runtime, mut turns, mut write) = (1024, 2, 6, None);
+    let mut numbers = LEVELS.to_vec();
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
         let invalid = |e: std::num::ParseIntError| format!("{name} {value}: {e}");
         match name.as_str() {
             "--size" => size_mib = value.parse().map_err(invalid)?,
-            "--most" => most = value.parse().map_err(invalid)?,
+            "--levels" => {
+                numbers = value.split(',').map(str::parse).collect::<Result<_, _>>().map_err(invalid)?;
+            }
             "--runtime" => runtime = value.parse().map_err(invalid)?,
             "--turns" => turns = value.parse().map_err(invalid)?,
             "--write" => write = Some(PathBuf::from(value)),
@@ -104,13 +120,16 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Str
     }
     let used_before = bench.used_when_quiet();
     let mut levels = Vec::new();
-    for level in LEVELS.into_iter().filter(|level| *level <= most) {
+    for level in numbers {
         bench.reach(level)?;
         levels.push(bench.level(level)?);
     }
     let used_most = bench.used_when_quiet();
     let deleted = bench.delete_all(used_before)?;
-    let text = report(&bench, &levels, (used_before, used_most), deleted)?;
+    let deletions = CHANGED.map(|changed| bench.deletion(changed));
+    let deletions = deletions.into_iter().collect::<Result<Vec<Deletion>, String>>()?;
+    let mut text = report(&bench, &levels, (used_before, used_most), deleted)?;
+    text += &deletion_table(&deletions);
     println!("{text}");
     match write {
         None => Ok(()),
@@ -249,6 +268,29 @@ impl Bench {
         })
     }
 
+    /// Deletes a snapshot after which so many blocks were overwritten.
+    fn deletion(&mut self, changed: u64) -> Result<Deletion, String> {
+        eprintln!("deleting a snapshot after {changed} overwrites");
+        let before = self.used_when_quiet();
+        self.take();
+        let mut client = self.cluster.connect_to(SNAPSHOTTED);
+        for _ in 0..changed / BETWEEN {
+            self.overwrite(&mut client, BETWEEN)?;
+        }
+        let freed = self.used_when_quiet().saturating_sub(before) / BLOCK;
+        let replicas = self.cluster.processes_of(Role::Replica);
+        let cpu_seconds =
+            || replicas.iter().map(|replica| cpu_seconds_of(replica.pid)).sum::<Result<f64, String>>();
+        let (cpu, began) = (cpu_seconds()?, patience::now());
+        let delete = ["snapshot", "delete", SNAPSHOTTED, &format!("s{}", self.taken), "--yes"];
+        drop(self.cluster.trivet(&delete).succeeded());
+        patience::wait_for("its space to be back", patience::LONG, || {
+            let used = self.cluster.trivet_json(&["volume", "show", SNAPSHOTTED])["used_bytes"].as_u64();
+            used.is_some_and(|used| used <= before).then_some(())
+        });
+        Ok(Deletion { freed, took: began.elapsed(), cpu_seconds: cpu_seconds()? - cpu })
+    }
+
     /// Deletes all snapshots; how long that takes, and until their space is back.
     fn delete_all(&self, used_before: u64) -> Result<(Duration, Duration), String> {
         let began = patience::now();
@@ -334,4 +376,12 @@ fn report(
         freeing.as_secs_f64()
     ))?;
     Ok(text)
+}
+
+fn deletion_table(deletions: &[Deletion]) -> String {
+    let rows = deletions.iter().map(|Deletion { freed, took, cpu_seconds }| {
+        format!("| {freed} | {:.2} s | {cpu_seconds:.2} s |\n", took.as_secs_f64())
+    });
+    let head = "\nDeleting one snapshot:\n\n| blocks that it alone held | until their space was back | CPU of the three replicas |\n|---|---|---|\n";
+    std::iter::once(head.to_owned()).chain(rows).collect()
 }
