@@ -149,6 +149,11 @@ impl VolumeCore {
                 answer @ (Message::ReadReply { .. }
                 | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
             ) => self.heard(now, member, (operation, block), answer),
+            (
+                Control::Chunk { chunk },
+                answer @ (Message::VerifyReply { .. }
+                | Message::Error { code: ErrorCode::Medium | ErrorCode::ChecksumOnMedium, .. }),
+            ) => self.chunk_heard(member, chunk, answer),
             (Control::PullStatus, Message::PullReport(report)) => self.pull_reported(now, member, report),
             (Control::JoinFlush, Message::FlushReply(_)) => self.join_flushed(now, member),
             (Control::Close, Message::Done) => {

@@ -15,6 +15,7 @@
 //!      └──────────── it failed ───────────────────┘
 //! ```
 //!
+//! Of an encrypted volume all members are asked what it has: `hearing.rs`.
 //! A chunk for which the source answers with errors is fetched block by block, *sifted*: `lost.rs`.
 //!
 //! Which chunks are hydrated is known only to this engine. The next one begins at the cursor in the record, and
@@ -34,6 +35,7 @@
 
 mod chunks;
 mod feeding;
+mod hearing;
 mod lost;
 
 use super::control::Purpose;
@@ -343,6 +345,7 @@ impl VolumeCore {
         {
             self.job_ended(now, job, result);
         }
+        self.decide_heard(now);
         self.release_blocked(now);
         self.start_chunks(now);
         self.retry_lost(now);
@@ -420,7 +423,14 @@ impl VolumeCore {
         let Some(hydration) = self.hydration.as_deref_mut().filter(|_| serving) else { return };
         let feeding = &self.feeding;
         for chunk in hydration.due(now, in_background, |chunk| feeding.will_zero(chunk)) {
-            self.ask_for_chunk(now, chunk, None, Vec::new());
+            if let Some(hydration) = &mut self.hydration {
+                hydration.lost.forget(chunk);
+            }
+            if self.ciphers.is_some() && !self.has_planted(Planted::HydrateOnOneWord) {
+                self.hear_of_chunk(now, chunk);
+            } else {
+                self.ask_for_chunk(now, chunk, None, Vec::new());
+            }
         }
     }
 
@@ -428,9 +438,6 @@ impl VolumeCore {
     fn ask_for_chunk(&mut self, now: Duration, chunk: u64, from: Option<u64>, missing: Vec<Range<u64>>) {
         let Some(hydration) = &mut self.hydration else { return };
         let blocks = hydration.blocks(chunk);
-        if from.is_none() {
-            hydration.lost.forget(chunk);
-        }
         let known_to = from.unwrap_or(blocks.start);
         hydration.under_way.insert(chunk, Step::Asking { known_to, missing });
         let tag = hydration.job(Job::Ask { chunk });
@@ -453,6 +460,12 @@ impl VolumeCore {
         if at < hydration.blocks(chunk).end {
             return self.ask_for_chunk(now, chunk, Some(at), missing);
         }
+        self.chunk_known(now, chunk, missing);
+    }
+
+    /// What the volume does not have of a chunk is fetched.
+    fn chunk_known(&mut self, now: Duration, chunk: u64, missing: Vec<Range<u64>>) {
+        let Some(hydration) = &mut self.hydration else { return };
         if missing.is_empty() {
             return hydration.hydrated(chunk);
         }

@@ -154,6 +154,10 @@ pub(super) enum Control {
         operation: OperationId,
         block: u64,
     },
+    /// Its stamps, to know what the volume has of a chunk that is imported.
+    Chunk {
+        chunk: u64,
+    },
     /// To keep a snapshot, and to let one go.
     CreateSnapshot {
         id: SnapshotId,

@@ -89,6 +89,8 @@ pub enum PlantedFault {
     RecordUnstableHydration,
     /// What a consumer wrote is written over with the source's.
     HydrateOverWrites,
+    /// What an encrypted volume under import has of a chunk, one member says.
+    HydrateOnOneWord,
     /// A consumer's request that failed counts as having written its whole chunks.
     BelieveFailedOverwrites,
     /// Writes go on while the record goes over to another data key.

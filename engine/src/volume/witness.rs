@@ -170,7 +170,7 @@ impl VolumeCore {
     }
 
     /// Whose word counts.
-    fn hearable(&self) -> MemberSet {
+    pub(super) fn hearable(&self) -> MemberSet {
         self.in_sync()
             .intersection(self.ready_members())
             .intersection(self.believable())

@@ -1,6 +1,7 @@
 //! How far each chunk of a volume under import is, and which is next.
 
 use super::super::Tag;
+use super::hearing::Hearing;
 use super::lost::{Lost, Sifting, Verdict};
 use crate::request::{IoError, IoReply, IoRequest};
 use hashbrown::HashMap;
@@ -30,6 +31,7 @@ pub(super) const PART_TAGS: u64 = 0xfffe << 48;
 #[derive(Debug)]
 pub(super) enum Step {
     Asking { known_to: u64, missing: Vec<Range<u64>> },
+    Hearing(Hearing),
     Fetching { missing: Vec<Range<u64>>, since: Duration },
     Sifting(Sifting),
     Writing { left: usize, trouble: Option<String> },

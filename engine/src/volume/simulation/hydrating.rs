@@ -334,3 +334,34 @@ fn a_source_that_has_lost_blocks_is_imported_through_faults() {
         }
     }
 }
+
+/// Blocks of an encrypted volume are written before the source can be reached. Then a new engine opens it, and one
+/// member says that it does not have them. What they hold when all is imported.
+fn hide(liar: usize, planted: Option<PlantedFault>) -> Vec<Vec<u8>> {
+    let mut world = World::new(5, Faults { source_fails: 1, verified: true, planted, ..Faults::default() });
+    world.wait_until("it to be open", |world| world.core.state() == VolumeState::Open);
+    assert_eq!(world.ask(write(0, 8192)), Ok(IoReply::Done));
+    world.members[liar].hides.extend([0, 1]);
+    world.open();
+    world.let_source_fail(u32::MAX);
+    world.wait_until("the import to end", |world| world.hydrated().is_none());
+    [0, 1].map(|block| read_block(&mut world, block).unwrap()).to_vec()
+}
+
+#[test]
+fn no_member_alone_can_have_the_source_written_over_an_encrypted_volume() {
+    for liar in 0..3 {
+        assert_eq!(hide(liar, None), [[7; 4096]; 2]);
+    }
+    let planted = Some(PlantedFault::HydrateOnOneWord);
+    let found = (0..3).filter(|&liar| hide(liar, planted) != [[7; 4096]; 2]).count();
+    assert!(found > 0, "the one that is asked is believed");
+}
+
+#[test]
+fn encrypted_volumes_are_imported_through_faults() {
+    let verified = Faults { verified: true, ..faults() };
+    hydrate_seeds(0..200, verified);
+    hydrate_seeds(0..200, Faults { crash_engine: 150, disconnect: 200, kill_member: 400, ..verified });
+    hydrate_seeds(0..200, Faults { isolate: 250, disconnect: 300, crash_engine: 500, full: 300, ..verified });
+}

@@ -2,7 +2,7 @@
 
 use super::Random;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use trivet_model::checksum::block_crc;
 use trivet_model::{BlockRange, BlockTag, BootId, Generation, PoolId, SnapshotId, Stamp};
 use trivet_wire::frame::Progress;
@@ -53,6 +53,8 @@ pub(super) struct ModelMember {
     pull: Option<Pull>,
     /// By their cuts: stable at once. What they show is the whole simulator's to check.
     pub(super) snapshots: BTreeMap<Stamp, SnapshotId>,
+    /// Blocks that it says it does not have.
+    pub(super) hides: BTreeSet<u64>,
     /// Writes find no space, once in so many times.
     pub(super) full: u32,
     /// Reads fail, or answer changed data, once in so many times.
@@ -77,6 +79,7 @@ impl ModelMember {
             orphans: Vec::new(),
             pull: None,
             snapshots: BTreeMap::new(),
+            hides: BTreeSet::new(),
             full: 0,
             bad_read: 0,
         }
@@ -240,7 +243,7 @@ impl ModelMember {
             }
             Message::Read { range } => self.read(range.start, range.count, random),
             Message::Allocation { range } => {
-                let allocated = |block| self.blocks.get(&block).is_some_and(|version| version.data.is_some());
+                let allocated = |block| self.shown(block).is_some_and(|version| version.data.is_some());
                 let extents =
                     range.blocks().map(|block| Extent { count: 1, allocated: allocated(block) }).collect();
                 Message::AllocationReply { extents }
@@ -330,6 +333,10 @@ impl ModelMember {
         self.blocks.insert(block, version);
     }
 
+    fn shown(&self, block: u64) -> Option<&Version> {
+        self.blocks.get(&block).filter(|_| !self.hides.contains(&block))
+    }
+
     /// The block's bytes change on the medium.
     pub(super) fn rot(&mut self, block: u64) {
         if let Some(version) = self.blocks.get(&block) {
@@ -364,7 +371,7 @@ impl ModelMember {
     }
 
     fn verify(&self, range: BlockRange) -> Message {
-        let present = || range.blocks().filter_map(|block| Some((block, self.blocks.get(&block)?)));
+        let present = || range.blocks().filter_map(|block| Some((block, self.shown(block)?)));
         let versions = present().map(|(block, version)| TailEntry {
             range: BlockRange::new(block, 1),
             stamp: version.stamp,
@@ -388,7 +395,7 @@ impl ModelMember {
         let mut present = vec![0; (count as usize).div_ceil(8)];
         let (mut segments, mut stamps, mut tags) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..count as usize {
-            if let Some(version) = self.blocks.get(&(start + i as u64))
+            if let Some(version) = self.shown(start + i as u64)
                 && let Some(data) = version.data.clone()
             {
                 present[i / 8] |= 1 << (i % 8);

@@ -152,6 +152,11 @@ impl World {
         import.bytes = source_blocks * BLOCK_SIZE_U64;
     }
 
+    /// From now on the source fails once in so many times.
+    pub(in crate::volume::simulation) fn let_source_fail(&mut self, once_in: u32) {
+        self.faults.source_fails = once_in;
+    }
+
     /// Blocks are filled with a byte, of which the consumer's record of what it wrote knows nothing.
     pub(in crate::volume::simulation) fn fill(&mut self, range: BlockRange, byte: u8) {
         let block = Bytes::from(vec![byte; BLOCK_SIZE]);
