@@ -220,7 +220,7 @@ impl Import<'_> {
     async fn hopeless(&self, path: &Path, complaint: Complaint) -> Failure {
         let name = &self.arguments.volume;
         let found = self.volumes.find(name).await.ok().flatten();
-        if !found.is_some_and(|volume| volume.import.is_some()) {
+        if found.is_none_or(|volume| volume.import.is_none()) {
             return complaint.of_image(path);
         }
         let what = format!("the import of {} into '{name}' rests", path.display());
