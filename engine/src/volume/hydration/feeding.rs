@@ -6,7 +6,8 @@
 //! are under way: for hydration and all that follows a part is a request. What is surely the volume's, imported
 //! already or beyond the source, is discarded in one part each. So is all that is left when the import is done.
 //!
-//! Who came first goes first; one whose part waits for a chunk is passed by.
+//! Who came first goes first; one whose part waits for a chunk is passed by. What others ask of the same bytes
+//! meanwhile may come before or after a part, as with any requests that are in flight together.
 
 use super::chunks::{CHUNK_BYTES, PART_TAGS};
 use super::is_part;
