@@ -61,7 +61,7 @@ use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeRecord};
 /// How long until the source, or a pool without space, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For how long the source may answer for a chunk with errors until its blocks are asked for one by one.
-const REFUSED_FOR: Duration = Duration::from_secs(5);
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// How often the cursor is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 
