@@ -4,7 +4,7 @@ use crate::v1;
 use prost::Message;
 use tonic::{Code, Status};
 
-/// What sort of failure a call met. Exit codes and next steps hang on it.
+/// What sort of failure a call met. Exit codes hang on it, and what helps where nothing better is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailureKind {
     /// What was named does not exist.
@@ -24,6 +24,8 @@ pub enum FailureKind {
         /// The record's present revision.
         revision: u64,
     },
+    /// What is stored can be read no more.
+    Data,
     /// The manager itself failed.
     Internal,
 }
@@ -38,6 +40,8 @@ pub enum ApiError {
         kind: FailureKind,
         /// What happened, for people.
         message: String,
+        /// What helps, in words, with commands; `None` where the kind says enough.
+        next: Option<String>,
     },
     /// No manager answers. Whether a change took place is unknown.
     #[error("no manager answers at {address}: {cause}")]
@@ -63,24 +67,30 @@ impl ApiError {
     }
 
     pub(crate) fn from_status(address: &str, status: &Status) -> Self {
-        let refused = |kind| Self::Refused { kind, message: status.message().to_owned() };
         match v1::Failure::decode(status.details()) {
-            Ok(failure) if !status.details().is_empty() => match failure.kind() {
-                v1::failure::Kind::NotFound => refused(FailureKind::NotFound),
-                v1::failure::Kind::Exists => refused(FailureKind::Exists),
-                v1::failure::Kind::InUse => refused(FailureKind::InUse),
-                v1::failure::Kind::Invalid => refused(FailureKind::Invalid),
-                v1::failure::Kind::Replica => refused(FailureKind::Replica),
-                v1::failure::Kind::NoSpace => refused(FailureKind::NoSpace),
-                v1::failure::Kind::Conflict => refused(FailureKind::Conflict { revision: failure.revision }),
-                v1::failure::Kind::Unspecified | v1::failure::Kind::Internal => {
-                    refused(FailureKind::Internal)
-                }
+            Ok(failure) if !status.details().is_empty() => Self::Refused {
+                kind: kind_from_wire(&failure),
+                message: status.message().to_owned(),
+                next: Some(failure.next).filter(|next| !next.is_empty()),
             },
             // A refusal always has details; what has none comes from the transport, which reports
             // a connection that broke in mid-call under several codes.
             Ok(_) | Err(_) => Self::Unreachable { address: address.to_owned(), cause: deepest_cause(status) },
         }
+    }
+}
+
+fn kind_from_wire(failure: &v1::Failure) -> FailureKind {
+    match failure.kind() {
+        v1::failure::Kind::NotFound => FailureKind::NotFound,
+        v1::failure::Kind::Exists => FailureKind::Exists,
+        v1::failure::Kind::InUse => FailureKind::InUse,
+        v1::failure::Kind::Invalid => FailureKind::Invalid,
+        v1::failure::Kind::Replica => FailureKind::Replica,
+        v1::failure::Kind::NoSpace => FailureKind::NoSpace,
+        v1::failure::Kind::Conflict => FailureKind::Conflict { revision: failure.revision },
+        v1::failure::Kind::Data => FailureKind::Data,
+        v1::failure::Kind::Unspecified | v1::failure::Kind::Internal => FailureKind::Internal,
     }
 }
 
@@ -97,9 +107,10 @@ fn deepest_cause(status: &Status) -> String {
     }
 }
 
-/// A refusal as a gRPC status, for the server's side.
+/// A refusal as a gRPC status, for the server's side: what happened, and what helps where the kind does not say
+/// enough.
 #[must_use]
-pub fn refusal(kind: FailureKind, message: &str) -> Status {
+pub fn refusal(kind: FailureKind, message: &str, next: Option<String>) -> Status {
     let (code, wire) = match kind {
         FailureKind::NotFound => (Code::NotFound, v1::failure::Kind::NotFound),
         FailureKind::Exists => (Code::AlreadyExists, v1::failure::Kind::Exists),
@@ -108,10 +119,11 @@ pub fn refusal(kind: FailureKind, message: &str) -> Status {
         FailureKind::Replica => (Code::FailedPrecondition, v1::failure::Kind::Replica),
         FailureKind::NoSpace => (Code::ResourceExhausted, v1::failure::Kind::NoSpace),
         FailureKind::Conflict { .. } => (Code::Aborted, v1::failure::Kind::Conflict),
+        FailureKind::Data => (Code::DataLoss, v1::failure::Kind::Data),
         FailureKind::Internal => (Code::Internal, v1::failure::Kind::Internal),
     };
     let revision = if let FailureKind::Conflict { revision } = kind { revision } else { 0 };
-    let details = v1::Failure { kind: wire.into(), revision }.encode_to_vec();
+    let details = v1::Failure { kind: wire.into(), revision, next: next.unwrap_or_default() }.encode_to_vec();
     Status::with_details(code, message, details.into())
 }
 
@@ -129,11 +141,23 @@ mod tests {
             FailureKind::Replica,
             FailureKind::NoSpace,
             FailureKind::Conflict { revision: 7 },
+            FailureKind::Data,
             FailureKind::Internal,
         ] {
-            let error = ApiError::from_status("sock", &refusal(kind, "because"));
+            let error = ApiError::from_status("sock", &refusal(kind, "because", None));
             assert_eq!(error.kind(), Some(kind));
             assert_eq!(error.to_string(), "because");
+        }
+    }
+
+    #[test]
+    fn what_helps_survives_the_way_through_a_status() {
+        for wanted in [None, Some("wait: trivet volume show 'ünïcode'".to_owned())] {
+            let status = refusal(FailureKind::InUse, "because", wanted.clone());
+            let ApiError::Refused { message, next, .. } = ApiError::from_status("sock", &status) else {
+                panic!("it is a refusal");
+            };
+            assert_eq!((message.as_str(), next), ("because", wanted));
         }
     }
 

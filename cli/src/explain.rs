@@ -20,159 +20,24 @@ pub(crate) fn api(dir: &Path, what: impl std::fmt::Display, error: &ApiError) ->
             error,
             "the manager may be of another version: trivet down, then trivet up, restarts it",
         ),
-        ApiError::Refused { kind, message } => {
-            let (next, exit) = next_step(*kind, message);
-            // The first quoted word of a refusal is the volume it speaks of.
-            let name = message.split('\'').nth(1).unwrap_or("NAME");
-            Failure::new(what, message, next.replace("NAME", name)).exit(exit)
+        ApiError::Refused { kind, message, next } => {
+            let (usual, exit) = by_kind(*kind);
+            let next = next.clone().unwrap_or_else(|| usual.replace("DIR", &dir.to_string()));
+            Failure::new(what, message, next).exit(exit)
         }
     }
 }
 
-fn next_step(kind: FailureKind, message: &str) -> (&'static str, Exit) {
+/// The exit code of a refusal, and what helps where the manager says nothing better.
+fn by_kind(kind: FailureKind) -> (&'static str, Exit) {
     match kind {
-        FailureKind::NotFound if message.contains("there is no replica server") => {
-            ("see which there are: trivet status", Exit::NotFound)
-        }
-        FailureKind::InUse if message.contains("is a golden image") => (
-            "clone it: trivet volume clone NAME NEW; or make it a usual volume: trivet volume unseal NAME",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("flatten it first") => {
-            ("flatten it: trivet volume flatten NAME; then clone it", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("was not closed in good order") => {
-            ("attach it, which makes them alike: trivet volume attach NAME; then try again", Exit::Conflict)
-        }
-        FailureKind::Invalid if message.contains("a clone shares with it there") => {
-            ("choose servers without a copy of it, or say --full: trivet volume show NAME", Exit::Usage)
-        }
-        FailureKind::NotFound if message.contains("has no copy on") => {
-            ("see which servers have one: trivet volume show NAME", Exit::NotFound)
-        }
-        FailureKind::Exists if message.contains("has a copy on") => {
-            ("choose another server, or none; see them: trivet volume show NAME", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("only copy of") => {
-            ("add another first, and wait until it is in sync: trivet replica add NAME", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("would answer") => {
-            ("bring another server back first: trivet volume show NAME says why it is away", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is being replaced") => {
-            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("still uses the old copy") => {
-            ("try again in a few seconds, or choose another server", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("nothing to salvage") => {
-            ("attach it: trivet volume attach NAME; --force salvages all the same", Exit::Conflict)
-        }
-        FailureKind::Replica if message.contains("has room for one") => {
-            ("start the servers that are down, or free space: trivet status shows them", Exit::Failed)
-        }
-        FailureKind::Invalid if message.contains("key was not given") => {
-            ("give the key that it was made with: trivet volume attach --help lists how", Exit::Usage)
-        }
-        FailureKind::Invalid if message.contains("not unlocked") => {
-            ("attach it with its key first: trivet volume attach NAME --key-file FILE", Exit::Usage)
-        }
-        FailureKind::Invalid if message.contains("is not that of volume") => {
-            ("give the key that the volume was made with", Exit::Usage)
-        }
-        FailureKind::Invalid if message.contains("is not encrypted") => ("leave the key out", Exit::Usage),
-        FailureKind::Invalid if message.contains("has been destroyed") => {
-            ("delete the rest of it: trivet volume delete NAME", Exit::Data)
-        }
-        FailureKind::NotFound if message.contains("has no snapshot") => {
-            ("see what there is: trivet snapshot list NAME", Exit::NotFound)
-        }
         FailureKind::NotFound => ("see what there is: trivet volume list", Exit::NotFound),
-        FailureKind::Exists if message.contains("has a snapshot") => {
-            ("choose another name, or delete it: trivet snapshot list NAME", Exit::Conflict)
-        }
-        FailureKind::Exists => ("choose another name, or see it: trivet volume show NAME", Exit::Conflict),
-        FailureKind::InUse if message.contains("is being encrypted anew already") => {
-            ("wait until that is done: trivet volume show NAME says how far it is", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is going over to another data key") => (
-            "wait a moment; if it stays so, go on with it: trivet volume rekey NAME --data, with its key",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("older data keys already") => (
-            "delete the oldest of its snapshots (trivet snapshot list NAME), and see that all copies are in sync \
-                 (trivet volume show NAME)",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("would need an older data key") => (
-            "clone the volume as it is once all is encrypted anew (trivet volume show NAME says when), or export \
-             that snapshot and import it into a new volume",
-            Exit::Conflict,
-        ),
-        FailureKind::Internal if message.contains("has not gone over to its new data key yet") => (
-            "it does as soon as its engine can; trivet volume show NAME says so; the same command goes on with it",
-            Exit::Failed,
-        ),
-        FailureKind::InUse if message.contains("is not attached for writing") => (
-            "attach it first: trivet volume attach NAME; if it is attached for reading only, detach it before",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("writes were not held") || message.contains("opened anew") => {
-            ("nothing was taken of any volume; try again", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is being reverted") => (
-            "wait until that is done: trivet volume show NAME says how far it is, and what it waits for",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("as many snapshots as") => (
-            "delete one that you do not need: trivet snapshot list NAME; or let it have more: trivet volume set \
-                 NAME --snapshot-limit N",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("' is exported") => (
-            "end that first: trivet snapshot unexport NAME SNAPSHOT; see them: trivet volume show NAME",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("this is another source") => (
-            "name one with the same content, wherever it is now; or another volume; or delete this one, with all that \
-                 was written to it: trivet volume delete NAME",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("is still being imported") => (
-            "wait until that is done: trivet volume show NAME says how far it is; while it is not attached, it \
-                 rests: trivet volume attach NAME",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("was still being imported") => (
-            "delete it and import it again: its source has all but what was written since: trivet volume delete NAME",
-            Exit::Conflict,
-        ),
-        FailureKind::InUse if message.contains("only a new one can be imported at once") => {
-            ("name a volume that does not exist yet, or leave --instant away", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is attached already") => {
-            ("detach it first (trivet volume detach NAME), then attach it anew", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is attached") => {
-            ("detach it first: trivet volume detach NAME", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("is open") => {
-            ("close it there; if that process is gone for good, say --force", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("cannot listen") => {
-            ("choose another address, or stop what listens there (ss -ltnp shows it)", Exit::Conflict)
-        }
-        FailureKind::InUse if message.contains("replica servers, not") => {
-            ("leave --replicas away, or make a new cluster in another --dir", Exit::Conflict)
-        }
+        FailureKind::Exists => ("choose another name", Exit::Conflict),
         FailureKind::InUse | FailureKind::Conflict { .. } => ("look again and retry", Exit::Conflict),
         FailureKind::Invalid => ("correct it and try again", Exit::Usage),
         FailureKind::Replica => ("see which replica servers run, and why not: trivet status", Exit::Failed),
         FailureKind::NoSpace => ("free space on the disk of that replica, or in its pool", Exit::NoSpace),
-        FailureKind::Internal if message.contains("may not be in force yet") => (
-            "its engine follows by itself once it can: trivet volume show NAME says what it waits for",
-            Exit::Failed,
-        ),
+        FailureKind::Data => ("see what is left: trivet volume list", Exit::Data),
         FailureKind::Internal => ("the manager's log says more: DIR/log/manager.log", Exit::Failed),
     }
 }
@@ -300,6 +165,55 @@ pub(crate) fn process(what: impl std::fmt::Display, text: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Cli;
+    use clap::CommandFactory;
+
+    fn refused(kind: FailureKind, next: Option<&str>) -> Failure {
+        let message = "volume 'a' is attached".to_owned();
+        let error = ApiError::Refused { kind, message, next: next.map(str::to_owned) };
+        api(Path::new("/c"), "cannot", &error)
+    }
+
+    #[test]
+    fn a_refusal_has_an_exit_code_and_a_next_step_by_its_kind_or_its_own() {
+        for (kind, usual, exit) in [
+            (FailureKind::NotFound, "trivet volume list", Exit::NotFound),
+            (FailureKind::Exists, "another name", Exit::Conflict),
+            (FailureKind::InUse, "look again", Exit::Conflict),
+            (FailureKind::Conflict { revision: 7 }, "look again", Exit::Conflict),
+            (FailureKind::Invalid, "correct it", Exit::Usage),
+            (FailureKind::Replica, "trivet status", Exit::Failed),
+            (FailureKind::NoSpace, "free space", Exit::NoSpace),
+            (FailureKind::Data, "trivet volume list", Exit::Data),
+            (FailureKind::Internal, "/c/log/manager.log", Exit::Failed),
+        ] {
+            let (plain, own) = (refused(kind, None), refused(kind, Some("DIR NAME")));
+            assert_eq!((plain.exit, own.exit), (exit, exit), "{plain}");
+            assert!(plain.to_string().split("next:").nth(1).unwrap().contains(usual), "{plain}");
+            assert!(own.to_string().ends_with("next:  DIR NAME"), "{own}");
+        }
+    }
+
+    #[test]
+    fn next_steps_name_commands_that_there_are() {
+        let source = include_str!("../../manager/src/control/next_step.rs");
+        let (advice, _tests) = source.split_once("#[cfg(test)]").unwrap();
+        let words: Vec<&str> = advice.split_whitespace().filter(|word| *word != "\\").collect();
+        let mut found = 0;
+        for (at, word) in words.iter().enumerate() {
+            if word.trim_start_matches(['(', '"']) != "trivet" {
+                continue;
+            }
+            let (mut command, mut rest) = (Cli::command(), words[at + 1..].iter());
+            while command.has_subcommands() {
+                let name = rest.next().unwrap().split(|end: char| !end.is_alphabetic()).next().unwrap();
+                let named = command.find_subcommand(name);
+                command = named.unwrap_or_else(|| panic!("{:?}", &words[at..at + 4])).clone();
+            }
+            found += 1;
+        }
+        assert!(found > 40, "{found}");
+    }
 
     #[test]
     fn known_troubles_have_next_steps_and_codes() {

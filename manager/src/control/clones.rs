@@ -278,14 +278,13 @@ fn other_servers(
     let needed = sizes.filter_map(|answer| Some(answer.copy(parent.id).ok()?.blocks_used)).max().unwrap_or(0);
     for &number in &request.to {
         let to = server(answers, number)?;
-        let name = request.name.clone();
         if parent.members.iter().any(|member| member.replica == to.pool) {
             return Err(Refusal::SharesThere { name: parent.name.clone(), number });
         }
         if chosen.contains(&to) {
-            return Err(Refusal::AlreadyMember { name, number });
+            return Err(Refusal::ServerNamedTwice(number));
         }
-        check_room(answers, &to, &name, needed)?;
+        check_room(answers, &to, &request.name, needed)?;
         chosen.push(to);
     }
     Ok(chosen)

@@ -17,6 +17,7 @@ mod healing;
 mod imports;
 mod labels;
 pub mod members;
+mod next_step;
 pub mod pools;
 mod ports;
 mod processes;

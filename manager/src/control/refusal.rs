@@ -102,12 +102,23 @@ pub enum Refusal {
         /// Which snapshot.
         name: String,
     },
+    /// An engine did not do its part of a snapshot over several volumes, or not say so.
+    #[error("volume '{volume}': {cause}")]
+    GroupNotTaken {
+        /// Whose engine.
+        volume: String,
+        /// Why.
+        cause: OrderError,
+    },
     /// What was cut is of an engine that is none any more.
     #[error("volume '{0}' has been opened anew meanwhile")]
     OpenedAnew(String),
     /// A snapshot over volumes that are not several.
     #[error("volume '{0}' is named twice")]
     NamedTwice(String),
+    /// One copy on each.
+    #[error("replica-{0} is named twice")]
+    ServerNamedTwice(u32),
     /// Nobody uses it meanwhile.
     #[error("volume '{volume}' is being reverted to its snapshot '{name}'")]
     Reverting {
@@ -418,8 +429,7 @@ pub enum Refusal {
     NotEncrypted(String),
     /// Nothing tells which copy of a block is right.
     #[error(
-        "reads of volume '{0}' cannot be verified: it is not encrypted, so nothing would tell which copy is right. \
-         Make a volume with --encrypt for that"
+        "reads of volume '{0}' cannot be verified: it is not encrypted, so nothing would tell which copy is right"
     )]
     NothingToVerify(String),
     /// Its deletion has begun.
@@ -515,6 +525,7 @@ impl Refusal {
             | Self::BadLabels { .. }
             | Self::SnapshotOrder { .. }
             | Self::NamedTwice(_)
+            | Self::ServerNamedTwice(_)
             | Self::BadImport { .. }
             | Self::LongSource { .. }
             | Self::BadSize { .. }
@@ -530,8 +541,8 @@ impl Refusal {
             | Self::NotUnlocked(_)
             | Self::WrongKey(_)
             | Self::NotEncrypted(_)
-            | Self::NothingToVerify(_)
-            | Self::KeyDestroyed(_) => FailureKind::Invalid,
+            | Self::NothingToVerify(_) => FailureKind::Invalid,
+            Self::KeyDestroyed(_) => FailureKind::Data,
             Self::OtherSource { .. }
             | Self::ImportUnderWay(_)
             | Self::ImportLost(_)
@@ -553,6 +564,7 @@ impl Refusal {
             | Self::TooManySnapshots { .. }
             | Self::OpenedAnew(_)
             | Self::SnapshotFailed { cause: OrderError::Refused(_), .. }
+            | Self::GroupNotTaken { cause: OrderError::Refused(_), .. }
             | Self::GrowthFailed { cause: OrderError::Refused(_), .. }
             | Self::Open { .. }
             | Self::ReplicaCount { .. }
@@ -578,6 +590,7 @@ impl Refusal {
             Self::NoPort { .. }
             | Self::EngineStays(_)
             | Self::SnapshotFailed { .. }
+            | Self::GroupNotTaken { .. }
             | Self::SettingsNotFollowed { .. }
             | Self::NotRekeyedYet { .. }
             | Self::GrowthFailed { .. }
@@ -594,6 +607,6 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(error: Refusal) -> Self {
-        refusal(error.kind(), &error.to_string())
+        refusal(error.kind(), &error.to_string(), error.next_step())
     }
 }

@@ -74,7 +74,7 @@ impl Volumes for Engines<'_> {
             let held = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.held_until.fetch_max(held, Ordering::Relaxed);
         }
-        told.map_err(|cause| Refusal::SnapshotFailed { volume: name.clone(), cause })
+        told.map_err(|cause| Refusal::GroupNotTaken { volume: name.clone(), cause })
     }
 
     fn read(&self) -> Result<Vec<(VolumeRecord, Revision)>, Refusal> {

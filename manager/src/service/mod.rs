@@ -109,7 +109,7 @@ impl ManagerService {
 }
 
 fn malformed(error: MalformedRecord) -> Status {
-    trivet_api::failure::refusal(trivet_api::FailureKind::Invalid, &error.to_string())
+    trivet_api::failure::refusal(trivet_api::FailureKind::Invalid, &error.to_string(), None)
 }
 
 #[tonic::async_trait]
