@@ -35,35 +35,30 @@
 
 mod chunks;
 mod feeding;
+mod fetching;
 mod hearing;
 mod lost;
+mod recording;
+mod zeroing;
 
 use super::control::Purpose;
-use super::operation::Phase;
 use super::pieces::check_bounds;
 use super::planted::PlantedFault as Planted;
-use super::segments::push_zeros;
 use super::status::SyncStatus;
-use super::write::Writing;
-use super::{Action, OperationId, Tag, VolumeCore, VolumeState};
+use super::{Tag, VolumeCore, VolumeState};
 use crate::request::{IoError, IoReply, IoRequest};
-use bytes::Bytes;
 pub(super) use chunks::Hydration;
 use chunks::{Blocked, CHUNK_BLOCKS, Job, OWN_TAGS, PART_TAGS, Step, Trouble};
 pub(super) use feeding::Feeding;
 use feeding::PART_BYTES;
 pub use lost::SourceError;
-use lost::{Sifting, Verdict};
+use lost::Verdict;
 use std::ops::Range;
 use std::time::Duration;
-use trivet_model::{BLOCK_SIZE, BLOCK_SIZE_U64, BlockRange, VolumeRecord};
+use zeroing::zeroes;
 
 /// How long until the source, or a pool without space, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long the source may answer for a chunk with errors until its blocks are asked for one by one.
-const REFUSED_FOR: Duration = Duration::from_secs(30);
-/// How often the cursor is recorded, at most.
-const RECORD_EVERY: Duration = Duration::from_secs(2);
 
 /// Whether a request is made here: hydration's, or a part of a consumer's.
 pub(super) const fn is_made_here(tag: Tag) -> bool {
@@ -93,26 +88,6 @@ fn span(request: &IoRequest) -> Option<(u64, u64)> {
         // It asks about snapshots, and there are none.
         IoRequest::Flush | IoRequest::Changed { .. } => None,
     }
-}
-
-/// Whether what a request zeroes must be stable when it is answered; nothing if it does not zero.
-const fn zeroes(request: &IoRequest) -> Option<bool> {
-    match request {
-        IoRequest::Discard { .. } => Some(false),
-        IoRequest::WriteZeroes { force_unit_access, .. } => Some(*force_unit_access),
-        _ => None,
-    }
-}
-
-/// A block of the source, as it is written: whole; nothing if it is zeros.
-fn segments_of(data: Bytes) -> Option<Vec<Bytes>> {
-    if data.iter().all(|&byte| byte == 0) {
-        return None;
-    }
-    let rest = BLOCK_SIZE.saturating_sub(data.len());
-    let mut segments = vec![data];
-    push_zeros(&mut segments, rest);
-    Some(segments)
 }
 
 impl VolumeCore {
@@ -169,42 +144,6 @@ impl VolumeCore {
         }
         self.accept(now, tag, request);
         true
-    }
-
-    /// The blocks in which zeros must stay something that the volume has: those that may still be the source's.
-    fn kept_blocks(&self) -> Range<u64> {
-        let kept = |hydration: &Hydration| hydration.recorded..hydration.source_blocks();
-        self.hydration.as_deref().map_or(0..0, kept)
-    }
-
-    /// Those that a discard is to write zeros to.
-    pub(super) fn zeroed_by_writing(&self) -> Range<u64> {
-        if self.has_planted(Planted::DiscardWhileHydrating) { 0..0 } else { self.kept_blocks() }
-    }
-
-    /// Whether zeros that are written to a block must stay something that the volume has.
-    pub(super) fn keeps_zeros(&self, block: u64) -> bool {
-        self.kept_blocks().contains(&block) && !self.has_planted(Planted::ZeroPartsWhileHydrating)
-    }
-
-    /// Nothing else is in flight on blocks that are to be zeroed, and were the source's when that was asked.
-    pub(super) fn start_zeroing(
-        &mut self,
-        now: Duration,
-        id: OperationId,
-        range: BlockRange,
-        force_unit_access: bool,
-    ) {
-        let kept = self.kept_blocks();
-        let writing = if range.start < kept.end && kept.start < range.end() {
-            let mut segments = Vec::new();
-            push_zeros(&mut segments, range.count as usize * BLOCK_SIZE);
-            Writing::data(range, segments, force_unit_access, self.ciphers.is_some())
-        } else {
-            Writing::discard(range, force_unit_access)
-        };
-        self.operations.get_mut(&id).expect("it has its place").phase = Phase::Writing(writing);
-        self.send_write(now, id);
     }
 
     /// Whether it is imported while it is used.
@@ -269,67 +208,6 @@ impl VolumeCore {
         } else if let Some(hydration) = &mut self.hydration {
             hydration.ended.push_back((tag.0 & !OWN_TAGS, result));
             hydration.is_stirred = true;
-        }
-    }
-
-    /// The answer to [`Action::FetchSource`]: all the bytes asked for, or why not.
-    pub fn source_fetched(&mut self, now: Duration, chunk: u64, result: Result<Bytes, SourceError>) {
-        self.now = now;
-        let Some(hydration) = self.hydration.as_deref_mut().filter(|_| !self.state.is_over()) else { return };
-        let is_waited_for = hydration.is_waited_for(chunk);
-        match hydration.under_way.get_mut(&chunk) {
-            Some(Step::Fetching { .. } | Step::Sifting(_))
-                if self.state == VolumeState::Closing && !is_waited_for =>
-            {
-                // Members are about to be told that nothing more comes.
-                hydration.under_way.remove(&chunk);
-                return;
-            }
-            Some(Step::Fetching { missing, since }) => {
-                let (missing, took) = (std::mem::take(missing), now.saturating_sub(*since));
-                self.chunk_fetched(now, chunk, &missing, took, result);
-            }
-            Some(Step::Sifting(_)) => self.sifted(now, chunk, result),
-            _ => self.lost_fetched(now, chunk, result),
-        }
-        self.advance_hydration(now);
-    }
-
-    fn chunk_fetched(
-        &mut self,
-        now: Duration,
-        chunk: u64,
-        missing: &[Range<u64>],
-        took: Duration,
-        result: Result<Bytes, SourceError>,
-    ) {
-        let Some(hydration) = &mut self.hydration else { return };
-        let wanted = hydration.bytes(chunk);
-        let wanted = wanted.end - wanted.start;
-        match result {
-            Ok(data) if data.len() as u64 == wanted => {
-                hydration.fetched_within(took);
-                self.write_chunk(now, chunk, missing, &data);
-            }
-            Ok(data) => {
-                let trouble = format!("its source sent {} bytes of {wanted}", data.len());
-                self.pause_chunk(now, chunk, trouble);
-            }
-            Err(SourceError::Away(trouble)) => self.pause_chunk(now, chunk, trouble),
-            Err(SourceError::Refused(cause)) => {
-                let known = hydration.troubles.get(&chunk).and_then(|trouble| trouble.refused_since);
-                let since = known.unwrap_or(now);
-                if now >= since + REFUSED_FOR {
-                    hydration.under_way.insert(chunk, Step::Sifting(Sifting::new(missing)));
-                    return self.sift(now, chunk);
-                }
-                self.pause_chunk(now, chunk, cause);
-                let trouble =
-                    self.hydration.as_mut().and_then(|hydration| hydration.troubles.get_mut(&chunk));
-                if let Some(trouble) = trouble {
-                    trouble.refused_since = Some(since);
-                }
-            }
         }
     }
 
@@ -432,142 +310,5 @@ impl VolumeCore {
                 self.ask_for_chunk(now, chunk, None, Vec::new());
             }
         }
-    }
-
-    /// Asks the volume what it has of a chunk, from a block on.
-    fn ask_for_chunk(&mut self, now: Duration, chunk: u64, from: Option<u64>, missing: Vec<Range<u64>>) {
-        let Some(hydration) = &mut self.hydration else { return };
-        let blocks = hydration.blocks(chunk);
-        let known_to = from.unwrap_or(blocks.start);
-        hydration.under_way.insert(chunk, Step::Asking { known_to, missing });
-        let tag = hydration.job(Job::Ask { chunk });
-        let (offset, length) = (known_to * BLOCK_SIZE_U64, (blocks.end - known_to) * BLOCK_SIZE_U64);
-        self.accept(now, tag, IoRequest::Allocation { offset, length });
-    }
-
-    fn chunk_answered(&mut self, now: Duration, chunk: u64, extents: &[(u64, bool)]) {
-        let blindly = self.has_planted(Planted::HydrateOverWrites);
-        let Some(hydration) = &mut self.hydration else { return };
-        let Some(Step::Asking { known_to, missing }) = hydration.under_way.get_mut(&chunk) else { return };
-        let (mut at, mut missing) = (*known_to, std::mem::take(missing));
-        for &(bytes, there) in extents {
-            let end = at + bytes / BLOCK_SIZE_U64;
-            if !there || blindly {
-                missing.push(at..end);
-            }
-            at = end;
-        }
-        if at < hydration.blocks(chunk).end {
-            return self.ask_for_chunk(now, chunk, Some(at), missing);
-        }
-        self.chunk_known(now, chunk, missing);
-    }
-
-    /// What the volume does not have of a chunk is fetched.
-    fn chunk_known(&mut self, now: Duration, chunk: u64, missing: Vec<Range<u64>>) {
-        let Some(hydration) = &mut self.hydration else { return };
-        if missing.is_empty() {
-            return hydration.hydrated(chunk);
-        }
-        hydration.under_way.insert(chunk, Step::Fetching { missing, since: now });
-        let Range { start, end } = hydration.bytes(chunk);
-        let length = u32::try_from(end - start).unwrap_or(u32::MAX);
-        self.actions.push(Action::FetchSource { chunk, offset: start, length });
-    }
-
-    /// Writes what the volume does not have of a chunk, and the source has.
-    fn write_chunk(&mut self, now: Duration, chunk: u64, missing: &[Range<u64>], data: &Bytes) {
-        let Some(hydration) = &mut self.hydration else { return };
-        let first = hydration.blocks(chunk).start;
-        let of_block = |block: u64| {
-            let at = usize::try_from((block - first) * BLOCK_SIZE_U64).unwrap_or(usize::MAX);
-            (block, data.slice(at.min(data.len())..at.saturating_add(BLOCK_SIZE).min(data.len())))
-        };
-        let blocks = missing.iter().cloned().flatten().map(of_block).collect();
-        self.write_blocks(now, chunk, blocks);
-    }
-
-    /// Writes blocks of a chunk, and with them it is hydrated. Zeros need no writing.
-    fn write_blocks(&mut self, now: Duration, chunk: u64, blocks: Vec<(u64, Bytes)>) {
-        let Some(hydration) = &mut self.hydration else { return };
-        let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
-        let mut last = None;
-        for (block, data) in blocks {
-            let Some(mut segments) = segments_of(data) else { continue };
-            match writes.last_mut() {
-                Some((_, run)) if last == block.checked_sub(1) => run.append(&mut segments),
-                _ => writes.push((block, segments)),
-            }
-            last = Some(block);
-        }
-        if writes.is_empty() {
-            return hydration.hydrated(chunk);
-        }
-        // The volume is in use: it is flushed when the cursor is, not as an idle one.
-        self.active_at = now;
-        hydration.under_way.insert(chunk, Step::Writing { left: writes.len(), trouble: None });
-        for (block, segments) in writes {
-            let Some(hydration) = &mut self.hydration else { return };
-            let tag = hydration.job(Job::Write { chunk });
-            let offset = block * BLOCK_SIZE_U64;
-            self.accept(now, tag, IoRequest::Write { offset, segments, force_unit_access: false });
-        }
-    }
-
-    /// Has what is below the cursor made stable, to record it.
-    fn make_stable(&mut self, now: Duration) {
-        let open = self.state == VolumeState::Open;
-        let early = self.has_planted(Planted::RecordUnstableHydration);
-        let Some(hydration) = self.hydration.as_deref_mut().filter(|_| open) else { return };
-        let block = hydration.cursor * CHUNK_BLOCKS;
-        let done = hydration.cursor == hydration.end;
-        let due = done || now.saturating_sub(hydration.recorded_at) >= RECORD_EVERY;
-        let ahead = block > hydration.recorded || done;
-        if !due || !ahead || hydration.flushing || hydration.stable.is_some() {
-            return;
-        }
-        hydration.recorded_at = now;
-        if early {
-            hydration.stable = Some(block);
-            return self.run_errand(Purpose::Hydration);
-        }
-        hydration.flushing = true;
-        let tag = hydration.job(Job::Flush { cursor: block });
-        self.await_flush(now, tag);
-    }
-
-    /// Whether a cursor is stable and not recorded.
-    pub(super) fn awaits_hydration_record(&self) -> bool {
-        self.hydration.as_ref().is_some_and(|hydration| hydration.stable.is_some())
-    }
-
-    /// The record with the cursor that is stable; nothing when it says so already.
-    pub(super) fn with_hydration(&self, record: &VolumeRecord) -> Option<VolumeRecord> {
-        let hydration = self.hydration.as_ref()?;
-        let stable = hydration.stable?;
-        let mut wanted = record.clone();
-        let import = wanted.import.as_mut()?;
-        if stable >= hydration.end * CHUNK_BLOCKS {
-            wanted.import = None;
-        } else if import.hydrated < stable {
-            import.hydrated = stable;
-        } else {
-            return None;
-        }
-        Some(wanted)
-    }
-
-    /// The record says how far hydration is.
-    pub(super) fn hydration_recorded(&mut self, now: Duration) {
-        let Some(hydration) = &mut self.hydration else { return };
-        let Some(stable) = hydration.stable.take() else { return };
-        hydration.recorded = stable;
-        if stable >= hydration.end * CHUNK_BLOCKS {
-            assert!(hydration.blocked.is_empty(), "who waits for hydrated chunks is not blocked");
-            self.hydration = None;
-            tracing::info!(volume = %self.options.volume, "all of the volume's source is imported");
-            self.actions.push(Action::StateChanged);
-        }
-        self.advance_hydration(now);
     }
 }

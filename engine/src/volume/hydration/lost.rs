@@ -17,7 +17,7 @@
 //! meanwhile is dropped.
 
 use super::chunks::{CHUNK_BLOCKS, Job, Step};
-use super::segments_of;
+use super::fetching::segments_of;
 use crate::request::{IoError, IoReply, IoRequest};
 use crate::volume::{Action, Tag, VolumeCore, VolumeState};
 use bytes::Bytes;
