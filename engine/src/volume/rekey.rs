@@ -8,7 +8,8 @@
 //! The record says which key the volume shall have next before anybody is told that key; an order for another
 //! one comes to nothing. Swapping the new key in is the one point at which anything changes: from when it is asked
 //! for until it is known what became of it, no write gets a stamp, so that whatever has a stamp was sealed under the
-//! key that the record names for it. Before that, and while nobody can be asked, I/O goes on. What is on its way has its stamps, and is sealed already: nothing need be drained.
+//! key that the record names for it. Before that, and while nobody can be asked, I/O goes on. What is on its way has
+//! its stamps, and is sealed already: nothing need be drained.
 //!
 //! The old key stays in the record, sealed under the new one, for as long as something needs it.
 
